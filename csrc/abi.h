@@ -1,0 +1,181 @@
+// The C ABI: one parameter struct per entry point, shared by the CPU and the CUDA library and mirrored by
+// splatlearn/ops/native.py. Plain C types only; the caller owns every pointer; tensors are contiguous and row-major.
+//
+// Shapes:  C cameras, N Gaussians, M = rows of 2D Gaussians (C*N), K spherical-harmonics bases, D channels,
+//          H x W pixels, I instances (a Gaussian in a tile), B tiles per image, F = D + 6 (+2 with absgrad) gradient columns.
+// real:    float or double, chosen by `scalar_bytes` (4 or 8); every `real*` of one call has the same type.
+// Returns: 0, or a negative number whose sentence splatlearn_error() gives.
+#pragma once
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef void real;  // float or double, see scalar_bytes
+
+typedef struct {
+    int32_t scalar_bytes;    // 4: float32, 8: float64
+    int32_t threads;         // threads to use, at least 1; results do not depend on it
+} splatlearn_Context;
+
+// ---------------------------------------------------------------- project
+typedef struct {
+    splatlearn_Context context;
+    int64_t n_cameras, n_gaussians;
+    int32_t width, height;             // image size, pixels
+    int32_t sh_degree;                 // 0..4, or -1: no colours are computed
+    int32_t antialiased;               // 1: opacity is scaled by the low-pass compensation
+    int64_t sh0_stride, shN_stride;    // scalars from one Gaussian's coefficients to the next one's
+    double eps2d;                      // low-pass added to the 2D covariance, px^2
+    double near_plane, far_plane;      // camera-space depth limits
+    double radius_clip;                // Gaussians with both radii at or below it are culled, px
+    double alpha_threshold;            // alpha below it is not drawn (0: never)
+    const real *means;                 // [N,3] world
+    const real *quats;                 // [N,4] wxyz, any non-zero norm
+    const real *scales;                // [N,3] standard deviations, world units
+    const real *opacities;             // [N] 0..1
+    const real *sh0;                   // [N,1,3] or null
+    const real *shN;                   // [N,K-1,3] or null
+    const real *viewmats;              // [C,4,4] world to camera
+    const real *Ks;                    // [C,3,3]
+    const real *camera_centers;        // [C,3] world, for the viewing direction of the colours; may be null without SH
+} splatlearn_ProjectInputs;
+
+typedef struct {
+    splatlearn_ProjectInputs in;
+    real *means2d;                     // [C,N,2] px
+    real *depths;                      // [C,N] camera-space z
+    real *conics;                      // [C,N,3] inverse 2D covariance (xx, xy, yy), 1/px^2
+    real *opacities2d;                 // [C,N]
+    real *colors;                      // [C,N,3] or null
+    int32_t *radii;                    // [C,N,2] half extent in px, 0: culled (all outputs 0)
+} splatlearn_ProjectForward;
+
+typedef struct {
+    splatlearn_ProjectInputs in;
+    const int32_t *radii;              // [C,N,2] from forward
+    const real *colors;                // [C,N,3] from forward, or null
+    const real *v_means2d;             // output gradients, shapes as in forward; null: zero
+    const real *v_depths;
+    const real *v_conics;
+    const real *v_opacities2d;
+    const real *v_colors;
+    real *v_means;                     // input gradients, shapes as in forward, written whole; null: not wanted
+    real *v_quats;
+    real *v_scales;
+    real *v_opacities;
+    real *v_sh0;                       // [N,1,3] contiguous
+    real *v_shN;                       // [N,K-1,3] contiguous, bases beyond sh_degree are written as zero
+    int64_t n_shN;                     // K-1
+    real *v_viewmats;
+    real *v_Ks;
+    real *v_camera_centers;
+} splatlearn_ProjectBackward;
+
+// ---------------------------------------------------------------- bin
+typedef struct {
+    splatlearn_Context context;
+    int64_t n_rows;                    // M
+    int64_t n_cameras;
+    int32_t width, height;
+    double alpha_threshold;
+    const real *means2d;               // [M,2]
+    const real *conics;                // [M,3]
+    const real *opacities;             // [M]
+    const real *depths;                // [M]
+    const int32_t *radii;              // [M,2]
+    const int64_t *camera_ids;         // [M], or null: row r belongs to camera r / (M / C)
+} splatlearn_BinInputs;
+
+typedef struct {
+    splatlearn_BinInputs in;
+    int64_t *row_offsets;              // [M+1] out: prefix sum of tiles touched; row_offsets[M] = I
+} splatlearn_BinCount;
+
+typedef struct {
+    splatlearn_BinInputs in;
+    const int64_t *row_offsets;        // [M+1] from count
+    int64_t *tile_offsets;             // [C*B+1] out: where each tile's instances begin
+    int32_t *row_ids;                  // [I] out: row of each instance, by tile, then depth, then row
+    int64_t *slots;                    // [I] out: place of each instance in row-major order (rows of gradients)
+} splatlearn_BinWrite;
+
+// ---------------------------------------------------------------- rasterize
+typedef struct {
+    splatlearn_Context context;
+    int64_t n_rows, n_cameras, n_instances;
+    int32_t width, height;
+    int32_t channels;                  // D
+    int32_t absgrad;                   // backward also sums absolute mean gradients
+    double alpha_threshold;
+    double transmittance_threshold;    // compositing stops before transmittance falls below it (0: never)
+    const real *means2d;               // [M,2]
+    const real *conics;                // [M,3]
+    const real *opacities;             // [M]
+    const real *colors;                // [M,D]
+    const real *backgrounds;           // [C,D] or null
+    const int64_t *tile_offsets;       // [C*B+1]
+    const int32_t *row_ids;            // [I]
+} splatlearn_RasterizeInputs;
+
+typedef struct {
+    splatlearn_RasterizeInputs in;
+    real *render;                      // [C,H,W,D]
+    real *alphas;                      // [C,H,W,1] = 1 - final transmittance
+    real *transmittance;               // [C,H,W] final
+    int32_t *stops;                    // [C,H,W] instances of the tile before the one at which the pixel stopped (all: INT32_MAX)
+} splatlearn_RasterizeForward;
+
+typedef struct {
+    splatlearn_RasterizeInputs in;
+    const int64_t *row_offsets;        // [M+1]
+    const int64_t *slots;              // [I]
+    const real *transmittance;         // [C,H,W]
+    const int32_t *stops;              // [C,H,W]
+    const real *v_render;              // [C,H,W,D]
+    const real *v_alphas;              // [C,H,W,1]
+    real *instance_rows;               // [I,F] scratch: a gradient row per instance
+    real *v_means2d;                   // [M,2]
+    real *v_means2d_abs;               // [M,2] or null
+    real *v_conics;                    // [M,3]
+    real *v_opacities;                 // [M]
+    real *v_colors;                    // [M,D]
+    real *v_backgrounds;               // [C,D] or null
+} splatlearn_RasterizeBackward;
+
+// ---------------------------------------------------------------- photometric
+typedef struct {
+    splatlearn_Context context;
+    int64_t n_images;
+    int32_t width, height, channels;
+    int32_t target_is_uint8;           // 1: target is uint8, value / 255
+    double lambda_dssim;
+    const real *image;                 // [C,H,W,D]
+    const void *target;                // [C,H,W,D] real or uint8
+    real *v_image;                     // [C,H,W,D] gradient of the loss to image, or null
+    double *l1, *ssim;                 // out: means over all values
+} splatlearn_Photometric;
+
+// ---------------------------------------------------------------- adam
+typedef struct {
+    splatlearn_Context context;
+    int64_t count;                     // scalars in the group
+    int64_t step;                      // 1 for the first update
+    double learning_rate, beta1, beta2, eps;
+    real *parameter;                   // [count] updated in place
+    const real *gradient;              // [count]
+    real *exp_avg;                     // [count] first moment, updated in place
+    real *exp_avg_sq;                  // [count] second moment, updated in place
+} splatlearn_Adam;
+
+// The entry points: int splatlearn_NAME(const Params *). The CPU library also has splatlearn_isa_level().
+#define SPLATLEARN_STAGES(stage)                                                                                            \
+    stage(project_forward, splatlearn_ProjectForward) stage(project_backward, splatlearn_ProjectBackward)                   \
+    stage(bin_count, splatlearn_BinCount) stage(bin_write, splatlearn_BinWrite)                                             \
+    stage(rasterize_forward, splatlearn_RasterizeForward) stage(rasterize_backward, splatlearn_RasterizeBackward)           \
+    stage(photometric, splatlearn_Photometric) stage(adam, splatlearn_Adam)
+
+#ifdef __cplusplus
+}
+#endif

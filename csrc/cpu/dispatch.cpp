@@ -1,0 +1,83 @@
+// The CPU library's C entry points: each goes to the best instruction-set level that this processor has.
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+
+#include "../abi.h"
+
+#if defined(__x86_64__)
+#define SPLATLEARN_LEVELS(level) level(v2) level(v3) level(v4)
+#else
+#define SPLATLEARN_LEVELS(level) level(portable)
+#endif
+
+#define SPLATLEARN_DECLARE(name, Params) int name(const Params &params);
+#define SPLATLEARN_DECLARE_LEVEL(level) namespace splatlearn_##level { SPLATLEARN_STAGES(SPLATLEARN_DECLARE) }
+SPLATLEARN_LEVELS(SPLATLEARN_DECLARE_LEVEL)
+
+namespace {
+
+struct Level {
+    const char *name;
+    bool supported;
+#define SPLATLEARN_POINTER(name, Params) int (*name)(const Params &);
+    SPLATLEARN_STAGES(SPLATLEARN_POINTER)
+};
+
+#define SPLATLEARN_FUNCTION(name, Params) SPLATLEARN_HERE::name,
+#define SPLATLEARN_EXPORT __attribute__((visibility("default")))
+
+// The best supported level, or the one that SPLATLEARN_ISA names, for tests and comparisons.
+const Level &chosen() {
+#if defined(__x86_64__)
+    static const Level levels[] = {
+#define SPLATLEARN_HERE splatlearn_v4
+        {"x86-64-v4", __builtin_cpu_supports("x86-64-v4") != 0, SPLATLEARN_STAGES(SPLATLEARN_FUNCTION)},
+#undef SPLATLEARN_HERE
+#define SPLATLEARN_HERE splatlearn_v3
+        {"x86-64-v3", __builtin_cpu_supports("x86-64-v3") != 0, SPLATLEARN_STAGES(SPLATLEARN_FUNCTION)},
+#undef SPLATLEARN_HERE
+#define SPLATLEARN_HERE splatlearn_v2
+        {"x86-64-v2", true, SPLATLEARN_STAGES(SPLATLEARN_FUNCTION)},
+#undef SPLATLEARN_HERE
+    };
+#else
+#define SPLATLEARN_HERE splatlearn_portable
+    static const Level levels[] = {{"portable", true, SPLATLEARN_STAGES(SPLATLEARN_FUNCTION)}};
+#undef SPLATLEARN_HERE
+#endif
+    static const Level *const best = [] {
+        const char *wanted = getenv("SPLATLEARN_ISA");
+        for (const Level &level : levels)
+            if (level.supported && (!wanted || strcmp(wanted, level.name) == 0)) return &level;
+        return &levels[sizeof levels / sizeof levels[0] - 1];
+    }();
+    return *best;
+}
+
+}  // namespace
+
+extern "C" {
+
+SPLATLEARN_EXPORT const char *splatlearn_isa_level() { return chosen().name; }
+
+SPLATLEARN_EXPORT const char *splatlearn_error(int code) {
+    switch (code) {
+        case -1: return "the native library could not allocate its scratch memory";
+        case -2: return "the native library takes float32 and float64 tensors only";
+        case -3: return "more than 16777216 Gaussians fall into a single 16x16 tile";
+        default: return "the native library failed";
+    }
+}
+
+// Sizes of the parameter structs in the order of SPLATLEARN_STAGES, so that the loader can tell a stale library.
+#define SPLATLEARN_SIZE(name, Params) int64_t(sizeof(Params)),
+SPLATLEARN_EXPORT const int64_t *splatlearn_struct_sizes() {
+    static const int64_t sizes[] = {SPLATLEARN_STAGES(SPLATLEARN_SIZE) 0};
+    return sizes;
+}
+
+#define SPLATLEARN_ENTRY(name, Params) \
+    SPLATLEARN_EXPORT int splatlearn_##name(const Params *params) { return chosen().name(*params); }
+SPLATLEARN_STAGES(SPLATLEARN_ENTRY)
+}

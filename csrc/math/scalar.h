@@ -1,0 +1,43 @@
+// What the equations are written in: a "real" R that is float, double or a CPU vector of them, and the few functions on it
+// that are not operators. Masks answer `select`; bool is the mask of a plain scalar. No threads, no torch, host and device.
+#pragma once
+#include <math.h>
+#include <stdint.h>
+
+#if defined(__CUDACC__)
+#define SPLATLEARN_HD __host__ __device__ __forceinline__
+#else
+#define SPLATLEARN_HD inline __attribute__((always_inline))
+#endif
+
+// Every translation unit chooses the namespace: the CPU library is compiled once per instruction set, and functions of
+// the same name compiled for different processors must not be merged by the linker.
+#ifndef SPLATLEARN_NAMESPACE
+#define SPLATLEARN_NAMESPACE splatlearn
+#endif
+
+namespace SPLATLEARN_NAMESPACE {
+
+template <class R> struct ScalarOf { using type = R; };
+template <class R> using Scalar = typename ScalarOf<R>::type;
+
+SPLATLEARN_HD float select(bool mask, float yes, float no) { return mask ? yes : no; }
+SPLATLEARN_HD double select(bool mask, double yes, double no) { return mask ? yes : no; }
+SPLATLEARN_HD float square_root(float x) { return sqrtf(x); }
+SPLATLEARN_HD double square_root(double x) { return sqrt(x); }
+SPLATLEARN_HD float logarithm(float x) { return logf(x); }
+SPLATLEARN_HD double logarithm(double x) { return log(x); }
+SPLATLEARN_HD float exponential2(float x) { return exp2f(x); }
+SPLATLEARN_HD double exponential2(double x) { return exp2(x); }
+SPLATLEARN_HD float absolute(float x) { return fabsf(x); }
+SPLATLEARN_HD double absolute(double x) { return fabs(x); }
+SPLATLEARN_HD float minimum(float a, float b) { return a < b ? a : b; }
+SPLATLEARN_HD double minimum(double a, double b) { return a < b ? a : b; }
+SPLATLEARN_HD float maximum(float a, float b) { return a > b ? a : b; }
+SPLATLEARN_HD double maximum(double a, double b) { return a > b ? a : b; }
+SPLATLEARN_HD bool is_finite(float x) { return fabsf(x) <= 3.4028234e38f; }
+SPLATLEARN_HD bool is_finite(double x) { return fabs(x) <= 1.7976931348623157e308; }
+
+template <class R> SPLATLEARN_HD R clamp(R x, R low, R high) { return minimum(maximum(x, low), high); }
+
+}  // namespace SPLATLEARN_NAMESPACE

@@ -1,0 +1,47 @@
+"""Validation of tensors, in one place and always on: one sentence with the tensor's name, what was expected and what came."""
+
+from typing import Any
+
+import torch
+
+from splatlearn.errors import SplatlearnError
+
+FLOATS = (torch.float32, torch.float64)
+
+
+def check_tensor(name: str, value: Any, shape: tuple[int | str, ...], like: torch.Tensor | None = None) -> torch.Tensor:
+    """`value` as a tensor that native code may read, or an error.
+
+    Args:
+        shape: sizes to expect; a string stands for any size and names it in the message.
+        like: a tensor whose dtype and device must be the same; without it float32 or float64 on the CPU is expected.
+
+    Raises:
+        SplatlearnError: not a tensor, another shape, dtype or device, or not contiguous.
+    """
+    if not isinstance(value, torch.Tensor):
+        raise SplatlearnError(f"{name} must be a tensor, but is a {type(value).__name__}")
+    fits = value.dim() == len(shape) and all(
+        isinstance(want, str) or want == got for want, got in zip(shape, value.shape, strict=True)
+    )
+    if not fits:
+        wanted = "[" + ", ".join(map(str, shape)) + "]"
+        raise SplatlearnError(f"{name} must have shape {wanted}, but has {list(value.shape)}")
+    if value.device.type != "cpu":
+        raise SplatlearnError(f"{name} is on {value.device}, but this build of splatlearn has kernels for the CPU only")
+    if like is not None and value.device != like.device:
+        raise SplatlearnError(f"{name} is on {value.device}, but the other tensors are on {like.device}")
+    wanted_types = FLOATS if like is None else (like.dtype,)
+    if value.dtype not in wanted_types:
+        names = " or ".join(str(dtype).removeprefix("torch.") for dtype in wanted_types)
+        raise SplatlearnError(f"{name} must be {names}, but is {str(value.dtype).removeprefix('torch.')}")
+    if value.layout != torch.strided:
+        raise SplatlearnError(f"{name} must be a dense tensor, but has layout {value.layout}")
+    return value.contiguous()
+
+
+def check_size(width: int, height: int) -> None:
+    """An image of at least one pixel and at most 2^24 on a side."""
+    for name, value in (("width", width), ("height", height)):
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1 << 24:
+            raise SplatlearnError(f"{name} must be an integer from 1 to {1 << 24}, but is {value!r}")

@@ -1,0 +1,83 @@
+"""Stage photometric: (1 - lambda) L1 + lambda (1 - SSIM) between a render and a photo, value and image gradient in one native pass."""
+
+import ctypes
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from splatlearn.errors import SplatlearnError
+from splatlearn.ops import native
+from splatlearn.ops.checks import check_tensor
+
+
+def photometric_loss(image: Tensor, target: Tensor, lambda_dssim: float = 0.2) -> Tensor:
+    """The training loss of 3D Gaussian splatting (Kerbl et al. 2023, eq. 7), with 1 - SSIM for D-SSIM as their code has it.
+
+    Args:
+        image: [H, W, D] or [C, H, W, D] float, values in 0..1.
+        target: same shape, of the same dtype or uint8 (value / 255).
+        lambda_dssim: weight of 1 - SSIM. SSIM (Wang et al. 2004) has an 11x11 Gaussian window of sigma 1.5 with zeros
+            outside the image, and is averaged over all pixels and channels.
+
+    Returns:
+        A scalar; its gradient flows to `image` only.
+
+    Raises:
+        SplatlearnError: shapes or dtypes do not fit.
+    """
+    return _Photometric.apply(*_checked(image, target), lambda_dssim)
+
+
+def ssim(image: Tensor, target: Tensor) -> float:
+    """Mean structural similarity, with the window and borders of `photometric_loss`; arguments as there."""
+    return 1 - _evaluate(*_checked(image.detach(), target), 1.0, None)
+
+
+def _checked(image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    shape: tuple[int | str, ...] = ("H", "W", "D") if image.dim() == 3 else ("C", "H", "W", "D")
+    image = check_tensor("image", image, shape)
+    if image.numel() == 0:
+        raise SplatlearnError(f"image must have at least one value, but has shape {list(image.shape)}")
+    if isinstance(target, Tensor) and target.dtype == torch.uint8:
+        if target.shape != image.shape:
+            raise SplatlearnError(f"target must have shape {list(image.shape)}, but has {list(target.shape)}")
+        return image, target.contiguous()
+    return image, check_tensor("target", target.detach(), tuple(image.shape), image)
+
+
+def _evaluate(image: Tensor, target: Tensor, lambda_dssim: float, v_image: Tensor | None) -> float:
+    """The loss; writes the loss' gradient into `v_image`."""
+    l1, similarity = ctypes.c_double(), ctypes.c_double()
+    height, width, channels = image.shape[-3:]
+    images = image.numel() // (height * width * channels)
+    params = native.Photometric(
+        native.context(image),
+        images,
+        width,
+        height,
+        channels,
+        target.dtype == torch.uint8,
+        lambda_dssim,
+        *map(native.pointer, [image, target, v_image]),
+        ctypes.addressof(l1),
+        ctypes.addressof(similarity),
+    )
+    native.call("photometric", params)
+    return (1 - lambda_dssim) * l1.value + lambda_dssim * (1 - similarity.value)
+
+
+class _Photometric(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, target: Tensor, lambda_dssim: float) -> Tensor:
+        v_image = torch.empty_like(image) if ctx.needs_input_grad[0] else None
+        loss = _evaluate(image, target, lambda_dssim, v_image)
+        ctx.save_for_backward(v_image)
+        return image.new_tensor(loss)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, v_loss: Tensor) -> tuple[Tensor, None, None]:
+        (v_image,) = ctx.saved_tensors
+        return v_image * v_loss, None, None

@@ -1,0 +1,184 @@
+"""Stage project: 3D Gaussians to 2D ones (mean, depth, conic, opacity, colour from spherical harmonics, extent), with its backward."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from splatlearn.errors import SplatlearnError
+from splatlearn.ops import native
+from splatlearn.ops.checks import check_size, check_tensor
+
+MAX_SH_DEGREE = 4
+
+
+class Projection(NamedTuple):
+    """2D Gaussians. Rows of culled ones (radii 0) are zero everywhere. C cameras, N Gaussians."""
+
+    means2d: Tensor  # [C, N, 2] px, pixel centres at +0.5
+    depths: Tensor  # [C, N] camera-space z
+    conics: Tensor  # [C, N, 3] inverse covariance (xx, xy, yy), 1/px^2
+    opacities: Tensor  # [C, N] after the antialiasing compensation, if any
+    colors: Tensor | None  # [C, N, 3] from spherical harmonics
+    radii: Tensor  # [C, N, 2] int32, half extent in px of the ellipse where alpha falls to the threshold
+
+
+@dataclass(frozen=True)
+class Options:
+    """What of a projection is not a tensor."""
+
+    width: int
+    height: int
+    eps2d: float
+    near_plane: float
+    far_plane: float
+    radius_clip: float
+    sh_degree: int | None
+    antialiased: bool
+    alpha_threshold: float
+
+
+def project(
+    means: Tensor,
+    quats: Tensor,
+    scales: Tensor,
+    opacities: Tensor,
+    sh0: Tensor | None,
+    shN: Tensor | None,
+    viewmats: Tensor,
+    Ks: Tensor,
+    width: int,
+    height: int,
+    *,
+    eps2d: float = 0.3,
+    near_plane: float = 0.01,
+    far_plane: float = 1e10,
+    radius_clip: float = 0.0,
+    sh_degree: int | None = None,
+    antialiased: bool = False,
+    alpha_threshold: float = 1 / 255,
+) -> Projection:
+    """Projects N Gaussians into C pinhole cameras (EWA splatting, Zwicker et al. 2001; Kerbl et al. 2023).
+
+    Args:
+        means: [N, 3] world.
+        quats: [N, 4] wxyz, any non-zero norm.
+        scales: [N, 3] standard deviations along the axes, world units.
+        opacities: [N] in 0..1.
+        sh0, shN: [N, 1, 3] and [N, K-1, 3] spherical-harmonics coefficients, used where `sh_degree` is given; shN may be
+            None at degree 0.
+        viewmats: [C, 4, 4] world to camera, OpenCV axes.
+        Ks: [C, 3, 3] intrinsics in px; fx, fy, cx, cy are read and get gradients.
+        eps2d: low-pass added to the 2D covariance, px^2.
+        near_plane, far_plane: depths outside are culled.
+        radius_clip: Gaussians whose two radii are at or below it are culled, px.
+        sh_degree: 0..4: bases of this degree and below give the colours; None: no colours.
+        antialiased: scale opacities by sqrt(det(cov) / det(cov + eps2d)) (Mip-Splatting, Yu et al. 2024).
+        alpha_threshold: alpha below it is never drawn; it bounds the extent. 0 switches it off.
+
+    All tensors share a dtype (float32 or float64); gradients flow to each of them.
+
+    Raises:
+        SplatlearnError: a tensor of another shape, dtype or device, or an option out of range.
+    """
+    check_size(width, height)
+    n = check_tensor("means", means, ("N", 3)).shape[0]
+    cameras = check_tensor("viewmats", viewmats, ("C", 4, 4), means).shape[0]
+    tensors = [
+        check_tensor("means", means, (n, 3)),
+        check_tensor("quats", quats, (n, 4), means),
+        check_tensor("scales", scales, (n, 3), means),
+        check_tensor("opacities", opacities, (n,), means),
+        check_tensor("viewmats", viewmats, (cameras, 4, 4), means),
+        check_tensor("Ks", Ks, (cameras, 3, 3), means),
+    ]
+    centers = None
+    if sh_degree is None:
+        sh0 = shN = None
+    else:
+        sh0, shN = _check_coefficients(sh0, shN, sh_degree, n, means)
+        centers = torch.linalg.inv(viewmats)[:, :3, 3].contiguous()
+    options = Options(
+        width, height, eps2d, near_plane, far_plane, radius_clip, sh_degree, antialiased, alpha_threshold
+    )
+    return Projection(*_Project.apply(*tensors, sh0, shN, centers, options))
+
+
+def _check_coefficients(
+    sh0: Tensor | None, shN: Tensor | None, degree: int, n: int, like: Tensor
+) -> tuple[Tensor, Tensor]:
+    if isinstance(degree, bool) or not isinstance(degree, int) or not 0 <= degree <= MAX_SH_DEGREE:
+        raise SplatlearnError(f"sh_degree must be an integer from 0 to {MAX_SH_DEGREE}, but is {degree!r}")
+    if sh0 is None:
+        raise SplatlearnError(f"sh0 is needed with sh_degree={degree}")
+    if shN is None:
+        shN = sh0.new_zeros(n, 0, 3)
+    needed = (degree + 1) ** 2 - 1
+    if shN.dim() == 3 and shN.shape[1] < needed:
+        raise SplatlearnError(
+            f"shN must hold at least {needed} bases for sh_degree={degree}, but has {shN.shape[1]}"
+        )
+    # Rows may be strided (slices of one [N, K, 3] tensor); what the native code needs is that a row's scalars are adjacent.
+    dense0, dense = check_tensor("sh0", sh0, (n, 1, 3), like), check_tensor("shN", shN, (n, "K-1", 3), like)
+    return (sh0 if sh0.stride()[1:] == (3, 1) else dense0), (shN if shN.stride()[1:] == (3, 1) else dense)
+
+
+class _Project(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> tuple[Tensor | None, ...]:
+        *tensors, options = args
+        means, viewmats = tensors[0], tensors[4]
+        shape = (viewmats.shape[0], means.shape[0])
+        with_colors = options.sh_degree is not None
+        sizes = [(2,), (), (3,), ()] + ([(3,)] if with_colors else [])
+        out = [means.new_empty(shape + size) for size in sizes] + ([] if with_colors else [None])
+        radii = torch.empty(shape + (2,), dtype=torch.int32)
+        inputs = _inputs(tensors, options)
+        native.call("project_forward", native.ProjectForward(inputs, *map(native.pointer, out), radii.data_ptr()))
+        ctx.save_for_backward(*tensors, out[4], radii)
+        ctx.options = options
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(radii)
+        return *out, radii
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *v_outputs: Any) -> tuple[Tensor | None, ...]:
+        *tensors, colors, radii = ctx.saved_tensors
+        v_outputs = [v if v is None else v.contiguous() for v in v_outputs[:5]]
+        v = [torch.empty_like(t) if t is not None and need else None for t, need in zip(tensors, ctx.needs_input_grad)]
+        for i in (6, 7):  # coefficients may be strided slices; their gradients are dense
+            v[i] = None if v[i] is None else torch.empty(tensors[i].shape, dtype=v[i].dtype)
+        bases = 0 if tensors[7] is None else tensors[7].shape[1]
+        order = [v[i] for i in (0, 1, 2, 3, 6, 7)], [v[i] for i in (4, 5, 8)]
+        params = native.ProjectBackward(
+            _inputs(tensors, ctx.options),
+            *map(native.pointer, [radii, colors, *v_outputs, *order[0]]),
+            bases,
+            *map(native.pointer, order[1]),
+        )
+        native.call("project_backward", params)
+        return *v, None
+
+
+def _inputs(tensors: list[Tensor], options: Options) -> native.ProjectInputs:
+    means, quats, scales, opacities, viewmats, Ks, sh0, shN, centers = tensors
+    return native.ProjectInputs(
+        native.context(means),
+        viewmats.shape[0],
+        means.shape[0],
+        options.width,
+        options.height,
+        -1 if options.sh_degree is None else options.sh_degree,
+        options.antialiased,
+        0 if sh0 is None else sh0.stride(0),
+        0 if shN is None else shN.stride(0),
+        options.eps2d,
+        options.near_plane,
+        options.far_plane,
+        options.radius_clip,
+        options.alpha_threshold,
+        *map(native.pointer, [means, quats, scales, opacities, sh0, shN, viewmats, Ks, centers]),
+    )

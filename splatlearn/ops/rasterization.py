@@ -1,0 +1,202 @@
+"""The public function: 3D Gaussians to images, by the stages project, bin and rasterize, with the signature of gsplat 1.5."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from splatlearn.errors import SplatlearnError
+from splatlearn.ops.bin import TILE, Tiles, bin
+from splatlearn.ops.checks import check_tensor
+from splatlearn.ops.project import Projection, project
+from splatlearn.ops.rasterize import rasterize
+
+RENDER_MODES = ("RGB", "D", "ED", "RGB+D", "RGB+ED")
+# Arguments of gsplat's signature that have no counterpart here, with the value that asks for nothing.
+UNSUPPORTED = {
+    "sparse_grad": False,
+    "distributed": False,
+    "segmented": False,
+    "covars": None,
+    "with_ut": False,
+    "with_eval3d": False,
+    "radial_coeffs": None,
+    "tangential_coeffs": None,
+    "thin_prism_coeffs": None,
+    "ftheta_coeffs": None,
+    "viewmats_rs": None,
+}
+
+
+def rasterization(
+    means: Tensor,
+    quats: Tensor,
+    scales: Tensor,
+    opacities: Tensor,
+    colors: Tensor | tuple[Tensor, Tensor],
+    viewmats: Tensor,
+    Ks: Tensor,
+    width: int,
+    height: int,
+    near_plane: float = 0.01,
+    far_plane: float = 1e10,
+    radius_clip: float = 0.0,
+    eps2d: float = 0.3,
+    sh_degree: int | None = None,
+    packed: bool = True,
+    tile_size: int = TILE,
+    backgrounds: Tensor | None = None,
+    render_mode: str = "RGB",
+    absgrad: bool = False,
+    rasterize_mode: str = "classic",
+    channel_chunk: int = 32,
+    camera_model: str = "pinhole",
+    *,
+    alpha_threshold: float = 1 / 255,
+    transmittance_threshold: float = 1e-4,
+    **unsupported: Any,
+) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """Renders N 3D Gaussians into C images. Gradients flow to every float tensor, viewmats, Ks and backgrounds included.
+
+    Args:
+        means: [N, 3] world. quats: [N, 4] wxyz, any non-zero norm. scales: [N, 3] linear, world units.
+        opacities: [N] in 0..1.
+        colors: [N, D] or [C, N, D] features of any D; with `sh_degree`, spherical harmonics [N, K, 3], or a pair
+            ([N, 1, 3], [N, K-1, 3]) which saves a concatenation.
+        viewmats: [C, 4, 4] world to camera (OpenCV: x right, y down, z forward). Ks: [C, 3, 3] intrinsics, px; pixel
+            centres lie at +0.5.
+        width, height: image size, px.
+        near_plane, far_plane, radius_clip, eps2d, sh_degree: see `splatlearn.ops.project.project`.
+        packed: keep only visible Gaussians between the stages; `meta` then has rows [nnz] with camera_ids, gaussian_ids.
+        tile_size, channel_chunk: schedule details of gsplat; any value gives the same result here.
+        backgrounds: [C, D] or None for black; not applied to depth channels.
+        render_mode: "RGB" colours; "D" accumulated depth; "ED" expected depth; "RGB+D", "RGB+ED" both, depth last.
+        absgrad: backward also writes meta["means2d"].absgrad.
+        rasterize_mode: "classic" or "antialiased".
+        alpha_threshold, transmittance_threshold: cut-offs of the method; 0 switches one off.
+
+    Returns:
+        render_colors [C, H, W, X], render_alphas [C, H, W, 1], and a dict of what happened: means2d (in the graph, px,
+        takes retain_grad), radii, depths, conics, opacities, tiles_per_gauss, isect_offsets [C, tiles_y, tiles_x],
+        flatten_ids, width, height, tile_width, tile_height, tile_size, n_cameras.
+
+    Raises:
+        SplatlearnError: an argument of another shape, dtype or value, or lists too large for the memory.
+        NotImplementedError: an argument of gsplat's that has no counterpart here asks for something.
+    """
+    _refuse_unsupported(camera_model, unsupported)
+    for name, value, choices in (("render_mode", render_mode, RENDER_MODES), ("rasterize_mode", rasterize_mode, ("classic", "antialiased"))):
+        if value not in choices:
+            raise SplatlearnError(f"{name} must be one of {', '.join(choices)}, but is {value!r}")
+    sh0, shN, features = _split_colors(colors, sh_degree, means, viewmats)
+    projection = project(
+        means, quats, scales, opacities, sh0, shN, viewmats, Ks, width, height,
+        eps2d=eps2d, near_plane=near_plane, far_plane=far_plane, radius_clip=radius_clip,
+        sh_degree=sh_degree if "RGB" in render_mode else None,
+        antialiased=rasterize_mode == "antialiased", alpha_threshold=alpha_threshold,
+    )  # fmt: skip
+    shown = projection.colors if features is None else features
+    ids = _visible(projection) if packed else None
+    rows, shown = _packed(projection, shown, ids) if ids is not None else (projection, shown)
+    channels, backgrounds = _with_depth(render_mode, shown, rows.depths, backgrounds)
+    cameras = viewmats.shape[0]
+    tiles = bin(
+        rows.means2d, rows.conics, rows.opacities, rows.depths, rows.radii, width, height,
+        alpha_threshold=alpha_threshold, n_cameras=cameras, camera_ids=None if ids is None else ids[0],
+        channels=channels.shape[-1],
+    )  # fmt: skip
+    render, alphas = rasterize(
+        rows.means2d, rows.conics, rows.opacities, channels, backgrounds, tiles, width, height,
+        n_cameras=cameras, alpha_threshold=alpha_threshold, transmittance_threshold=transmittance_threshold,
+        absgrad=absgrad,
+    )  # fmt: skip
+    if render_mode.endswith("ED"):
+        render = torch.cat([render[..., :-1], render[..., -1:] / alphas.clamp(min=1e-10)], dim=-1)
+    return render, alphas, _meta(rows, tiles, ids, cameras, width, height)
+
+
+def _refuse_unsupported(camera_model: str, arguments: dict[str, Any]) -> None:
+    if camera_model != "pinhole":
+        raise NotImplementedError(f"camera_model={camera_model!r} is not supported: only 'pinhole' is")
+    for name, value in arguments.items():
+        if name == "rolling_shutter":
+            if getattr(value, "name", value) in (None, "GLOBAL"):
+                continue
+        elif name not in UNSUPPORTED:
+            raise TypeError(f"rasterization() got an unexpected keyword argument {name!r}")
+        elif value is None or value is UNSUPPORTED[name]:
+            continue
+        raise NotImplementedError(f"rasterization does not support {name}")
+
+
+def _split_colors(
+    colors: Tensor | tuple[Tensor, Tensor], sh_degree: int | None, means: Tensor, viewmats: Tensor
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """The coefficients (first, others) of spherical harmonics, or features [C, N, D]."""
+    n = check_tensor("means", means, ("N", 3)).shape[0]
+    if sh_degree is not None:
+        if isinstance(colors, tuple):
+            return colors[0], colors[1], None
+        check_tensor("colors", colors, (n, "K", 3), means)
+        if colors.shape[1] == 0:
+            raise SplatlearnError(f"colors must hold at least one basis, but has shape {list(colors.shape)}")
+        return colors[:, :1], colors[:, 1:], None
+    cameras = check_tensor("viewmats", viewmats, ("C", 4, 4), means).shape[0]
+    if isinstance(colors, Tensor) and colors.dim() == 2:
+        colors = check_tensor("colors", colors, (n, "D"), means).expand(cameras, n, -1)
+    else:
+        colors = check_tensor("colors", colors, (cameras, n, "D"), means)
+    if colors.shape[-1] == 0:
+        raise SplatlearnError(f"colors must have at least one channel, but has shape {list(colors.shape)}")
+    return None, None, colors
+
+
+def _visible(projection: Projection) -> tuple[Tensor, Tensor]:
+    """camera_ids and gaussian_ids [nnz] of what is not culled."""
+    camera_ids, gaussian_ids = (projection.radii > 0).all(dim=-1).nonzero(as_tuple=True)
+    return camera_ids, gaussian_ids
+
+
+def _packed(projection: Projection, colors: Tensor | None, ids: tuple[Tensor, Tensor]) -> tuple[Projection, Tensor | None]:
+    rows = Projection(*(None if t is None else t[ids] for t in projection))
+    return rows, None if colors is None else colors[ids]
+
+
+def _with_depth(
+    mode: str, colors: Tensor | None, depths: Tensor, backgrounds: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """The channels to composite and their backgrounds, for a render mode."""
+    depth = depths.unsqueeze(-1)
+    if mode in ("D", "ED") or colors is None:
+        return depth, None
+    if mode == "RGB":
+        return colors, backgrounds
+    if backgrounds is not None:
+        check_tensor("backgrounds", backgrounds, (backgrounds.shape[0], colors.shape[-1]), colors)
+        backgrounds = torch.cat([backgrounds, backgrounds.new_zeros(backgrounds.shape[0], 1)], dim=-1)
+    return torch.cat([colors, depth], dim=-1), backgrounds
+
+
+def _meta(
+    rows: Projection, tiles: Tiles, ids: tuple[Tensor, Tensor] | None, cameras: int, width: int, height: int
+) -> dict[str, Any]:
+    tile_width, tile_height = -(-width // TILE), -(-height // TILE)
+    per_row = (tiles.row_offsets[1:] - tiles.row_offsets[:-1]).int()
+    return {
+        "camera_ids": None if ids is None else ids[0],
+        "gaussian_ids": None if ids is None else ids[1],
+        "radii": rows.radii,
+        "means2d": rows.means2d,
+        "depths": rows.depths,
+        "conics": rows.conics,
+        "opacities": rows.opacities,
+        "tile_width": tile_width,
+        "tile_height": tile_height,
+        "tiles_per_gauss": per_row.reshape(rows.radii.shape[:-1]),
+        "flatten_ids": tiles.gaussian_ids,
+        "isect_offsets": tiles.tile_offsets[:-1].reshape(cameras, tile_height, tile_width),
+        "width": width,
+        "height": height,
+        "tile_size": TILE,
+        "n_cameras": cameras,
+    }
