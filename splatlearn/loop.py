@@ -1,0 +1,231 @@
+"""The loop, once: forward, loss, backward, update, repeat; a line, a scene and a language plug into it."""
+
+import math
+import os
+import re
+import signal
+import sys
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import FrameType
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from splatlearn.errors import SplatlearnError
+
+Batch = TypeVar("Batch")
+Output = TypeVar("Output")
+
+
+class Task(ABC, Generic[Batch, Output]):
+    """What is learned. A task owns its parameters, its optimizer and a private ``torch.Generator``.
+
+    Steps are numbered from 1: ``step`` is the update being made. Randomness comes from the private generator
+    alone, whose state is part of ``state()``, so that a resumed run repeats an uninterrupted one bit for bit.
+    """
+
+    @abstractmethod
+    def batch(self, step: int) -> Batch:
+        """The data of this step."""
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> Output:
+        """The model's answer: a tensor, or a mapping or sequence that holds tensors."""
+
+    @abstractmethod
+    def loss(self, output: Output, batch: Batch) -> Tensor:
+        """How wrong the answer is: a scalar tensor that can be differentiated."""
+
+    @abstractmethod
+    def update(self, step: int) -> None:
+        """Apply the gradients to the parameters, then clear them (``zero_grad``)."""
+
+    def after_update(self, step: int) -> None:  # noqa: B027  (a hook that most tasks leave empty)
+        """What follows an update, such as densification."""
+
+    def describe(self, batch: Batch) -> str:
+        """A name of the batch for error messages, such as ``image 'IMG_1.jpg'``."""
+        return "its batch"
+
+    def metrics(self) -> dict[str, Any]:
+        """Further JSON-able fields of a logged step; the same bits in every run of the same seed."""
+        return {}
+
+    @abstractmethod
+    def named_parameters(self) -> Iterable[tuple[str, Tensor]]:
+        """What is learned, by name; a parameter's ``grad`` may be None."""
+
+    @abstractmethod
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All that a resumed run needs: tensors (the generator's state too), and a JSON-able dict."""
+
+    @abstractmethod
+    def load_state(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """Take back what ``state`` returned."""
+
+
+AnyTask = Task[Any, Any]
+
+
+class Callback:
+    """What watches a loop. Callbacks are called in the order given; none may change the task."""
+
+    def on_start(self, start: int, task: AnyTask) -> None:
+        """Before step ``start + 1``."""
+
+    def on_step(self, step: int, loss: float, task: AnyTask) -> None:
+        """After step ``step`` is complete."""
+
+    def on_interrupt(self, step: int, task: AnyTask) -> str | None:
+        """After the last complete step, when Ctrl-C was pressed; may return a sentence on how to go on."""
+        return None
+
+    def on_end(self, step: int, task: AnyTask) -> None:
+        """After the last step."""
+
+
+class Interrupted(Exception):
+    """Ctrl-C stopped the loop after a complete step; the message says how to go on."""
+
+    def __init__(self, step: int, message: str) -> None:
+        super().__init__(message)
+        self.step = step
+
+
+def fit(
+    task: Task[Batch, Output],
+    steps: int,
+    *,
+    start: int = 0,
+    callbacks: Sequence[Callback] = (),
+    progress: bool = True,
+    check_every: int = 25,
+) -> None:
+    """Make the steps ``start + 1 .. steps`` of ``task``.
+
+    The loss is checked in every step, the parameters and gradients in the first and every ``check_every``-th
+    (to read all of them costs some percent of a step), always before the update.
+
+    Raises SplatlearnError naming step, batch and tensor when one is not finite, and Interrupted after Ctrl-C:
+    the step in progress and its callbacks are finished first, so that no half-made update is ever saved.
+    """
+    for callback in callbacks:
+        callback.on_start(start, task)
+    with _DeferredInterrupt() as interrupt, _progress_bar(start, steps, progress) as bar:
+        for step in range(start + 1, steps + 1):
+            batch = task.batch(step)
+            output = task.forward(batch)
+            loss = task.loss(output, batch)
+            loss.backward()  # type: ignore[no-untyped-call]
+            value = float(loss.item())  # the only wait for the device in a step
+            if not math.isfinite(value):
+                _refuse_non_finite(step, task, batch, {"batch": batch, "output": output, "loss": loss})
+            elif step == start + 1 or step % check_every == 0:
+                _refuse_non_finite(step, task, batch, {})
+            task.update(step)
+            task.after_update(step)
+            for callback in callbacks:
+                callback.on_step(step, value, task)
+            bar.set_postfix_str(f"loss {value:.4g}", refresh=False)
+            bar.update()
+            if interrupt.requested:
+                raise _interrupted(step, task, callbacks)
+        for callback in callbacks:
+            callback.on_end(max(start, steps), task)
+        if interrupt.requested:
+            raise _interrupted(max(start, steps), task, callbacks)
+
+
+def _progress_bar(start: int, steps: int, progress: bool) -> "tqdm[Any]":
+    pause = 0.2 if sys.stderr.isatty() else 10.0  # a log file wants few lines
+    return tqdm(total=steps, initial=start, disable=not progress, mininterval=pause, unit=" step")
+
+
+# ---- the finite check ----
+
+
+def _refuse_non_finite(step: int, task: AnyTask, batch: Any, results: Mapping[str, Any]) -> None:
+    """Raise if a tensor is not finite; the first one is named."""
+    for name, tensor in _inspected(task, results):
+        finite = torch.isfinite(tensor.detach())
+        if not finite.all():
+            bad = tensor.numel() - int(finite.sum())
+            raise SplatlearnError(
+                f"training stopped at step {step} ({task.describe(batch)}), before its update: {name} "
+                f"has {bad} of {tensor.numel()} values that are not finite"
+            )
+
+
+def _inspected(task: AnyTask, results: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    """Tensors by cause: a bad parameter or batch spoils the output, that the loss, that the gradients."""
+    for name, parameter in task.named_parameters():
+        yield f"parameter '{name}'", parameter
+    yield from _tensors_within("", results)
+    for name, parameter in task.named_parameters():
+        if parameter.grad is not None:
+            yield f"the gradient of '{name}'", parameter.grad
+
+
+def _tensors_within(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
+    if hasattr(value, "_asdict"):  # a named tuple
+        value = value._asdict()
+    if isinstance(value, Tensor):
+        yield f"the {name}", value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _tensors_within(f"{name} '{key}'" if name else str(key), item)
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from _tensors_within(f"{name} {index}", item)
+
+
+# ---- Ctrl-C ----
+
+
+class _DeferredInterrupt:
+    """Ctrl-C waits for the end of the step; a second one stops at once, which atomic saves survive."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._previous: Any = None
+
+    def __enter__(self) -> "_DeferredInterrupt":
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
+            current = signal.getsignal(signal.SIGINT)
+            if current not in (None, signal.SIG_IGN):  # a program that ignores Ctrl-C goes on ignoring it
+                self._previous = signal.signal(signal.SIGINT, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
+
+    def _handle(self, _signal: int, _frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+        # os.write, as a print could interrupt another print
+        os.write(2, b"\nstopping at the end of this step (Ctrl-C again: at once, without saving)\n")
+
+
+def _interrupted(step: int, task: AnyTask, callbacks: Sequence[Callback]) -> Interrupted:
+    advice = [text for callback in callbacks if (text := callback.on_interrupt(step, task))]
+    return Interrupted(step, "; ".join([f"stopped after step {step}", *advice]))
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called ``name``; ``auto`` is a CUDA card where PyTorch sees one, and the CPU elsewhere."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", name):
+        raise SplatlearnError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}")
+    device, cards = torch.device(name), torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= cards:
+        raise SplatlearnError(
+            f"device must be one that is here, got {name!r}: PyTorch sees {cards} CUDA cards"
+        )
+    return device

@@ -1,0 +1,267 @@
+"""A COLMAP folder as a scene to learn: checked cameras, points, undistorted photographs and the held-out split."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from splatlearn.errors import SplatlearnError
+from splatlearn.scene.cameras import Camera, scene_extent
+from splatlearn.scene.colmap_files import Model, ModelImage, read_model
+from splatlearn.scene.lens import PinholeView, pinhole_views
+from splatlearn.scene.photos import PhotoSource, PhotoStore, photo_size
+
+DEFAULT_HOLDOUT = 8
+
+
+class ColmapScene:
+    """Photographs with known cameras, read from a folder that holds `images/` and `sparse/0/` (or `sparse/`).
+
+    Nothing is ever written into that folder. Every file is checked on the way in: the constructor raises
+    SplatlearnError, one sentence naming file and fault, and one that lists all photographs that are missing or cannot
+    be decoded.
+
+    train, test: the cameras (ideal pinholes), sorted by name.
+    points: [P, 3] float32, the reconstruction's points in the world. point_colors: [P, 3] uint8.
+    extent: the radius of the training cameras (see scene_extent).
+    """
+
+    @dataclass
+    class Config:
+        """How to read the folder.
+
+        path: the folder.
+        images: name of the folder with photographs, such as "images_2" for a copy of half the size; None for "images".
+        downscale: whole number by which photographs are shrunk further on loading, by averaging.
+        holdout: which photographs to keep for evaluation: "auto" (those of sparse/0/test.txt if it is there, else
+            "every:8"), "every:N" (by name, the first of each N), "fraction:F" (spread evenly over the names),
+            "file" (sparse/0/test.txt, one name a line) or "none".
+        skip_missing: go on without photographs that are missing or cannot be decoded.
+        memory_gib: how much memory decoded photographs may keep.
+        background: RGB, 0 to 1, that photographs with an alpha channel are composited over.
+        """
+
+        path: str = ""
+        images: str | None = None
+        downscale: int = 1
+        holdout: str = "auto"
+        skip_missing: bool = False
+        memory_gib: float = 4.0
+        background: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+
+    def __init__(self, config: Config) -> None:
+        _check_config(config)
+        self.config = config
+        self.path = Path(config.path).expanduser()
+        self.model_folder, self.image_folder = _find_folders(self.path, config.images)
+        model = read_model(self.model_folder)
+        sizes, failed = _stored_sizes(model.images, self.image_folder)
+        views = _views(model.images, sizes, self.image_folder, config.downscale)
+        sources, self._names = {}, {}
+        cameras: dict[str, list[Camera]] = {}
+        for image in model.images:
+            for view in views.get(image.name, []):
+                camera = _camera(image, view)
+                cameras.setdefault(image.name, []).append(camera)
+                sources[camera.name] = PhotoSource(self.image_folder / image.name, sizes[image.name], view)
+                self._names[camera.name] = image.name
+        r, g, b = config.background
+        self._store = PhotoStore(
+            sources,
+            downscale=config.downscale,
+            background=(r, g, b),
+            memory_bytes=int(config.memory_gib * 2**30),
+        )
+        for name, error in self._store.check().items():
+            failed[self._names[name]] = error
+        self._report_failed(failed, len(model.images))
+        names = [image.name for image in model.images if image.name not in failed]
+        held_out = self._held_out(names, model)
+        self.train = [camera for name in names if name not in held_out for camera in cameras[name]]
+        self.test = [camera for name in names if name in held_out for camera in cameras[name]]
+        if not self.train:
+            raise SplatlearnError(
+                f"holdout {config.holdout!r} keeps all of {len(names)} photographs for evaluation, so that none is left "
+                "to learn from ('none' keeps none)."
+            )
+        self.points, self.point_colors = model.points, model.point_colors
+        self.extent = scene_extent(self.train)
+
+    def photo(self, camera: Camera) -> torch.Tensor:
+        """The photograph that `camera` of this scene took: [camera.height, camera.width, 3] uint8 RGB, undistorted.
+
+        Decoded when it is not in memory, always to the same bits. The tensor is shared: do not write into it.
+        Raises SplatlearnError for a camera of another scene or size, and if the file has become unreadable.
+        """
+        if camera.name not in self._store.sources:
+            raise SplatlearnError(f"Camera {camera.name!r} took no photograph of the scene {self.path}.")
+        picture = self._store.load(camera.name)
+        if picture.shape[:2] != (camera.height, camera.width):
+            raise SplatlearnError(
+                f"The photograph of camera {camera.name!r} is {picture.shape[1]}x{picture.shape[0]} pixels, but the "
+                f"camera is {camera.width}x{camera.height}."
+            )
+        return picture
+
+    def prefetch(self, cameras: Sequence[Camera]) -> None:
+        """Starts decoding the photographs of these cameras in threads and returns at once; `photo` waits for them.
+
+        Of use where the photographs do not fit into `memory_gib`; the others are in memory already.
+        """
+        self._store.prefetch(camera.name for camera in cameras)
+
+    def _report_failed(self, failed: dict[str, SplatlearnError], count: int) -> None:
+        if not failed:
+            return
+        reasons = "; ".join(str(failed[name]).rstrip(".") for name in sorted(failed))
+        sentence = f"{len(failed)} of {count} photographs cannot be used: {reasons}"
+        if not self.config.skip_missing:
+            raise SplatlearnError(f"{sentence} (skip_missing goes on without them).")
+        if len(failed) == count:
+            raise SplatlearnError(f"{sentence}, so that none is left.")
+        warnings.warn(f"{sentence}; going on without them.", UserWarning, stacklevel=3)
+
+    def _held_out(self, names: list[str], model: Model) -> set[str]:
+        kind, _, value = self.config.holdout.partition(":")
+        file = self.model_folder / "test.txt"
+        if kind == "none":
+            return set()
+        if kind == "file" or (kind == "auto" and file.is_file()):
+            return self._held_out_by_file(file, names, model)
+        if kind == "fraction":
+            count = max(1, round(float(value) * len(names)))
+            return {names[int((index + 0.5) * len(names) / count)] for index in range(count)}
+        return set(names[:: int(value or DEFAULT_HOLDOUT)])
+
+    def _held_out_by_file(self, file: Path, names: list[str], model: Model) -> set[str]:
+        try:
+            lines = file.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SplatlearnError(
+                f"holdout {self.config.holdout!r} needs {file}, one name a line, which cannot be read: {error}."
+            ) from None
+        wanted = {line.strip() for line in lines if line.strip()}
+        registered = {image.name for image in model.images}
+        strangers = sorted(wanted - registered)
+        without_pose = [name for name in strangers if (self.image_folder / name).is_file()]
+        if len(without_pose) < len(strangers):
+            missing = ", ".join(name for name in strangers if name not in without_pose)
+            raise SplatlearnError(f"{file} names photographs that the model does not hold: {missing}.")
+        if without_pose:
+            warnings.warn(
+                f"{file} names photographs without a pose, which cannot be evaluated: {', '.join(without_pose)}.",
+                UserWarning,
+                stacklevel=4,
+            )
+        return wanted.intersection(names)
+
+
+def _check_config(config: ColmapScene.Config) -> None:
+    kind, colon, value = config.holdout.partition(":")
+    usable = kind in ("auto", "file", "none") and not colon
+    if kind == "every":
+        usable = value.isdecimal() and int(value) >= 1
+    elif kind == "fraction":
+        try:
+            usable = 0 < float(value) < 1
+        except ValueError:
+            usable = False
+    if not usable:
+        raise SplatlearnError(
+            "holdout must be auto, every:N with a whole N, fraction:F with F between 0 and 1, file or none, "
+            f"but is {config.holdout!r}."
+        )
+    if config.downscale < 1:
+        raise SplatlearnError(f"downscale must be a whole number of at least 1, but is {config.downscale}.")
+    if not (config.memory_gib >= 0 and math.isfinite(config.memory_gib)):
+        raise SplatlearnError(f"memory_gib must be a number of at least 0, but is {config.memory_gib}.")
+    if len(config.background) != 3 or not all(0 <= value <= 1 for value in config.background):
+        raise SplatlearnError(f"background must be three numbers from 0 to 1, but is {config.background}.")
+
+
+def _find_folders(path: Path, images: str | None) -> tuple[Path, Path]:
+    """The folders of the model and of the photographs."""
+    layout = (
+        "expected a COLMAP folder with the photographs in images/ and the model in sparse/0/ (or sparse/)"
+    )
+    if not str(path) or str(path) == ".":
+        raise SplatlearnError(f"path is not set: {layout}.")
+    if not path.is_dir():
+        raise SplatlearnError(f"{path} is not there or is no folder: {layout}.")
+    candidates = [path / "sparse" / "0", path / "sparse"]
+    stems = ("cameras.bin", "cameras.txt", "images.bin", "images.txt", "points3D.bin", "points3D.txt")
+    model = next((folder for folder in candidates if any((folder / stem).is_file() for stem in stems)), None)
+    if model is None:
+        raise SplatlearnError(f"{path} holds no model in sparse/0/ or sparse/: {layout}.")
+    image_folder = path / (images or "images")
+    if not image_folder.is_dir():
+        raise SplatlearnError(f"{image_folder} is not there or is no folder: {layout}.")
+    return model, image_folder
+
+
+def _stored_sizes(
+    images: Iterable[ModelImage], folder: Path
+) -> tuple[dict[str, tuple[int, int]], dict[str, SplatlearnError]]:
+    """The size of each photograph by its name, and what failed."""
+    sizes, failed, wrong = {}, {}, []
+    for image in images:
+        try:
+            size = photo_size(folder / image.name)
+        except SplatlearnError as error:
+            failed[image.name] = error
+            continue
+        sizes[image.name] = size
+        if not _same_shape(size, (image.lens.width, image.lens.height)):
+            wrong.append(
+                f"{folder / image.name} is {size[0]}x{size[1]} and not {image.lens.width}x{image.lens.height}"
+            )
+    if wrong:
+        more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise SplatlearnError(
+            "A photograph must have its camera's size in the model, or both sides scaled alike (EXIF rotation is not "
+            f"applied): {'; '.join(wrong[:5])}{more}."
+        )
+    return sizes, failed
+
+
+def _same_shape(size: tuple[int, int], model_size: tuple[int, int]) -> bool:
+    """Whether some scale gives `size` from `model_size` when each side is rounded in any way."""
+    least = max((side - 1) / model_side for side, model_side in zip(size, model_size, strict=True))
+    most = min((side + 1) / model_side for side, model_side in zip(size, model_size, strict=True))
+    return least < most
+
+
+def _views(
+    images: Iterable[ModelImage], sizes: dict[str, tuple[int, int]], folder: Path, downscale: int
+) -> dict[str, list[PinholeView]]:
+    """The pinhole views of each photograph; those of the same lens and size share one object, and so one grid."""
+    shared: dict[tuple[int, tuple[int, int]], list[PinholeView]] = {}
+    views = {}
+    for image in images:
+        if image.name not in sizes:
+            continue
+        width, height = sizes[image.name]
+        if min(width, height) < downscale:
+            raise SplatlearnError(
+                f"{folder / image.name} is {width}x{height}, too small for downscale {downscale}."
+            )
+        key = (image.lens.id, (width, height))
+        if key not in shared:
+            scale = (width / image.lens.width / downscale, height / image.lens.height / downscale)
+            shared[key] = pinhole_views(image.lens, (width // downscale, height // downscale), scale)
+        views[image.name] = shared[key]
+    return views
+
+
+def _camera(image: ModelImage, view: PinholeView) -> Camera:
+    view_from_lens = np.eye(4)
+    view_from_lens[:3, :3] = view.lens_from_view.T
+    return Camera(
+        image.name + view.suffix, view.width, view.height, view.K, view_from_lens @ image.world_to_camera
+    )

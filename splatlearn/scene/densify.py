@@ -1,0 +1,138 @@
+"""Adaptive density control: where the picture pulls hard on a Gaussian it is cloned or split, and what is useless is pruned."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from splatlearn.config import key
+from splatlearn.errors import SplatlearnError
+from splatlearn.scene.gaussians import Gaussians, Rendering
+from splatlearn.scene.optimizer import GaussianAdam
+
+
+class Strategy(Protocol):
+    """How the number of Gaussians changes during training."""
+
+    def observe(self, rendering: Rendering) -> None:
+        """Reads the gradients of a step, before its update."""
+
+    def after_update(self, step: int, generator: torch.Generator) -> None:
+        """May change the set of Gaussians, through the optimizer."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What a resumed run needs."""
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """Takes back what `state` gave."""
+
+
+def quaternion_rotations(quats: Tensor) -> Tensor:
+    """Rotation matrices [N, 3, 3] of quaternions [N, 4] wxyz of any norm."""
+    w, x, y, z = torch.nn.functional.normalize(quats, dim=-1).unbind(-1)
+    rows = [
+        1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
+        2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
+        2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
+    ]  # fmt: skip
+    return torch.stack(rows, dim=-1).reshape(-1, 3, 3)
+
+
+class AdaptiveDensity:
+    """Clone, split, prune and opacity reset of Kerbl et al. (2023), section 5, with a cap on the count."""
+
+    @dataclass
+    class Config:
+        start: int = key(500, "first step after which the number of Gaussians may change")
+        stop: float = key(0.5, "fraction of all steps after which it no longer does")
+        every: int = key(100, "steps between changes")
+        gradient: float = key(2e-4, "mean gradient of the 2D mean (NDC) above which a Gaussian is cloned or split")
+        split_scale: float = key(0.01, "longest axis, in scene extents, from which it is split and not cloned")
+        prune_opacity: float = key(0.005, "opacity below which it is pruned")
+        prune_scale: float = key(0.1, "longest axis, in scene extents, above which it is pruned (after a reset)")
+        reset_every: int = key(3000, "steps between opacity resets")
+        cap: int = key(1_000_000, "most Gaussians")
+
+        def __post_init__(self) -> None:
+            if self.every < 1 or self.reset_every < 1:
+                raise SplatlearnError("densify.every and densify.reset_every must be at least 1")
+            if self.cap < 1:
+                raise SplatlearnError(f"densify.cap must be at least 1, but is {self.cap}")
+            if not 0 <= self.stop <= 1:
+                raise SplatlearnError(f"densify.stop must be from 0 to 1, but is {self.stop}")
+
+    def __init__(self, config: Config, gaussians: Gaussians, optimizer: GaussianAdam, extent: float, steps: int) -> None:
+        self.config = config
+        self.gaussians = gaussians
+        self.optimizer = optimizer
+        self.extent = extent
+        self.last = int(config.stop * steps)
+        self._begin()
+
+    def _begin(self) -> None:
+        self.pull = torch.zeros(len(self.gaussians), device=self.gaussians.means.device)
+        self.seen = torch.zeros_like(self.pull)
+
+    def observe(self, rendering: Rendering) -> None:
+        gradient = rendering.means2d.grad
+        if gradient is None:
+            return
+        height, width = rendering.image.shape[:2]
+        ndc = gradient[0] * gradient.new_tensor([width / 2, height / 2])
+        self.pull += ndc.norm(dim=-1)  # exactly zero where the Gaussian was not drawn
+        self.seen += (rendering.radii[0] > 0).all(dim=-1)
+
+    @torch.no_grad()
+    def after_update(self, step: int, generator: torch.Generator) -> None:
+        config = self.config
+        if step > self.last:
+            return
+        if step > config.start and step % config.every == 0:
+            self._grow(generator)
+            self._prune(step)
+            self._begin()
+        if step % config.reset_every == 0 and step < self.last:
+            ceiling = torch.logit(self.gaussians.opacities.new_tensor(2 * config.prune_opacity))
+            self.gaussians.opacities.clamp_(max=ceiling)
+            self.optimizer.forget("opacities")
+
+    def _grow(self, generator: torch.Generator) -> None:
+        g, n = self.gaussians, len(self.gaussians)
+        mean_pull = self.pull / self.seen.clamp(min=1)
+        chosen = mean_pull > self.config.gradient
+        room = self.config.cap - n
+        if int(chosen.sum()) > room:  # the cap leaves room for those that are pulled hardest
+            chosen = torch.zeros_like(chosen)
+            chosen[mean_pull.argsort(descending=True, stable=True)[: max(room, 0)]] = True
+            chosen &= mean_pull > self.config.gradient
+        large = g.scales.exp().amax(dim=-1) > self.config.split_scale * self.extent
+        cloned, split = (chosen & ~large).nonzero()[:, 0], (chosen & large).nonzero()[:, 0]
+        kept = (~(chosen & large)).nonzero()[:, 0]
+        source = torch.cat([kept, cloned, split, split])
+        first_half = len(kept) + len(cloned)
+        fresh = torch.zeros(len(source), dtype=torch.bool, device=source.device)
+        fresh[len(kept) :] = True
+        means, scales = g.means[source], g.scales[source]
+        noise = torch.randn(2 * len(split), 3, generator=generator).to(means)
+        halves = source[first_half:]
+        offset = quaternion_rotations(g.quats[halves]) @ (g.scales[halves].exp() * noise)[:, :, None]
+        means[first_half:] += offset[:, :, 0]
+        scales[first_half:] -= torch.log(scales.new_tensor(1.6))
+        self.optimizer.rearrange(source, {"means": means, "scales": scales}, fresh)
+
+    def _prune(self, step: int) -> None:
+        g = self.gaussians
+        useless = g.opacities.sigmoid() < self.config.prune_opacity
+        if step > self.config.reset_every:
+            useless |= g.scales.exp().amax(dim=-1) > self.config.prune_scale * self.extent
+        if useless.all():
+            useless[g.opacities.argmax()] = False  # never fewer than one
+        kept = (~useless).nonzero()[:, 0]
+        self.optimizer.rearrange(kept, {}, torch.zeros_like(kept, dtype=torch.bool))
+
+    def state(self) -> dict[str, Tensor]:
+        return {"pull": self.pull, "seen": self.seen}
+
+    def load_state(self, tensors: dict[str, Any]) -> None:
+        self.pull, self.seen = tensors["pull"], tensors["seen"]

@@ -1,0 +1,179 @@
+"""The model of a scene: N Gaussians with their six parameters, how they begin, and how they are drawn.
+
+Shapes: N Gaussians, K = (degree + 1)^2 spherical-harmonics bases, H x W pixels.
+"""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from splatlearn.errors import SplatlearnError
+from splatlearn.ops.rasterization import rasterization
+from splatlearn.scene.cameras import Camera
+from splatlearn.scene.ply import read_ply, write_ply
+
+SH0 = 0.28209479177387814  # the constant basis: colour = 1/2 + SH0 * sh0
+NAMES = ("means", "scales", "quats", "opacities", "sh0", "shN")
+
+
+class Rendering(NamedTuple):
+    """One picture and what training reads of how it was made."""
+
+    image: Tensor  # [H, W, 3] float32, 0..1 and a little beyond
+    alpha: Tensor  # [H, W, 1]
+    means2d: Tensor  # [1, N, 2] px, in the graph
+    radii: Tensor  # [1, N, 2] int32 px, 0: not drawn
+
+
+class Gaussians(nn.Module):
+    """N Gaussians as trainable parameters, before activation.
+
+    means [N, 3] world; scales [N, 3] logarithms of standard deviations; quats [N, 4] wxyz of any norm; opacities [N]
+    logits; sh0 [N, 1, 3] and shN [N, K-1, 3] spherical-harmonics coefficients.
+    """
+
+    means: nn.Parameter
+    scales: nn.Parameter
+    quats: nn.Parameter
+    opacities: nn.Parameter
+    sh0: nn.Parameter
+    shN: nn.Parameter
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        """`tensors` by name as above, copied to contiguous float32.
+
+        Raises:
+            SplatlearnError: a tensor is missing or its shape does not fit.
+        """
+        super().__init__()
+        missing = [name for name in NAMES if name not in tensors]
+        if missing:
+            raise SplatlearnError(f"Gaussians need the tensors {', '.join(NAMES)}, but {', '.join(missing)} is missing")
+        n, bases = tensors["means"].shape[0], tensors["shN"].shape[1] + 1
+        shapes = ((n, 3), (n, 3), (n, 4), (n,), (n, 1, 3), (n, bases - 1, 3))
+        for name, shape in zip(NAMES, shapes, strict=True):
+            if tuple(tensors[name].shape) != shape:
+                raise SplatlearnError(f"{name} must have shape {list(shape)}, but has {list(tensors[name].shape)}")
+            self.replace(name, tensors[name].detach().float().contiguous().clone())
+        if math.isqrt(bases) ** 2 != bases or not 1 <= bases <= 25:
+            raise SplatlearnError(f"shN must hold 0, 3, 8, 15 or 24 bases, but has {bases - 1}")
+
+    @classmethod
+    def from_points(
+        cls,
+        points: np.ndarray,
+        colors: np.ndarray,
+        *,
+        sh_degree: int = 3,
+        init: Literal["sfm", "random"] = "sfm",
+        generator: torch.Generator | None = None,
+    ) -> "Gaussians":
+        """One Gaussian at each of the points of structure from motion.
+
+        Args:
+            points: [N, 3] float world; colors: [N, 3] uint8.
+            init: "sfm": the point's colour, an isotropic scale from the 3 nearest neighbours, opacity 0.1 (Kerbl et al.
+                2023); "random": the scale varies about that by axis, and rotation, colour and opacity are drawn at random.
+            generator: for "random".
+
+        Raises:
+            SplatlearnError: there is no point.
+        """
+        if len(points) == 0:
+            raise SplatlearnError("Gaussians cannot begin from 0 points: at least one is needed")
+        means = torch.from_numpy(np.ascontiguousarray(points, dtype=np.float32))
+        n = len(means)
+        spacing = torch.from_numpy(np.log(neighbour_distances(points))).float()
+        scales, quats = spacing[:, None].repeat(1, 3), torch.tensor([1.0, 0.0, 0.0, 0.0]).repeat(n, 1)
+        opacities, rgb = torch.full((n,), 0.1), torch.from_numpy(colors.astype(np.float32) / 255)
+        if init == "random":
+            scales = scales + 0.5 * torch.randn(n, 3, generator=generator)
+            quats = torch.randn(n, 4, generator=generator)
+            opacities = 0.05 + 0.9 * torch.rand(n, generator=generator)
+            rgb = torch.rand(n, 3, generator=generator)
+        tensors = {
+            "means": means,
+            "scales": scales,
+            "quats": quats,
+            "opacities": torch.logit(opacities),
+            "sh0": ((rgb - 0.5) / SH0)[:, None],
+            "shN": torch.zeros(n, (sh_degree + 1) ** 2 - 1, 3),
+        }
+        return cls(tensors)
+
+    @classmethod
+    def from_ply(cls, path: Path | str) -> "Gaussians":
+        """Gaussians of a PLY file of the original 3DGS; errors as `splatlearn.scene.ply.read_ply`."""
+        return cls(read_ply(path))
+
+    def save_ply(self, path: Path | str) -> None:
+        """Writes a PLY file of the original 3DGS, in the frame of the means."""
+        write_ply(path, self.tensors())
+
+    def replace(self, name: str, value: Tensor) -> None:
+        """Makes `value` the parameter `name`, of whatever N."""
+        self.register_parameter(name, nn.Parameter(value))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The parameters by name, detached."""
+        return {name: getattr(self, name).detach() for name in NAMES}
+
+    def __len__(self) -> int:
+        return self.means.shape[0]
+
+    @property
+    def sh_degree(self) -> int:
+        """Degree of the spherical harmonics held."""
+        return math.isqrt(self.shN.shape[1] + 1) - 1
+
+    def forward(
+        self,
+        camera: Camera,
+        *,
+        background: Tensor | None = None,
+        sh_degree: int | None = None,
+        antialiased: bool = False,
+    ) -> Rendering:
+        """Draws the scene from a camera.
+
+        Args:
+            background: [3] colour behind everything; None: black.
+            sh_degree: use the bases up to this degree only; None: all.
+        """
+        device = self.means.device
+        viewmat = torch.from_numpy(camera.world_to_camera).float().to(device)[None]
+        K = torch.from_numpy(camera.K).float().to(device)[None]
+        image, alpha, meta = rasterization(
+            self.means,
+            self.quats,
+            self.scales.exp(),
+            self.opacities.sigmoid(),
+            (self.sh0, self.shN),
+            viewmat,
+            K,
+            camera.width,
+            camera.height,
+            sh_degree=self.sh_degree if sh_degree is None else min(sh_degree, self.sh_degree),
+            packed=False,
+            backgrounds=None if background is None else background[None],
+            rasterize_mode="antialiased" if antialiased else "classic",
+        )
+        return Rendering(image[0], alpha[0], meta["means2d"], meta["radii"])
+
+
+def neighbour_distances(points: np.ndarray, neighbours: int = 3) -> np.ndarray:
+    """Root mean square distance [N] of each point to its nearest neighbours, at least 1e-6 of the cloud's size."""
+    from scipy.spatial import cKDTree
+
+    size = float(np.ptp(points, axis=0).max()) if len(points) > 1 else 0.0
+    floor = max(size * 1e-6, 1e-9)
+    count = min(neighbours, len(points) - 1)
+    if count == 0:
+        return np.full(len(points), max(size, 0.01))
+    distances = cKDTree(points).query(points, k=count + 1)[0][:, 1:]
+    return np.maximum(np.sqrt((distances**2).mean(axis=1)), floor)

@@ -1,0 +1,62 @@
+"""Adam for a set of Gaussians whose number changes: moments follow their Gaussians when some are added or removed."""
+
+import torch
+from torch import Tensor
+
+from splatlearn.ops.adam import adam_step
+from splatlearn.scene.gaussians import NAMES, Gaussians
+
+EPS = 1e-15  # gradients of single Gaussians are tiny
+
+
+class GaussianAdam:
+    """Adam with a learning rate for each of the six parameters."""
+
+    def __init__(self, gaussians: Gaussians) -> None:
+        self.gaussians = gaussians
+        self.steps = 0
+        self.moments = {name: self._zeros(name) for name in NAMES}
+
+    def _zeros(self, name: str) -> tuple[Tensor, Tensor]:
+        parameter = getattr(self.gaussians, name)
+        return torch.zeros_like(parameter), torch.zeros_like(parameter)
+
+    def step(self, rates: dict[str, float]) -> None:
+        """One update with the gradients at hand, which are then cleared."""
+        self.steps += 1
+        for name in NAMES:
+            parameter = getattr(self.gaussians, name)
+            if parameter.grad is not None and parameter.numel():
+                adam_step(parameter, parameter.grad, *self.moments[name], step=self.steps, lr=rates[name], eps=EPS)
+            parameter.grad = None
+
+    def rearrange(self, source: Tensor, changed: dict[str, Tensor], fresh: Tensor) -> None:
+        """Makes Gaussian i of the new set a copy of Gaussian `source[i]`, with its moments.
+
+        Args:
+            source: [M] int64 rows of the present set.
+            changed: new values [M, ...] for parameters that are not plain copies.
+            fresh: [M] bool: Gaussians whose moments begin at zero.
+        """
+        for name in NAMES:
+            value = changed[name] if name in changed else getattr(self.gaussians, name).detach()[source]
+            first, second = (moment[source] for moment in self.moments[name])
+            first[fresh] = 0
+            second[fresh] = 0
+            self.gaussians.replace(name, value.contiguous())
+            self.moments[name] = (first, second)
+
+    def forget(self, name: str) -> None:
+        """Moments of one parameter begin at zero again."""
+        self.moments[name] = self._zeros(name)
+
+    def state(self) -> dict[str, Tensor]:
+        """Moments by name, and the count of updates."""
+        tensors = {f"exp_avg.{name}": self.moments[name][0] for name in NAMES}
+        tensors |= {f"exp_avg_sq.{name}": self.moments[name][1] for name in NAMES}
+        return tensors | {"adam_steps": torch.tensor(self.steps)}
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """Takes back what `state` gave."""
+        self.steps = int(tensors["adam_steps"])
+        self.moments = {name: (tensors[f"exp_avg.{name}"], tensors[f"exp_avg_sq.{name}"]) for name in NAMES}

@@ -1,0 +1,177 @@
+"""A scene as a task of the loop: Gaussians learned from the photographs of a COLMAP folder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from splatlearn.config import Common, key
+from splatlearn.errors import SplatlearnError
+from splatlearn.loop import Task, choose_device
+from splatlearn.ops.photometric import photometric_loss
+from splatlearn.scene.cameras import Camera
+from splatlearn.scene.colmap import ColmapScene
+from splatlearn.scene.densify import AdaptiveDensity
+from splatlearn.scene.gaussians import NAMES, Gaussians, Rendering
+from splatlearn.scene.optimizer import GaussianAdam
+
+
+class View(NamedTuple):
+    """What a step learns from."""
+
+    camera: Camera
+    photo: Tensor  # [H, W, 3] uint8, or float32 in 0..1 where it was reduced
+
+
+@dataclass
+class Rates:
+    """Learning rates, by parameter."""
+
+    means: float = key(1.6e-4, "of the means, in scene extents, at the first step")
+    means_final: float = key(1.6e-6, "of the means at the last step, approached exponentially")
+    scales: float = key(5e-3, "of the logarithmic scales")
+    quats: float = key(1e-3, "of the quaternions")
+    opacities: float = key(5e-2, "of the opacity logits")
+    sh0: float = key(2.5e-3, "of the constant colour")
+    shN: float = key(1.25e-4, "of the view-dependent colour")
+
+
+class SceneTask(Task[View, Rendering]):
+    """Learns Gaussians from photographs, one photograph a step, in an order shuffled anew each time round."""
+
+    @dataclass
+    class Config(Common):
+        """Every key of `configs/scene.yaml`."""
+
+        task: Literal["scene"] = key("scene", "what is learned")
+        out: str = key("runs/scene", "the run folder to write; it must be new or empty")
+        steps: int = key(7000, "updates to make")
+        log_every: int = key(50, "steps between lines of metrics.jsonl")
+        data: ColmapScene.Config = key(ColmapScene.Config, "the photographs and their cameras")
+        init: str = key("sfm", "sfm, random (both at the points of the model), or a PLY file to start from")
+        sh_degree: int = key(3, "degree of the spherical harmonics, 0 to 4")
+        sh_every: int = key(1000, "steps after which the degree in use rises by one")
+        lambda_dssim: float = key(0.2, "weight of 1 - SSIM against L1")
+        antialiased: bool = key(False, "scale opacities for the low-pass filter (Mip-Splatting)")
+        coarse: list[float] = key([], "fractions of all steps at which the picture's size doubles, up to full size")
+        rates: Rates = key(Rates, "learning rates")
+        densify: AdaptiveDensity.Config = key(AdaptiveDensity.Config, "adaptive density control")
+        evaluate_every: int = key(0, "steps between evaluations on held-out photographs; 0: at the end only")
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if not 0 <= self.sh_degree <= 4:
+                raise SplatlearnError(f"'sh_degree' must be from 0 to 4, got {self.sh_degree}")
+            if self.sh_every < 1:
+                raise SplatlearnError(f"'sh_every' must be at least 1, got {self.sh_every}")
+            if not 0 <= self.lambda_dssim <= 1:
+                raise SplatlearnError(f"'lambda_dssim' must be from 0 to 1, got {self.lambda_dssim}")
+            if self.coarse != sorted(self.coarse) or not all(0 <= at <= 1 for at in self.coarse):
+                raise SplatlearnError(f"'coarse' must be rising fractions from 0 to 1, got {self.coarse}")
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.device = choose_device(config.device)
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.scene = ColmapScene(config.data)
+        self.gaussians = self._begin().to(self.device)
+        self.optimizer = GaussianAdam(self.gaussians)
+        self.strategy = AdaptiveDensity(config.densify, self.gaussians, self.optimizer, self.scene.extent, config.steps)
+        self.background = torch.tensor(config.data.background, device=self.device)
+        self.queue: list[int] = []  # training cameras still to come in this round, last first
+        self._step = 0
+        self._rendering: Rendering | None = None
+
+    def _begin(self) -> Gaussians:
+        config = self.config
+        if config.init in ("sfm", "random"):
+            return Gaussians.from_points(
+                self.scene.points,
+                self.scene.point_colors,
+                sh_degree=config.sh_degree,
+                init="sfm" if config.init == "sfm" else "random",
+                generator=self.generator,
+            )
+        if not Path(config.init).is_file():
+            raise SplatlearnError(f"'init' must be sfm, random or a PLY file, got {config.init!r}")
+        return Gaussians.from_ply(config.init)
+
+    # ---- the five steps' parts ----
+
+    def batch(self, step: int) -> View:
+        self._step = step
+        if not self.queue:
+            self.queue = torch.randperm(len(self.scene.train), generator=self.generator).tolist()
+        camera = self.scene.train[self.queue.pop()]
+        photo = self.scene.photo(camera)
+        level = sum(step <= at * self.config.steps for at in self.config.coarse)
+        return reduced(View(camera, photo.to(self.device)), 2**level)
+
+    def forward(self, batch: View) -> Rendering:
+        degree = (self._step - 1) // self.config.sh_every
+        rendering = self.render(batch.camera, sh_degree=degree)
+        rendering.means2d.retain_grad()
+        self._rendering = rendering
+        return rendering
+
+    def loss(self, output: Rendering, batch: View) -> Tensor:
+        return photometric_loss(output.image, batch.photo, self.config.lambda_dssim)
+
+    def update(self, step: int) -> None:
+        assert self._rendering is not None
+        self.strategy.observe(self._rendering)
+        self._rendering = None
+        self.optimizer.step(self._rates(step))
+
+    def after_update(self, step: int) -> None:
+        self.strategy.after_update(step, self.generator)
+
+    def _rates(self, step: int) -> dict[str, float]:
+        rates = self.config.rates
+        done = min(step / max(self.config.steps, 1), 1.0)
+        means = self.scene.extent * rates.means ** (1 - done) * rates.means_final**done
+        return {name: means if name == "means" else getattr(rates, name) for name in NAMES}
+
+    # ---- what others read ----
+
+    def render(self, camera: Camera, sh_degree: int | None = None) -> Rendering:
+        """The scene from `camera`, as training draws it."""
+        return self.gaussians(
+            camera, background=self.background, sh_degree=sh_degree, antialiased=self.config.antialiased
+        )
+
+    def describe(self, batch: View) -> str:
+        return f"image {batch.camera.name!r}"
+
+    def metrics(self) -> dict[str, Any]:
+        return {"gaussians": len(self.gaussians)}
+
+    def named_parameters(self) -> list[tuple[str, Tensor]]:
+        return list(self.gaussians.named_parameters())
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        tensors = self.gaussians.tensors() | self.optimizer.state() | self.strategy.state()
+        return tensors | {"generator": self.generator.get_state()}, {"queue": self.queue}
+
+    def load_state(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        for name in NAMES:
+            if name not in tensors:
+                raise SplatlearnError(f"a scene's checkpoint must hold '{name}', got none")
+            self.gaussians.replace(name, tensors[name].to(self.device))
+        on_device = {name: tensor.to(self.device) for name, tensor in tensors.items()}
+        self.optimizer.load_state(on_device)
+        self.strategy.load_state(on_device)
+        self.generator.set_state(tensors["generator"])
+        self.queue = list(state["queue"])
+
+
+def reduced(view: View, factor: int) -> View:
+    """The view at a fraction of its size, the photo averaged over squares of `factor` pixels."""
+    height, width = view.camera.height // factor, view.camera.width // factor
+    if factor == 1 or min(height, width) < 1:
+        return view
+    planes = view.photo.permute(2, 0, 1)[None].float() / 255
+    small = torch.nn.functional.interpolate(planes, size=(height, width), mode="area")
+    return View(view.camera.scaled(width, height), small[0].permute(1, 2, 0).contiguous())

@@ -1,0 +1,1 @@
+"""All that is looked at: pictures, videos and the report of a run."""

@@ -1,0 +1,122 @@
+"""Small COLMAP folders for tests, written by pycolmap so that COLMAP itself says what the files look like."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+# A moderately distorting lens of each model for pictures of 160x120.
+LENSES: dict[str, list[float]] = {
+    "SIMPLE_PINHOLE": [125, 80, 60],
+    "PINHOLE": [125, 128, 78, 61],
+    "SIMPLE_RADIAL": [125, 80, 60, -0.1],
+    "RADIAL": [125, 81, 60, -0.1, 0.02],
+    "OPENCV": [125, 126, 80, 59, -0.1, 0.02, 0.004, -0.003],
+    "OPENCV_FISHEYE": [90, 91, 80, 60, 0.02, -0.004, 0.001, 0.0],
+    "FULL_OPENCV": [125, 126, 80, 60, -0.1, 0.02, 0.004, -0.003, 0.001, 0.01, 0.01, 0.002],
+    "FOV": [110, 111, 80, 60, 0.8],
+    "SIMPLE_RADIAL_FISHEYE": [90, 80, 60, 0.02],
+    "RADIAL_FISHEYE": [90, 80, 60, 0.02, -0.003],
+    "THIN_PRISM_FISHEYE": [90, 91, 80, 60, 0.01, 0.002, 0.001, 0.002, 0.0, 0.0, 0.003, 0.002],
+    "RAD_TAN_THIN_PRISM_FISHEYE": [90, 91, 80, 60, 0.01, 0.001, 0, 0, 0, 0, 0.002, 0.001, 0.001, 0, 0.001, 0],
+    "SIMPLE_DIVISION": [125, 80, 60, -0.1],
+    "DIVISION": [125, 127, 80, 60, -0.1],
+    "SIMPLE_FISHEYE": [90, 80, 60],
+    "FISHEYE": [90, 92, 80, 60],
+    "EUCM": [110, 111, 80, 60, 0.6, 1.1],
+    "EQUIRECTANGULAR": [160, 120],
+}
+
+
+@dataclass
+class SampleLens:
+    """A lens of the sample model: COLMAP's model name, its size and its parameters."""
+
+    model: str = "PINHOLE"
+    width: int = 40
+    height: int = 30
+    params: Sequence[float] = (35.0, 36.0, 19.0, 15.5)
+
+
+@dataclass
+class SampleImage:
+    """A photograph of the sample model; without a pose it is not registered."""
+
+    name: str
+    lens: int = 0
+    quaternion: Sequence[float] = (1.0, 0.0, 0.0, 0.0)  # wxyz
+    translation: Sequence[float] = (0.0, 0.0, 0.0)
+    posed: bool = True
+
+
+def write_model(
+    folder: Path,
+    lenses: Sequence[SampleLens],
+    images: Sequence[SampleImage],
+    points: int = 5,
+    text: bool = False,
+) -> None:
+    """Writes a model whose points are each seen by every posed image."""
+    import pycolmap
+
+    model = pycolmap.Reconstruction()
+    for number, lens in enumerate(lenses, 1):
+        camera = pycolmap.Camera(
+            model=lens.model, width=lens.width, height=lens.height, params=list(lens.params)
+        )
+        camera.camera_id = number
+        model.add_camera_with_trivial_rig(camera)
+    seen = [pycolmap.Point2D(np.array([1.5 + index, 2.5])) for index in range(points)]
+    for number, image in enumerate(images, 1):
+        record = pycolmap.Image(name=image.name, camera_id=image.lens + 1, image_id=number)
+        record.points2D = pycolmap.Point2DList(seen)
+        if not image.posed:
+            model.add_image_with_trivial_frame(record)
+            continue
+        w, x, y, z = np.array(image.quaternion) / np.linalg.norm(image.quaternion)
+        pose = pycolmap.Rigid3d(pycolmap.Rotation3d(np.array([x, y, z, w])), np.array(image.translation))
+        model.add_image_with_trivial_frame(record, pose)
+    posed = [number for number, image in enumerate(images, 1) if image.posed]
+    for index in range(points):
+        track = pycolmap.Track([pycolmap.TrackElement(number, index) for number in posed])
+        position = np.array([0.25 * index, -0.5 * index, 3.0 + index])
+        model.add_point3D(position, track, np.array([10 * index, 20, 255 - index], dtype=np.uint8))
+    folder.mkdir(parents=True, exist_ok=True)
+    if text:
+        model.write_text(str(folder))
+    else:
+        model.write_binary(str(folder))
+
+
+def noise(width: int, height: int, seed: int = 0) -> np.ndarray:
+    """[height, width, 3] uint8 of random colours: no two places look alike."""
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def write_scene(
+    root: Path,
+    lenses: Sequence[SampleLens] = (SampleLens(),),
+    images: Sequence[SampleImage] = (SampleImage("a.png"), SampleImage("b.png"), SampleImage("c.png")),
+    text: bool = False,
+    sparse: str = "sparse/0",
+) -> Path:
+    """A whole COLMAP folder with noise for photographs."""
+    write_model(root / sparse, lenses, images, text=text)
+    for number, image in enumerate(images):
+        lens = lenses[image.lens]
+        path = root / "images" / image.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noise(lens.width, lens.height, number)).save(path)
+    return root
+
+
+def snapshot(root: Path) -> dict[str, tuple[int, bytes]]:
+    """Time of change and content of every file below `root`, to prove that nothing was written."""
+    return {
+        str(path.relative_to(root)): (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else b"")
+        for path in sorted(root.rglob("*"))
+    }

@@ -1,0 +1,85 @@
+"""The native Adam against torch.optim.Adam, and the same bits for any number of threads."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from splatlearn.ops.adam import adam_step
+
+DTYPES = {torch.float64: 1e-13, torch.float32: 1e-6}
+
+
+def gradients(shape: tuple[int, ...], steps: int) -> list[Tensor]:
+    """Gradients over many magnitudes, some exactly zero, exact in float32."""
+    rng = torch.Generator().manual_seed(1)
+    scale = 10.0 ** torch.randint(-9, 3, shape, generator=rng)
+    values = [torch.randn(shape, generator=rng) * scale * (i != 2) for i in range(steps)]
+    return [value.float() for value in values]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("eps", [1e-15, 1e-3])
+@pytest.mark.parametrize("shape", [(1,), (7, 3), (1001,), (3, 15, 3), (0, 3)], ids=str)
+def test_steps_are_those_of_torch(shape: tuple[int, ...], eps: float, dtype: torch.dtype) -> None:
+    start = torch.randn(shape, generator=torch.Generator().manual_seed(0)).double()
+    theirs = start.clone().requires_grad_()
+    optimizer = torch.optim.Adam([theirs], lr=0.02, betas=(0.8, 0.99), eps=eps)
+    ours, first, second = (start.to(dtype).clone(), *(torch.zeros(shape, dtype=dtype) for _ in range(2)))
+    where = ours.data_ptr()
+    for step, gradient in enumerate(gradients(shape, 6), start=1):
+        theirs.grad = gradient.double()
+        optimizer.step()
+        adam_step(ours, gradient.to(dtype), first, second, step=step, lr=0.02, betas=(0.8, 0.99), eps=eps)
+        difference = (ours.double() - theirs.detach()).abs()
+        assert (difference <= DTYPES[dtype] * (1 + start.abs())).all(), f"step {step} differs from torch"
+    assert ours.data_ptr() == where, "the parameter is not updated in place"
+    if start.numel() > 1:
+        assert (ours.double() - start).abs().max() > 0.01, "nothing moved, so this proves nothing"
+        moments = optimizer.state[theirs]
+        assert torch.allclose(first.double(), moments["exp_avg"], rtol=1e-5), "the first moment differs"
+        assert torch.allclose(second.double(), moments["exp_avg_sq"], rtol=1e-5), "the second moment differs"
+
+
+def test_bits_do_not_depend_on_threads() -> None:
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            state = [torch.linspace(-1, 1, 70001), torch.zeros(70001), torch.zeros(70001)]
+            for step, gradient in enumerate(gradients((70001,), 3), start=1):
+                adam_step(state[0], gradient, state[1], state[2], step=step, lr=0.1)
+            results.append(state)
+    finally:
+        torch.set_num_threads(before)
+    for state in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(state, results[0], strict=True)), (
+            "threads change the bits"
+        )
+
+
+BAD = {
+    "gradient of another shape": (1, lambda v: v[:-1], "gradient"),
+    "gradient of another dtype": (1, lambda v: v.double(), "gradient"),
+    "moment of another shape": (2, lambda v: v[:-1], "exp_avg"),
+    "moment of another dtype": (3, lambda v: v.double(), "exp_avg_sq"),
+    "parameter of integers": (0, lambda v: v.long(), "parameter"),
+    "parameter with holes": (0, lambda v: v.repeat_interleave(2)[::2], "parameter"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_arguments_are_named_in_one_sentence(name: str) -> None:
+    index, spoil, word = BAD[name]
+    state = [torch.ones(8), torch.ones(8), torch.zeros(8), torch.zeros(8)]
+    state[index] = spoil(state[index])
+    with pytest.raises(ValueError, match=word) as caught:
+        adam_step(*state, step=1, lr=0.1)
+    assert "\n" not in str(caught.value), "the error is not one sentence"
+
+
+def test_step_counts_from_one() -> None:
+    state = [torch.ones(8), torch.ones(8), torch.zeros(8), torch.zeros(8)]
+    with pytest.raises(ValueError, match="step"):
+        adam_step(*state, step=0, lr=0.1)

@@ -1,0 +1,207 @@
+"""Who may import whom: the grid stays a grid only while a machine says no to the first shortcut."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "splatlearn"
+
+BASE = {"errors", "files"}
+MAY_IMPORT = {
+    "errors": set(),
+    "files": {"errors"},
+    "config": BASE,
+    "checkpoint": BASE,
+    "loop": BASE,
+    "run": BASE | {"loop", "checkpoint"},
+    "ops": BASE,
+    "line": BASE | {"ops", "loop", "config", "checkpoint"},
+    "scene": BASE | {"ops", "loop", "config", "checkpoint"},
+    "text": BASE | {"ops", "loop", "config", "checkpoint"},
+    "show": BASE | {"line", "scene", "text", "ops"},
+}  # all else is the outermost layer, as the command line is: it may import all of these, and none of these it
+
+LAZY = {"pycolmap", "scipy", "matplotlib", "imageio", "imageio_ffmpeg", "jsonargparse"}
+
+MAY_INCLUDE = {"math": {"math"}, "cpu": {"cpu", "math", "abi.h"}, "cuda": {"cuda", "math", "abi.h"}}
+
+
+# ---- Python ----
+
+
+def imported_names(path: Path, package: Path) -> Iterator[str]:
+    """Full names of all that a file imports, within functions too: ``splatlearn.ops.adam`` and so on."""
+    inside = [package.name, *path.relative_to(package).parent.parts]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = ".".join(inside[: len(inside) - node.level + 1]) if node.level else ""
+            module = ".".join(part for part in (above, node.module) if part)
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def part_of(path: Path, package: Path) -> str:
+    """The part of the package that a file belongs to: a folder, or a module beside the folders."""
+    return path.relative_to(package).parts[0].removesuffix(".py")
+
+
+def wrong_imports(package: Path) -> list[str]:
+    parts = {path.name.removesuffix(".py") for path in package.iterdir()} - {"__init__", "__pycache__"}
+    found = []
+    for path in sorted(package.rglob("*.py")):
+        part = part_of(path, package)
+        for name in imported_names(path, package):
+            words = name.split(".")
+            if words[0] != package.name or part not in MAY_IMPORT:
+                continue
+            whom = words[1] if len(words) > 1 and words[1] in parts else "__init__"
+            if whom != part and whom not in MAY_IMPORT[part]:
+                found.append(f"{path.relative_to(package)} imports {whom}")
+    return found
+
+
+def test_no_part_imports_upward_or_sideways() -> None:
+    assert wrong_imports(PACKAGE) == [], "the layers of the package are crossed"
+
+
+def test_crossed_layers_are_found(tmp_path: Path) -> None:
+    package = tmp_path / "splatlearn"
+    files = {
+        "loop.py": "from splatlearn.line.task import LineTask",
+        "cli.py": "import splatlearn.show.report",
+        "config.py": "from splatlearn.errors import SplatlearnError\nfrom splatlearn.files import replacing",
+        "errors.py": "import splatlearn",
+        "files.py": "",
+        "line/task.py": "def f():\n    from splatlearn import scene",
+        "scene/gaussians.py": "from ..text import sampling\nfrom ..ops import adam\nfrom . import ply",
+        "scene/ply.py": "from splatlearn import rasterization",
+        "ops/adam.py": "import splatlearn.config",
+        "show/report.py": "from splatlearn.cli import main",
+        "text/sampling.py": "import torch",
+    }
+    for name, text in files.items():
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text(text)
+    assert wrong_imports(package) == [
+        "errors.py imports __init__",
+        "line/task.py imports scene",
+        "loop.py imports line",
+        "ops/adam.py imports config",
+        "scene/gaussians.py imports text",
+        "scene/ply.py imports __init__",
+        "show/report.py imports cli",
+    ], "the check above misses a kind of import, or objects to a right one"
+
+
+def test_the_loop_knows_torch_and_errors_alone() -> None:
+    names = {name.split(".")[0] for name in imported_names(PACKAGE / "loop.py", PACKAGE)}
+    assert names - set(sys.stdlib_module_names) == {"torch", "tqdm", "splatlearn"}, "the loop depends on more"
+
+
+def test_no_shipped_file_imports_the_reference() -> None:
+    shipped = [path for folder in ("splatlearn", "scripts") for path in sorted((ROOT / folder).rglob("*.py"))]
+    assert len(shipped) > 10, "the shipped files were not found"
+    for path in shipped:
+        names = (
+            imported_names(path, PACKAGE)
+            if path.is_relative_to(PACKAGE)
+            else imported_names(path, path.parent)
+        )
+        for name in names:
+            assert "splatlearn.ops.reference" not in name, f"{path}: the oracle is for tests, not for users"
+
+
+def top_level_imports(body: list[ast.stmt]) -> Iterator[str]:
+    """What runs at import time: not within functions, and not for type checkers alone."""
+    for node in body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield str(node.module)
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            yield from top_level_imports(node.orelse)
+        elif isinstance(node, (ast.If, ast.Try, ast.With, ast.ClassDef)):
+            for block in ("body", "orelse", "finalbody"):
+                yield from top_level_imports(getattr(node, block, []))
+            for handler in getattr(node, "handlers", []):
+                yield from top_level_imports(handler.body)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
+)
+def test_heavy_libraries_are_imported_where_they_are_used(path: Path) -> None:
+    heavy = {
+        name.split(".")[0] for name in top_level_imports(ast.parse(path.read_text(encoding="utf-8")).body)
+    }
+    assert not heavy & LAZY, f"{path} makes `import splatlearn` slow"
+
+
+def test_importing_the_package_is_light() -> None:
+    program = "import sys, splatlearn; print(*{name.split('.')[0] for name in sys.modules})"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", program]
+    loaded = subprocess.run(
+        command, check=True, env=environment, capture_output=True, text=True
+    ).stdout.split()
+    assert "splatlearn" in loaded, "the list of modules was not read"
+    assert not LAZY & set(loaded), "`import splatlearn` loads a library that few users need"
+
+
+# ---- C++ and CUDA ----
+
+
+def wrong_includes(csrc: Path) -> list[str]:
+    found = []
+    for path in sorted(csrc.rglob("*")):
+        part = path.relative_to(csrc).parts[0]
+        if path.suffix not in (".h", ".cpp", ".cu", ".cuh") or part not in MAY_INCLUDE:
+            continue
+        for included in re.findall(
+            r'^\s*#\s*include\s*"([^"]+)"', path.read_text(encoding="utf-8"), re.MULTILINE
+        ):
+            beside, below = path.parent / included, csrc / included
+            target = (beside if beside.exists() else below).resolve()
+            if not target.is_relative_to(csrc.resolve()):
+                found.append(f"{path.relative_to(csrc)} includes {included}, which is outside of csrc")
+            elif target.relative_to(csrc.resolve()).parts[0] not in MAY_INCLUDE[part]:
+                found.append(f"{path.relative_to(csrc)} includes {included}")
+    return found
+
+
+def test_backends_include_math_alone() -> None:
+    csrc = ROOT / "csrc"
+    if not csrc.is_dir():
+        pytest.skip("the native sources are not here")
+    assert wrong_includes(csrc) == [], "the layers of the native core are crossed"
+
+
+def test_crossed_includes_are_found(tmp_path: Path) -> None:
+    files = {
+        "abi.h": "",
+        "math/sh.h": '#include "scalar.h"\n#include <cmath>',
+        "math/scalar.h": '# include "../cpu/lanes.h"',
+        "math/tile.h": '#include "abi.h"',
+        "cpu/lanes.h": '#include "math/sh.h"\n#include "abi.h"',
+        "cpu/bin.cpp": '#include "lanes.h"\n  #include "../cuda/launch.cuh"',
+        "cuda/launch.cuh": '#include "../math/sh.h"\n#include "../../secret.h"',
+        "cuda/bin.cu": '#include "launch.cuh"\n#include "cpu/lanes.h"',
+    }
+    for name, text in files.items():
+        (tmp_path / "csrc" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "csrc" / name).write_text(text)
+    assert wrong_includes(tmp_path / "csrc") == [
+        "cpu/bin.cpp includes ../cuda/launch.cuh",
+        "cuda/bin.cu includes cpu/lanes.h",
+        "cuda/launch.cuh includes ../../secret.h, which is outside of csrc",
+        "math/scalar.h includes ../cpu/lanes.h",
+        "math/tile.h includes abi.h",
+    ], "the check above misses a kind of include, or objects to a right one"
