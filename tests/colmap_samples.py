@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
+
+from splatlearn.errors import SplatlearnError
+from splatlearn.scene.cameras import Camera
+from splatlearn.scene.colmap import ColmapScene
+from splatlearn.scene.colmap_files import Model, read_model
+
+FILES = ("cameras", "images", "points3D", "rigs", "frames")
 
 # A moderately distorting lens of each model for pictures of 160x120.
 LENSES: dict[str, list[float]] = {
@@ -120,3 +128,44 @@ def snapshot(root: Path) -> dict[str, tuple[int, bytes]]:
         str(path.relative_to(root)): (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else b"")
         for path in sorted(root.rglob("*"))
     }
+
+
+def load(path: Path, **options: object) -> ColmapScene:
+    """The folder as a scene, with the given settings."""
+    return ColmapScene(ColmapScene.Config(path=str(path), **options))  # type: ignore[arg-type]
+
+
+def names(cameras: Sequence[Camera]) -> list[str]:
+    """The cameras' names in order."""
+    return [camera.name for camera in cameras]
+
+
+def refused(path: Path, sentence: str, **options: object) -> None:
+    """Loading must fail with one sentence (one line, ending with a full stop) that matches."""
+    with pytest.raises(SplatlearnError, match=sentence) as caught:
+        load(path, **options)
+    message = str(caught.value)
+    assert "\n" not in message and message.endswith("."), f"not one sentence: {message}"
+
+
+def sound(folder: Path) -> bool:
+    """Whether a damaged model still loads; what loads must hold usable numbers."""
+    try:
+        model = read_model(folder)
+    except SplatlearnError as error:
+        assert "\n" not in str(error) and len(str(error)) < 600, f"not one sentence: {error}"
+        return False
+    assert_usable(model)
+    return True
+
+
+def assert_usable(model: Model) -> None:
+    assert len(model.points) and np.isfinite(model.points).all(), "points that are not finite got through"
+    for image in model.images:
+        rotation = image.world_to_camera[:3, :3]
+        assert np.isfinite(image.world_to_camera).all(), "a pose that is not finite got through"
+        np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-9, err_msg="not a rotation")
+        assert np.isfinite(image.lens.params).all() and image.lens.width > 0 and image.lens.height > 0
+        assert not image.name.startswith("/") and ".." not in image.name.split("/"), (
+            "a name that escapes got through"
+        )

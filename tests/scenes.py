@@ -281,12 +281,12 @@ _SIZES = (
 _WIDE: dict[str, Any] = dict(cameras=2, degree=1, sizes_px=(0.3, 9.0))
 _CASES: dict[str, Callable[[], Case]] = {
     **{f"{w}x{h}": partial(_settled, w * 100 + h, 24, w, h, **_WIDE) for w, h in _SIZES},
-    **{f"degree {k}": partial(_settled, 10 + k, 20, 21, 18, degree=k, cameras=2) for k in range(5)},
-    **{f"{d} channels": partial(_settled, 20 + d, 20, 21, 18, channels=d) for d in (1, 2, 3, 4, 5, 8, 17)},
+    **{f"degree-{k}": partial(_settled, 10 + k, 20, 21, 18, degree=k, cameras=2) for k in range(5)},
+    **{f"{d}-channels": partial(_settled, 20 + d, 20, 21, 18, channels=d) for d in (1, 2, 3, 4, 5, 8, 17)},
     **{mode: partial(_drawn, 40, render_mode=mode) for mode in ("D", "ED", "RGB+D", "RGB+ED")},
     "antialiased": lambda: _drawn(41, 2, rasterize_mode="antialiased"),
-    "five cameras": lambda: _drawn(42, 5),
-    "no background": lambda: _settled(43, 20, 21, 18, background=False, degree=1),
+    "five-cameras": lambda: _drawn(42, 5),
+    "no-background": lambda: _settled(43, 20, 21, 18, background=False, degree=1),
     "none": lambda: Case(make(44, 0, 17, 13, degree=1), shows=False),
     "one": lambda: _settled(45, 1, 17, 13, degree=1, beyond=0.0, sizes_px=(3.0, 5.0)),
     "aside": _aside,

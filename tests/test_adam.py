@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from splatlearn.errors import SplatlearnError
 from splatlearn.ops.adam import adam_step
 
 DTYPES = {torch.float64: 1e-13, torch.float32: 1e-6}
@@ -60,26 +61,32 @@ def test_bits_do_not_depend_on_threads() -> None:
 
 
 BAD = {
-    "gradient of another shape": (1, lambda v: v[:-1], "gradient"),
-    "gradient of another dtype": (1, lambda v: v.double(), "gradient"),
-    "moment of another shape": (2, lambda v: v[:-1], "exp_avg"),
-    "moment of another dtype": (3, lambda v: v.double(), "exp_avg_sq"),
-    "parameter of integers": (0, lambda v: v.long(), "parameter"),
-    "parameter with holes": (0, lambda v: v.repeat_interleave(2)[::2], "parameter"),
+    "gradient of another shape": ([1], lambda v: v[:-1], "gradient"),
+    "gradient of another dtype": ([1], lambda v: v.double(), "gradient"),
+    "gradient elsewhere": ([1], lambda v: v.to("meta"), "gradient"),
+    "gradient no tensor": ([1], lambda v: None, "gradient"),
+    "moment of another shape": ([2], lambda v: v[:-1], "exp_avg"),
+    "moment of another dtype": ([3], lambda v: v.double(), "exp_avg_sq"),
+    "moment with holes": ([3], lambda v: v.repeat_interleave(2)[::2], "exp_avg_sq"),
+    "all of integers": ([0, 1, 2, 3], lambda v: v.long(), "parameter"),
+    "all of half": ([0, 1, 2, 3], lambda v: v.half(), "parameter"),
+    "parameter with holes": ([0], lambda v: v.repeat_interleave(2)[::2], "parameter"),
+    "parameter elsewhere": ([0], lambda v: v.to("meta"), "parameter"),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_bad_arguments_are_named_in_one_sentence(name: str) -> None:
-    index, spoil, word = BAD[name]
+    indices, spoil, word = BAD[name]
     state = [torch.ones(8), torch.ones(8), torch.zeros(8), torch.zeros(8)]
-    state[index] = spoil(state[index])
-    with pytest.raises(ValueError, match=word) as caught:
+    for index in indices:
+        state[index] = spoil(state[index])
+    with pytest.raises(SplatlearnError, match=f"^{word} ") as caught:
         adam_step(*state, step=1, lr=0.1)
     assert "\n" not in str(caught.value), "the error is not one sentence"
 
 
 def test_step_counts_from_one() -> None:
     state = [torch.ones(8), torch.ones(8), torch.zeros(8), torch.zeros(8)]
-    with pytest.raises(ValueError, match="step"):
+    with pytest.raises(SplatlearnError, match="step"):
         adam_step(*state, step=0, lr=0.1)

@@ -65,9 +65,9 @@ def test_project(degree: int, antialiased: bool) -> None:
     names = PROJECT_INPUTS if degree else tuple(name for name in PROJECT_INPUTS if name != "shN")
 
     def projection(*inputs: Tensor) -> tuple[Tensor, ...]:
-        given = dict(zip(names, inputs, strict=True))
+        given: dict[str, Any] = {"shN": None, **dict(zip(names, inputs, strict=True))}
         means2d, depths, conics, opacities, colors, _ = project(
-            **{"shN": None, **given}, width=scene.width, height=scene.height,
+            **given, width=scene.width, height=scene.height,
             sh_degree=degree, antialiased=antialiased, alpha_threshold=0.0,
         )  # fmt: skip
         assert colors is not None
@@ -88,10 +88,11 @@ def test_project_beyond_the_trusted_cone() -> None:
     )
     assert outside.sum() >= 3, "no Gaussian lies where the Jacobian is clamped"
 
-    def conics(*inputs: Tensor) -> Tensor:
-        return project(*inputs[:4], None, None, *inputs[4:], 17, 13, alpha_threshold=0.0).conics
+    def conics(means: Tensor, quats: Tensor, scales: Tensor, viewmats: Tensor, Ks: Tensor) -> Tensor:
+        gaussians = (means, quats, scales, scene.opacities, None, None)
+        return project(*gaussians, viewmats, Ks, 17, 13, alpha_threshold=0.0).conics
 
-    inputs = leaves(scene.means, scene.quats, scene.scales, scene.opacities, scene.viewmats, scene.Ks)
+    inputs = leaves(scene.means, scene.quats, scene.scales, scene.viewmats, scene.Ks)
     assert gradcheck(conics, inputs, **FULL), "the gradient through the clamp of the Jacobian is wrong"
 
 
@@ -111,7 +112,8 @@ def test_rasterize(channels: int, cameras: int) -> None:
     colors = scene.colors.expand(cameras, -1, -1) + torch.arange(cameras)[:, None, None]
 
     def blend(*inputs: Tensor) -> tuple[Tensor, Tensor]:
-        return rasterize(*inputs, tiles, 17, 13, n_cameras=cameras, **OFF)
+        given: dict[str, Any] = dict(zip(RASTERIZE_INPUTS, inputs, strict=True))
+        return rasterize(**given, tiles=tiles, width=17, height=13, n_cameras=cameras, **OFF)
 
     inputs = leaves(means2d, conics, opacities, colors, scene.backgrounds)
     render, alphas = blend(*inputs)
@@ -165,5 +167,6 @@ def test_chain_with_clamped_alpha() -> None:
     opaque = replace(scene, opacities=torch.ones_like(scene.opacities), scales=3 * scene.scales)
     opaque = scenes.settle(opaque, margin=1e-4, **OFF)
     assert len(opaque.means) >= 2, "too few Gaussians are off the clamp"
-    render, _, _ = rasterization(**opaque.arguments(), **OFF)
+    _, alphas, _ = rasterization(**opaque.arguments(), **OFF)
+    assert alphas.max() >= 0.999, "no alpha is clamped in this scene"
     check_chain(opaque, OFF, FAST)

@@ -78,8 +78,26 @@ def test_culled_gaussians_get_no_gradient(dtype: torch.dtype) -> None:
             assert value[6:].any(), f"the visible ones have no gradient to {key}"
 
 
+@pytest.mark.parametrize(("dtype", "count"), [(torch.float32, 20), (torch.float64, 130)], ids=str)
+def test_gradients_survive_where_transmittance_underflows(dtype: torch.dtype, count: int) -> None:
+    """Layers of alpha 0.999 with the stop switched off: 0.001^count is no number of the dtype."""
+    K = torch.tensor([[20.0, 0.0, 4.0], [0.0, 20.0, 4.0], [0.0, 0.0, 1.0]], dtype=torch.float64)[None]
+    line, ones = torch.linspace(2, 3, count, dtype=torch.float64), torch.ones(count, 4, dtype=torch.float64)
+    wall = scenes.Scene(
+        means=torch.stack([0 * line, 0 * line, line], -1), quats=ones, scales=50 * ones[:, :3],
+        opacities=ones[:, 0], colors=ones[:, :1], viewmats=torch.eye(4, dtype=torch.float64)[None], Ks=K,
+        backgrounds=None, width=8, height=8, sh_degree=None,
+    )  # fmt: skip
+    options = {"transmittance_threshold": 0.0}
+    got = gradients(rasterization, wall.to(dtype), options)["colors"].double()
+    wanted = gradients(reference.rasterization, wall, options)["colors"]
+    assert wanted.norm() > 0.1 and (got - wanted).norm() <= 1e-4 * wanted.norm(), (
+        "the front lost its gradient"
+    )
+
+
 def test_only_wanted_gradients_are_made() -> None:
-    scene = scenes.case("degree 2").scene
+    scene = scenes.case("degree-2").scene
     wanted = gradients(rasterization, scene, {})
     for name in scene.tensors():
         arguments = scene.arguments()
@@ -112,10 +130,13 @@ def threads() -> Iterator[Callable[[int], None]]:
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("name", ["67x67", "crowd", "five cameras", "17 channels", "RGB+ED", "needles"])
+@pytest.mark.parametrize("name", ["67x67", "crowd", "five-cameras", "17-channels", "RGB+ED", "many"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_bits_do_not_depend_on_threads(name: str, dtype: torch.dtype, threads: Callable[[int], None]) -> None:
-    case = scenes.case(name)
+    if name == "many":  # enough that each stage really divides its work
+        case = scenes.Case(scenes.make(50, 20000, 150, 100, cameras=2, degree=2, sizes_px=(0.2, 3.0)))
+    else:
+        case = scenes.case(name)
     scene = case.scene.to(dtype)
 
     def everything() -> dict[str, Tensor]:

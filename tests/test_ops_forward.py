@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +15,12 @@ from torch import Tensor
 
 from splatlearn.ops import reference
 from splatlearn.ops.bin import bin as bin_tiles
+from splatlearn.ops.native import isa_level
 from splatlearn.ops.project import project
 from splatlearn.ops.rasterization import rasterization
 from splatlearn.ops.rasterize import rasterize
 
+ROOT = Path(__file__).parents[1]
 # What rounding allows: float64 proves the equations, float32 that they are computed well.
 DTYPES = {torch.float64: 1e-10, torch.float32: 1e-5}
 
@@ -54,7 +60,7 @@ def test_picture_is_that_of_the_oracle(name: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("antialiased", [False, True])
-@pytest.mark.parametrize("name", ["degree 4", "67x67", "behind", "five cameras", "none"])
+@pytest.mark.parametrize("name", ["degree-4", "67x67", "behind", "five-cameras", "none"])
 def test_projection_is_that_of_the_oracle(name: str, antialiased: bool, dtype: torch.dtype) -> None:
     scene = scenes.settle(scenes.case(name).scene, antialiased=antialiased)
     options: dict[str, Any] = dict(sh_degree=scene.sh_degree, antialiased=antialiased)
@@ -75,9 +81,8 @@ def test_projection_is_that_of_the_oracle(name: str, antialiased: bool, dtype: t
 @pytest.mark.parametrize("option", ["near_plane", "far_plane", "radius_clip", "eps2d", "alpha_threshold"])
 def test_projection_options_cull_as_the_oracle(option: str) -> None:
     scene = scenes.make(61, 40, 33, 31, degree=0)
-    value = {"near_plane": 3.5, "far_plane": 4.0, "radius_clip": 6.0, "eps2d": 2.0, "alpha_threshold": 0.3}[
-        option
-    ]
+    values = {"near_plane": 3.5, "far_plane": 4.0, "radius_clip": 6.0, "eps2d": 2.0, "alpha_threshold": 0.3}
+    changed: dict[str, Any] = {option: values[option]}
     gaussians = (
         scene.means,
         scene.quats,
@@ -87,8 +92,8 @@ def test_projection_options_cull_as_the_oracle(option: str) -> None:
         scene.viewmats,
         scene.Ks,
     )
-    got = project(*gaussians, 33, 31, **{option: value})
-    wanted = reference.project(*gaussians, 33, 31, **{option: value})
+    got = project(*gaussians, 33, 31, **changed)
+    wanted = reference.project(*gaussians, 33, 31, **changed)
     plain = reference.project(*gaussians, 33, 31)
     assert not torch.equal(wanted.radii, plain.radii), "the option does nothing in this scene"
     assert torch.equal(got.radii, wanted.radii), f"{option} culls differently"
@@ -97,7 +102,7 @@ def test_projection_options_cull_as_the_oracle(option: str) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(
-    "name", ["67x67", "64x31", "needles", "huge", "tiny", "crowd", "five cameras", "aside"]
+    "name", ["67x67", "64x31", "needles", "huge", "tiny", "crowd", "five-cameras", "aside"]
 )
 def test_tiles_hold_all_that_is_drawn_in_depth_order(name: str, dtype: torch.dtype) -> None:
     scene = scenes.case(name).scene
@@ -121,8 +126,8 @@ def test_tiles_hold_all_that_is_drawn_in_depth_order(name: str, dtype: torch.dty
     tile_of_pixel = (pixels[:, 1] // 16).long() * columns + (pixels[:, 0] // 16).long()
     drawn = 0
     for camera in range(cameras):
-        dense = (v[camera].double() for v in (means2d, conics, opacities))
-        raw = reference.blend(*dense, pixels, 0.0, 0.0).raw  # type: ignore[misc]
+        dense = [v[camera].double() for v in (means2d, conics, opacities)]
+        raw = reference.blend(dense[0], dense[1], dense[2], pixels, 0.0, 0.0).raw
         for tile in range(columns * rows):
             index = camera * columns * rows + tile
             mine = ids[offsets[index] : offsets[index + 1]]
@@ -172,3 +177,39 @@ def test_crowd_stops_early(dtype: torch.dtype) -> None:
     whole, _, _ = rasterization(**scene, transmittance_threshold=0.0)
     assert alphas.max() < 1 - 1e-4 + 1e-6, "a pixel went on below the transmittance threshold"
     assert error(stopped, whole.double()) > 1e-6, "this scene never stops early, so it proves nothing"
+
+
+LEVEL_SCRIPT = """
+import sys, pytest
+from splatlearn.ops.native import isa_level
+level, *arguments = sys.argv[1:]
+sys.exit(77 if isa_level() != level else pytest.main(arguments))
+"""
+LEVEL_CASES = "67x67 or 1x67 or degree-4 or needles or crowd or uncut or 17 or 5-channels or RGB+ED"
+
+
+@pytest.mark.parametrize("level", ["x86-64-v2", "x86-64-v3", "x86-64-v4"])
+def test_every_instruction_set_level(level: str) -> None:
+    """The library picks a level once a process, so each is tested in one of its own."""
+    if isa_level() == level:
+        pytest.skip(f"{level} is what all other tests run on")
+    chosen = f"(oracle and ({LEVEL_CASES})) or loss_and_gradient or of_torch"
+    files = [f"tests/test_{name}.py" for name in ("ops_forward", "ops_backward", "photometric", "adam")]
+    command = [
+        sys.executable,
+        "-c",
+        LEVEL_SCRIPT,
+        level,
+        "-q",
+        "-x",
+        "-p",
+        "no:cacheprovider",
+        *files,
+        "-k",
+        chosen,
+    ]
+    environment = dict(os.environ, SPLATLEARN_ISA=level, OMP_NUM_THREADS="1")
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    if done.returncode == 77:
+        pytest.skip(f"this processor has no {level}")
+    assert done.returncode == 0, f"on {level}: {done.stdout[-1500:]}"

@@ -1,4 +1,4 @@
-"""Every pixel format comes out as the 8-bit RGB that it means, and pictures are decoded once and kept within the budget."""
+"""Every pixel format becomes the 8-bit RGB that it means; pictures are decoded once, within the budget."""
 
 import io
 import struct
@@ -20,7 +20,7 @@ RGB16, GREY16, GREY_ALPHA16, RGBA16 = 2, 0, 4, 6  # PNG's colour types
 
 
 def png16(values: np.ndarray, color_type: int, transparent: bytes = b"") -> bytes:
-    """A 16-bit PNG of [H, W, C] uint16, with every kind of row filter that needs no look upward, written by hand."""
+    """A 16-bit PNG of [H, W, C] uint16 made by hand; every other row holds differences to the left."""
     height, width = values.shape[:2]
     stride = values.shape[2] * 2
     rows = []

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
-from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,24 +15,28 @@ from torch import Tensor
 
 import splatlearn
 from splatlearn.errors import SplatlearnError
+from splatlearn.ops import bin as stage_bin
 from splatlearn.ops.rasterization import rasterization
 
+TENSORS = ("means", "quats", "scales", "opacities", "colors", "viewmats", "Ks", "backgrounds")
 
-def arguments(name: str = "degree 2", dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+
+def arguments(name: str = "degree-2", dtype: torch.dtype = torch.float32) -> dict[str, Any]:
     """Valid arguments: 2 cameras, SH of degree 2, 21 x 18 pixels."""
     return scenes.case(name).scene.to(dtype).arguments()
 
 
 def test_it_is_the_public_name() -> None:
-    assert splatlearn.rasterization is rasterization, "splatlearn.rasterization is something else"
+    public = getattr(splatlearn, "rasterization", None)
+    assert public is rasterization, "splatlearn.rasterization is something else"
 
 
 def test_positional_call_of_gsplat() -> None:
     given = arguments()
     names = ("means", "quats", "scales", "opacities", "colors", "viewmats", "Ks", "width", "height")
-    by_place = rasterization(*(given[name] for name in names), sh_degree=2)
     given["backgrounds"] = None
     by_name = rasterization(**given)
+    by_place = rasterization(*[given.pop(name) for name in names], **given)
     assert torch.equal(by_place[0], by_name[0]), "positions and names of the arguments disagree"
 
 
@@ -62,7 +68,7 @@ def test_shapes_and_meta(mode: str, channels: int, packed: bool, dtype: torch.dt
 
 
 def test_colors_of_each_camera() -> None:
-    given = arguments("3 channels")
+    given = arguments("3-channels")
     both = dict(given, viewmats=given["viewmats"].repeat(2, 1, 1), Ks=given["Ks"].repeat(2, 1, 1))
     both["backgrounds"] = given["backgrounds"].repeat(2, 1)
     both["colors"] = torch.stack([given["colors"], 1 - given["colors"]])
@@ -80,7 +86,7 @@ def test_sh_degree_limits_the_bases() -> None:
     assert torch.equal(low, cut) and not torch.equal(low, full), "bases beyond sh_degree count"
 
 
-@pytest.mark.parametrize("name", ["degree 2", "17 channels", "RGB+ED", "none", "aside"])
+@pytest.mark.parametrize("name", ["degree-2", "17-channels", "RGB+ED", "none", "aside"])
 def test_packed_is_only_a_layout(name: str) -> None:
     case, results = scenes.case(name), []
     for packed in (True, False):
@@ -115,7 +121,7 @@ def test_cameras_do_not_meet() -> None:
 
 
 def test_arguments_are_left_alone() -> None:
-    scene = scenes.case("degree 2").scene.leaves()
+    scene = scenes.case("degree-2").scene.leaves()
     before = {name: value.detach().clone() for name, value in scene.tensors().items()}
     render, alphas, _ = rasterization(**scene.arguments())
     (render.sum() + alphas.sum()).backward()
@@ -124,7 +130,7 @@ def test_arguments_are_left_alone() -> None:
 
 
 def test_without_gradients() -> None:
-    scene = scenes.case("degree 2").scene
+    scene = scenes.case("degree-2").scene
     with torch.no_grad():
         render, _, meta = rasterization(**scene.leaves().arguments())
     assert not render.requires_grad and not meta["means2d"].requires_grad, "a graph is kept under no_grad"
@@ -133,7 +139,7 @@ def test_without_gradients() -> None:
 def test_views_and_expanded_tensors_are_drawn_alike() -> None:
     given = arguments()
     plain, _, _ = rasterization(**given)
-    for name in ("means", "quats", "scales", "opacities", "colors", "viewmats", "Ks", "backgrounds"):
+    for name in TENSORS:
         strided = torch.stack([given[name], given[name]], -1)[..., 0]
         assert not strided.is_contiguous()
         try:
@@ -156,9 +162,7 @@ SPOIL: dict[str, Callable[[Tensor], Any]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", ["means", "quats", "scales", "opacities", "colors", "viewmats", "Ks", "backgrounds"]
-)
+@pytest.mark.parametrize("name", TENSORS)
 @pytest.mark.parametrize("how", SPOIL)
 def test_a_wrong_tensor_is_named_in_one_sentence(name: str, how: str) -> None:
     given = arguments()
@@ -169,10 +173,9 @@ def test_a_wrong_tensor_is_named_in_one_sentence(name: str, how: str) -> None:
     with pytest.raises(SplatlearnError) as caught:
         rasterization(**given)
     message = str(caught.value)
-    blamed = (
-        ("means", "quats") if name == "means" else (name,)
-    )  # N is what means says, so the next one differs
-    assert any(word in message for word in blamed), f"the error does not name {name}: {message}"
+    # N and the dtype are what means says, C what viewmats says: if those are wrong, the others do not fit.
+    blamed = set(TENSORS) if name in ("means", "viewmats") else {name}
+    assert any(message.startswith(word) for word in blamed), f"the error does not name {name}: {message}"
     assert "\n" not in message and len(message) < 300, f"the error is not one sentence: {message}"
 
 
@@ -187,8 +190,11 @@ def test_a_wrong_tensor_is_named_in_one_sentence(name: str, how: str) -> None:
         (dict(rasterize_mode="mip"), "rasterize_mode"),
         (dict(eps2d=-1.0), "eps2d"),
         (dict(near_plane=float("nan")), "near_plane"),
+        (dict(alpha_threshold=-0.1), "alpha_threshold"),
+        (dict(transmittance_threshold=float("nan")), "transmittance_threshold"),
+        (dict(viewmats=torch.zeros(2, 4, 4)), "viewmats"),
     ],
-    ids=str,
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
 def test_a_wrong_option_is_named_in_one_sentence(change: dict[str, Any], word: str) -> None:
     with pytest.raises(SplatlearnError, match=word) as caught:
@@ -224,12 +230,65 @@ def test_unknown_arguments_are_refused() -> None:
         rasterization(**arguments(), no_such_argument=1)
 
 
-def test_a_scene_too_large_for_memory_is_refused_with_its_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    scene = scenes.make(70, 5000, 2048, 1024, degree=0, sizes_px=(300.0, 900.0), opacities=(0.9, 1.0))
-    from splatlearn.ops import bin as stage
-
-    monkeypatch.setattr(stage, "available_memory", lambda: 10**7)
-    monkeypatch.setattr(torch, "empty", torch.empty)
-    with pytest.raises(SplatlearnError, match=r"[\d,]+ bytes") as caught:
+def test_a_scene_too_large_for_memory_is_refused_before_it_is_allocated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scene = scenes.make(70, 600, 1024, 1024, degree=0, sizes_px=(500.0, 900.0), opacities=(0.9, 1.0))
+    monkeypatch.setattr(stage_bin, "available_memory", lambda: 10**7)
+    with pytest.raises(SplatlearnError, match=r"need [\d,]+ bytes") as caught:
         rasterization(**scene.to(torch.float32).arguments())
     assert "10,000,000" in str(caught.value), "the error does not say what is available"
+    monkeypatch.undo()
+    render, _, _ = rasterization(**scene.to(torch.float32).arguments())
+    assert render.std() > 0, "with memory enough the same scene must be drawn"
+
+
+# Calls of the single stages that would make native code read beyond its tensors, were they not refused.
+HOSTILE = {
+    "tiles of a smaller picture": ("rasterize(*rows, None, tiles, 210, 180, n_cameras=2)", "tiles"),
+    "tiles of more Gaussians": (
+        "rasterize(*[v[:, :4] for v in rows], None, tiles, 21, 18, n_cameras=2)",
+        "tiles",
+    ),
+    "tiles of fewer cameras": ("rasterize(*rows, None, tiles, 21, 18, n_cameras=50)", "tiles"),
+    "camera ids out of range": (
+        "bin(*flat, 21, 18, n_cameras=2, camera_ids=torch.full((40,), 7))",
+        "camera_ids",
+    ),
+    "camera ids of int32": (
+        "bin(*flat, 21, 18, n_cameras=2, camera_ids=torch.zeros(40).int())",
+        "camera_ids",
+    ),
+    "rows that cameras do not divide": ("bin(*flat, 21, 18, n_cameras=3)", "n_cameras"),
+    "radii elsewhere": ("bin(*flat[:4], flat[4].to('meta'), 21, 18, n_cameras=2)", "radii"),
+    "photo elsewhere": ("photometric_loss(rows[0], torch.zeros(2, 20, 2).byte().to('meta'))", "target"),
+}
+HOSTILE_SCRIPT = """
+import sys, torch
+from splatlearn.errors import SplatlearnError
+from splatlearn.ops.bin import bin
+from splatlearn.ops.photometric import photometric_loss
+from splatlearn.ops.rasterize import rasterize
+row = torch.rand(2, 20, generator=torch.Generator().manual_seed(0))
+means2d = torch.stack([row * 21, row.flip(1) * 18], -1)
+conics = torch.tensor([0.1, 0.0, 0.1]).repeat(2, 20, 1)
+radii = torch.full((2, 20, 2), 11, dtype=torch.int32)
+flat = (means2d, conics, row, 1 + row, radii)
+tiles = bin(*flat, 21, 18, n_cameras=2)
+rows = (means2d, conics, row, means2d)
+try:
+    eval(sys.argv[1])
+except SplatlearnError as error:
+    print("refused:", error)
+"""
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_stages_refuse_what_would_leave_their_memory(name: str) -> None:
+    """In a process of its own, for a missing check may end it."""
+    call, word = HOSTILE[name]
+    command = [sys.executable, "-c", HOSTILE_SCRIPT, call]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, f"the process ended with {done.returncode}: {done.stderr[-300:]}"
+    assert done.stdout.startswith("refused:"), "native code read beyond its tensors"
+    assert word in done.stdout and len(done.stdout.splitlines()) == 1, f"no clear sentence: {done.stdout}"

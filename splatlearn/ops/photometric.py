@@ -80,4 +80,4 @@ class _Photometric(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, v_loss: Tensor) -> tuple[Tensor, None, None]:
         (v_image,) = ctx.saved_tensors
-        return v_image * v_loss, None, None
+        return v_image if v_loss.item() == 1 else v_image * v_loss, None, None  # seldom anything but 1

@@ -1,4 +1,4 @@
-"""The ideal pinhole camera that every part of a scene speaks of, so that lens models stay inside the loader."""
+"""The ideal pinhole camera that every part of a scene speaks of: lens models stay inside the loader."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ SMALLEST_EXTENT = 1e-3
 class Camera:
     """A pinhole camera with its pose, in COLMAP's and OpenCV's frame: x right, y down, z forward.
 
-    A point `X` of the world lies at `x = world_to_camera @ (X, 1)` in the camera and at `K @ x`, divided by its last
-    component, in the image, where the centre of the first pixel is (0.5, 0.5).
+    A point `X` of the world lies at `x = world_to_camera @ (X, 1)` in the camera and at `K @ x`, divided by
+    its last component, in the image, where the centre of the first pixel is (0.5, 0.5).
 
     name: the photograph's name, a relative path with forward slashes; unique in a scene.
     width, height: the image's size in pixels.
@@ -36,16 +36,16 @@ class Camera:
         return -rotation.T @ translation
 
     def scaled(self, width: int, height: int) -> Camera:
-        """The same camera with an image of `width` by `height` pixels; `K` is scaled by the real ratio of each axis."""
+        """The same camera with an image of `width` by `height` pixels; `K` is scaled axis by axis."""
         ratios = np.array([width / self.width, height / self.height, 1.0])
         return Camera(self.name, width, height, self.K * ratios[:, None], self.world_to_camera)
 
 
 def scene_extent(cameras: Sequence[Camera]) -> float:
-    """The radius of the scene: 1.1 times the largest distance of a camera's centre from the mean of all centres.
+    """The scene's radius: 1.1 times the largest distance of a camera's centre from the mean of all centres.
 
-    The original 3D Gaussian splatting scales the learning rate of positions and its size thresholds by this length.
-    It is never below `SMALLEST_EXTENT`, so that a scene of one camera can still learn.
+    The original 3D Gaussian splatting scales the learning rate of positions and its size thresholds by this
+    length. It is never below `SMALLEST_EXTENT`, so that a scene of one camera can still learn.
     """
     if not cameras:
         return SMALLEST_EXTENT

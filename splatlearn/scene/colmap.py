@@ -1,4 +1,4 @@
-"""A COLMAP folder as a scene to learn: checked cameras, points, undistorted photographs and the held-out split."""
+"""A COLMAP folder as a scene to learn: checked cameras, points, undistorted photographs, held-out split."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ class ColmapScene:
     """Photographs with known cameras, read from a folder that holds `images/` and `sparse/0/` (or `sparse/`).
 
     Nothing is ever written into that folder. Every file is checked on the way in: the constructor raises
-    SplatlearnError, one sentence naming file and fault, and one that lists all photographs that are missing or cannot
-    be decoded.
+    SplatlearnError, one sentence naming file and fault, and a single one that lists all photographs that are
+    missing or cannot be decoded. So each photograph is decoded once at the start.
+
+    A panorama (COLMAP's EQUIRECTANGULAR) gives six cameras, the faces of a cube: "photo.jpg#front" and so on.
 
     train, test: the cameras (ideal pinholes), sorted by name.
     points: [P, 3] float32, the reconstruction's points in the world. point_colors: [P, 3] uint8.
@@ -37,11 +39,12 @@ class ColmapScene:
         """How to read the folder.
 
         path: the folder.
-        images: name of the folder with photographs, such as "images_2" for a copy of half the size; None for "images".
+        images: name of the folder with photographs, such as "images_2" for copies of half the size; None for
+            "images".
         downscale: whole number by which photographs are shrunk further on loading, by averaging.
-        holdout: which photographs to keep for evaluation: "auto" (those of sparse/0/test.txt if it is there, else
-            "every:8"), "every:N" (by name, the first of each N), "fraction:F" (spread evenly over the names),
-            "file" (sparse/0/test.txt, one name a line) or "none".
+        holdout: which photographs to keep for evaluation: "auto" (those of sparse/0/test.txt if it is there,
+            else "every:8"), "every:N" (by name, the first of each N), "fraction:F" (spread evenly over the
+            names), "file" (sparse/0/test.txt, one name a line) or "none".
         skip_missing: go on without photographs that are missing or cannot be decoded.
         memory_gib: how much memory decoded photographs may keep.
         background: RGB, 0 to 1, that photographs with an alpha channel are composited over.
@@ -87,14 +90,14 @@ class ColmapScene:
         self.test = [camera for name in names if name in held_out for camera in cameras[name]]
         if not self.train:
             raise SplatlearnError(
-                f"holdout {config.holdout!r} keeps all of {len(names)} photographs for evaluation, so that none is left "
-                "to learn from ('none' keeps none)."
+                f"holdout {config.holdout!r} keeps all of {len(names)} photographs for evaluation, so that "
+                "none is left to learn from ('none' keeps none)."
             )
         self.points, self.point_colors = model.points, model.point_colors
         self.extent = scene_extent(self.train)
 
     def photo(self, camera: Camera) -> torch.Tensor:
-        """The photograph that `camera` of this scene took: [camera.height, camera.width, 3] uint8 RGB, undistorted.
+        """The undistorted photograph of a camera of this scene: [camera.height, camera.width, 3] uint8 RGB.
 
         Decoded when it is not in memory, always to the same bits. The tensor is shared: do not write into it.
         Raises SplatlearnError for a camera of another scene or size, and if the file has become unreadable.
@@ -104,13 +107,13 @@ class ColmapScene:
         picture = self._store.load(camera.name)
         if picture.shape[:2] != (camera.height, camera.width):
             raise SplatlearnError(
-                f"The photograph of camera {camera.name!r} is {picture.shape[1]}x{picture.shape[0]} pixels, but the "
-                f"camera is {camera.width}x{camera.height}."
+                f"The photograph of camera {camera.name!r} is {picture.shape[1]}x{picture.shape[0]} pixels, "
+                f"but the camera is {camera.width}x{camera.height}."
             )
         return picture
 
     def prefetch(self, cameras: Sequence[Camera]) -> None:
-        """Starts decoding the photographs of these cameras in threads and returns at once; `photo` waits for them.
+        """Starts decoding the photographs of these cameras in threads and returns at once; `photo` waits.
 
         Of use where the photographs do not fit into `memory_gib`; the others are in memory already.
         """
@@ -144,7 +147,7 @@ class ColmapScene:
             lines = file.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise SplatlearnError(
-                f"holdout {self.config.holdout!r} needs {file}, one name a line, which cannot be read: {error}."
+                f"holdout {self.config.holdout!r} needs {file}, one name a line, but cannot read it: {error}."
             ) from None
         wanted = {line.strip() for line in lines if line.strip()}
         registered = {image.name for image in model.images}
@@ -155,7 +158,7 @@ class ColmapScene:
             raise SplatlearnError(f"{file} names photographs that the model does not hold: {missing}.")
         if without_pose:
             warnings.warn(
-                f"{file} names photographs without a pose, which cannot be evaluated: {', '.join(without_pose)}.",
+                f"{file} names photographs that have no pose and stay out: {', '.join(without_pose)}.",
                 UserWarning,
                 stacklevel=4,
             )
@@ -224,8 +227,8 @@ def _stored_sizes(
     if wrong:
         more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise SplatlearnError(
-            "A photograph must have its camera's size in the model, or both sides scaled alike (EXIF rotation is not "
-            f"applied): {'; '.join(wrong[:5])}{more}."
+            "A photograph must have its camera's size in the model, or both sides scaled alike (EXIF "
+            f"rotation is not applied): {'; '.join(wrong[:5])}{more}."
         )
     return sizes, failed
 
@@ -240,7 +243,7 @@ def _same_shape(size: tuple[int, int], model_size: tuple[int, int]) -> bool:
 def _views(
     images: Iterable[ModelImage], sizes: dict[str, tuple[int, int]], folder: Path, downscale: int
 ) -> dict[str, list[PinholeView]]:
-    """The pinhole views of each photograph; those of the same lens and size share one object, and so one grid."""
+    """The pinhole views of each photograph; one lens and size share one object, and so one sampling grid."""
     shared: dict[tuple[int, tuple[int, int]], list[PinholeView]] = {}
     views = {}
     for image in images:

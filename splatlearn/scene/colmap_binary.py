@@ -1,8 +1,8 @@
 """Reads COLMAP's .bin files byte by byte: every count is held against the file's size before it is believed.
 
-The layout is COLMAP's (src/colmap/scene/reconstruction_io_binary.cc): little-endian, no padding, a 64-bit count first.
-COLMAP's own reader trusts the counts, so a cut file makes it hang or return wrong numbers; this one must use up each
-file exactly or raise.
+The layout is COLMAP's (src/colmap/scene/reconstruction_io_binary.cc): little-endian, no padding, a 64-bit
+count first. COLMAP's own reader trusts the counts, so a cut file makes it hang or return wrong numbers; this
+one must use up each file exactly or raise.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class _Bytes:
         return values
 
     def count(self, layout: struct.Struct, smallest_record: int, what: str) -> int:
-        """A count of records to come, believed only if that many of the smallest ones fit into what is left."""
+        """A count of records to come, believed only if as many of the smallest ones fit into what is left."""
         (count,) = self.take(layout, f"the number of {what}")
         self.need(count * smallest_record, f"a list of {count} {what}")
         return count
@@ -105,7 +105,8 @@ def read_lenses(path: Path) -> list[Lens]:
         lens_id, model, width, height = file.take(_LENS, f"camera {number + 1}")
         if model not in CAMERA_MODELS:
             raise SplatlearnError(
-                f"{path}: camera {lens_id} has the unknown camera model {model}; known are 0 to {max(CAMERA_MODELS)}."
+                f"{path}: camera {lens_id} has the unknown camera model {model}; known are 0 to "
+                f"{max(CAMERA_MODELS)}."
             )
         name = CAMERA_MODELS[model][0]
         params = file.array(
@@ -153,7 +154,7 @@ def read_points(path: Path) -> Points:
 
 
 def _starts_of_points(file: _Bytes, count: int) -> np.ndarray:
-    """The byte at which each point's record starts, [count] int64: the length of the track before it decides."""
+    """The byte at which each point's record starts, [count] int64; the track before it decides."""
     starts = np.empty(count, dtype=np.int64)
     at, end = file.at, len(file.data)
     for number in range(count):

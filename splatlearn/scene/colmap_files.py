@@ -1,8 +1,8 @@
 """Reads a COLMAP model and checks all of it, so that nothing damaged or hostile reaches what comes after.
 
-COLMAP's own reader hangs on a cut points3D.bin, silently returns wrong numbers for a cut cameras.bin and accepts NaN
-poses, focal lengths below zero and names such as "../../x". So the files are read here (colmap_binary, colmap_text)
-and pycolmap is asked for lens equations only.
+COLMAP's own reader hangs on a cut points3D.bin, silently returns wrong numbers for a cut cameras.bin and
+accepts NaN poses, focal lengths below zero and names such as "../../x". So the files are read here
+(colmap_binary, colmap_text), and pycolmap is asked for lens equations only.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CAMERA_SENSOR = 0
 
 @dataclass(frozen=True)
 class ModelImage:
-    """A registered image: its name (relative, forward slashes), its lens and its pose as a [4, 4] float64 matrix."""
+    """A registered image: its name (relative, forward slashes), lens and pose ([4, 4] float64)."""
 
     name: str
     lens: Lens
@@ -48,11 +48,11 @@ class Model:
 
 
 def read_model(folder: Path) -> Model:
-    """Reads and checks the model in `folder`: cameras, images and points3D, as .bin or, without these, as .txt.
+    """Reads and checks the model in `folder`: cameras, images, points3D as .bin or, without them, as .txt.
 
-    Raises SplatlearnError, one sentence that names the file and what is wrong with it, for missing, cut or damaged
-    files, numbers that are not finite, focal lengths and sizes that are not positive, quaternions that are not of unit
-    length, ids that are doubled or lead nowhere, and names that could leave the image folder.
+    Raises SplatlearnError, one sentence that names the file and what is wrong with it, for missing, cut or
+    damaged files, numbers that are not finite, focal lengths and sizes that are not positive, quaternions not
+    of unit length, ids that are doubled or lead nowhere, and names that could leave the image folder.
     """
     raw, suffix = _read(folder)
     lenses_file, images_file = folder / f"cameras{suffix}", folder / f"images{suffix}"
@@ -90,7 +90,8 @@ def _read(folder: Path) -> tuple[RawModel, str]:
                 f"{error.filename or folder} cannot be read: {error.strerror or error}."
             ) from None
     raise SplatlearnError(
-        f"{folder} holds no COLMAP model: expected cameras.bin, images.bin and points3D.bin there, or the same as .txt."
+        f"{folder} holds no COLMAP model: expected cameras.bin, images.bin and points3D.bin there, or the "
+        "same as .txt."
     )
 
 
@@ -111,7 +112,8 @@ def _checked_lens(lens: Lens, file: Path) -> Lens:
     if not (1 <= lens.width <= LARGEST_SIDE and 1 <= lens.height <= LARGEST_SIDE):
         wrong = f"its size must be 1 to {LARGEST_SIDE} pixels a side, but is {lens.width}x{lens.height}"
     elif not all(map(math.isfinite, lens.params)):
-        wrong = f"its parameters must be finite numbers, but are {', '.join(f'{k}={v}' for k, v in named.items())}"
+        numbers = ", ".join(f"{key}={value}" for key, value in named.items())
+        wrong = f"its parameters must be finite numbers, but are {numbers}"
     elif lens.model == "EQUIRECTANGULAR" and lens.params != (lens.width, lens.height):
         wrong = f"its parameters must be its size {lens.width}x{lens.height}, but are {lens.params}"
     else:
@@ -130,7 +132,8 @@ def _check_pose(pose: Pose, what: str, file: Path) -> None:
     length = math.hypot(*pose.quaternion)
     if not abs(length - 1) <= QUATERNION_TOLERANCE:
         raise SplatlearnError(
-            f"{file}: the quaternion of {what} must have length 1, but {_numbers(pose.quaternion)} has {length:.6g}."
+            f"{file}: the quaternion of {what} must have length 1, but {_numbers(pose.quaternion)} has "
+            f"{length:.6g}."
         )
     if max(map(abs, pose.translation)) > LARGEST_LENGTH:
         raise SplatlearnError(
@@ -180,20 +183,20 @@ def _checked_points(raw: RawModel, file: Path, images_file: Path) -> np.ndarray:
     if not finite.all():
         first = int(np.argmin(finite))
         raise SplatlearnError(
-            f"{file}: the position of point {points.ids[first]} must be finite, but is {_numbers(tuple(points.xyz[first]))}."
+            f"{file}: the position of point {points.ids[first]} must be finite, but is "
+            f"{_numbers(tuple(points.xyz[first]))}."
         )
     known = np.unique(points.ids)
     if len(known) < len(points.ids):
         in_order = np.sort(points.ids)
-        raise SplatlearnError(
-            f"{file} is damaged: point {in_order[:-1][in_order[:-1] == in_order[1:]][0]} appears more than once."
-        )
+        doubled = in_order[:-1][in_order[:-1] == in_order[1:]]
+        raise SplatlearnError(f"{file} is damaged: point {doubled[0]} appears more than once.")
     for photo in raw.photographs:
         strangers = _strangers(photo.point_ids, known)
         if len(strangers):
             raise SplatlearnError(
-                f"{images_file} and {file.name} do not belong together: image {photo.id} sees point {strangers[0]}, "
-                "which is not there."
+                f"{images_file} and {file.name} do not belong together: image {photo.id} sees point "
+                f"{strangers[0]}, which is not there."
             )
     image_ids = np.sort(np.array([photo.id for photo in raw.photographs], dtype=np.uint32))
     strangers = _strangers(points.track_image_ids, image_ids)
@@ -212,12 +215,12 @@ def _strangers(ids: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 
 def _check_rigs(raw: RawModel, folder: Path, suffix: str) -> None:
-    """Models of COLMAP 3.12 and later say each pose twice: images.bin, and frames.bin times rigs.bin. They must agree."""
+    """COLMAP since 3.12 says each pose twice, in images and by frames and rigs: they must agree."""
     rigs_file, frames_file = folder / f"rigs{suffix}", folder / f"frames{suffix}"
     for rig in raw.rigs or []:
-        for (kind, sensor_id), pose in rig.sensors.items():
-            if pose is not None:
-                _check_pose(pose, f"sensor {sensor_id} of type {kind} in rig {rig.id}", rigs_file)
+        for (kind, sensor_id), sensor_from_rig in rig.sensors.items():
+            if sensor_from_rig is not None:
+                _check_pose(sensor_from_rig, f"sensor {sensor_id} of type {kind} in rig {rig.id}", rigs_file)
     for frame in raw.frames or []:
         _check_pose(frame.pose, f"frame {frame.id}", frames_file)
     if raw.rigs is None or raw.frames is None:
@@ -253,7 +256,8 @@ def _poses_by_frames(frames: list[Frame], rigs: dict[int, Rig], file: Path) -> d
         for kind, sensor_id, data_id in frame.data:
             if (kind, sensor_id) not in sensors:
                 raise SplatlearnError(
-                    f"{file}: frame {frame.id} names sensor {sensor_id} of type {kind}, which rig {frame.rig_id} lacks."
+                    f"{file}: frame {frame.id} names sensor {sensor_id} of type {kind}, which rig "
+                    f"{frame.rig_id} lacks."
                 )
             sensor_from_rig = sensors[kind, sensor_id]
             if kind == CAMERA_SENSOR:

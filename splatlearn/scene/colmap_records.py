@@ -1,4 +1,4 @@
-"""What a COLMAP model's files hold, as plain records: both readers (binary, text) fill these and one place checks them."""
+"""What a COLMAP model's files hold, as plain records: both readers fill these, and one place checks them."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Pose:
 
 @dataclass(frozen=True)
 class Photograph:
-    """One registered image of a model: its pose (camera from world), its lens and the 3D points that it sees."""
+    """One registered image: its pose (camera from world), its lens and the 3D points that it sees."""
 
     id: int
     name: str
@@ -107,7 +107,7 @@ class Rig:
 
 @dataclass(frozen=True)
 class Frame:
-    """One instant of a rig: its pose (rig from world) and what each sensor took: (sensor type, sensor id, data id)."""
+    """One instant of a rig: its pose (rig from world) and its data as (sensor type, sensor id, data id)."""
 
     id: int
     rig_id: int

@@ -1,7 +1,7 @@
-"""Reads COLMAP's .txt files line by line, naming file and line of the first thing that is not as it should be.
+"""Reads COLMAP's .txt files line by line, and names file and line of the first thing that is wrong.
 
-The layout is COLMAP's (src/colmap/scene/reconstruction_io_text.cc): fields parted by blanks, lines that start with "#"
-are comments, and in images.txt a line of 2D points (perhaps empty) follows each image.
+The layout is COLMAP's (src/colmap/scene/reconstruction_io_text.cc): fields parted by blanks, lines that start
+with "#" are comments, and in images.txt a line of 2D points (perhaps empty) follows each image.
 """
 
 from __future__ import annotations
@@ -86,18 +86,18 @@ def _records(path: Path) -> list[_Line]:
 
 
 def _check_count(path: Path, lines: list[str], got: int) -> None:
-    """COLMAP writes the number of records into a comment; fewer records than that mean a file cut at a line's end."""
+    """COLMAP writes the number of records into a comment; fewer records mean a file cut at a line's end."""
     for line in lines[:10]:
         announced = re.match(r"#\s*Number of \w+:\s*(\d{1,18})\b", line)
         if announced and got < int(announced[1]):
             raise SplatlearnError(
-                f"{path} is cut short: its comment {line.split(',')[0].strip()!r} announces more than the {got} "
-                "that follow (if you removed some by hand, correct that comment)."
+                f"{path} is cut short: its comment {line.split(',')[0].strip()!r} announces more than the "
+                f"{got} that follow (if you removed some by hand, correct that comment)."
             )
 
 
 def read_lenses(path: Path) -> list[Lens]:
-    """cameras.txt. Raises SplatlearnError naming the line that is not CAMERA_ID MODEL WIDTH HEIGHT PARAMS[]."""
+    """cameras.txt. Raises SplatlearnError naming a line that is not CAMERA_ID MODEL WIDTH HEIGHT PARAMS[]."""
     lenses = []
     for line in _records(path):
         lens_id = line.integer("the camera's id")
@@ -146,7 +146,8 @@ def read_photographs(path: Path) -> list[Photograph]:
 def _points_seen(line: _Line, image_id: int) -> np.ndarray:
     if len(line.fields) % 3:
         raise line.fail(
-            f"the 2D points of image {image_id} must be triples X Y POINT3D_ID, but there are {len(line.fields)} fields"
+            f"the 2D points of image {image_id} must be triples X Y POINT3D_ID, but there are "
+            f"{len(line.fields)} fields"
         )
     ids = []
     while line.left:
@@ -160,7 +161,7 @@ def _points_seen(line: _Line, image_id: int) -> np.ndarray:
 
 
 def read_points(path: Path) -> Points:
-    """points3D.txt. Raises SplatlearnError naming the line that is not POINT3D_ID X Y Z R G B ERROR TRACK[]."""
+    """points3D.txt. Raises SplatlearnError naming a line that is not POINT3D_ID X Y Z R G B ERROR TRACK[]."""
     ids, xyz, colors, tracks = [], [], [], []
     for line in _records(path):
         ids.append(line.integer("the point's id", _UNSIGNED_64))

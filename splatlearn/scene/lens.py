@@ -1,7 +1,7 @@
-"""From a real lens to an ideal pinhole: which pinhole view to take, and where each of its pixels lies in the photograph.
+"""From a real lens to an ideal pinhole: which view to take, and where each of its pixels lies in the photo.
 
-pycolmap knows the equations of all camera models and chooses the pinhole's size (the largest that shows no blank
-pixels, as COLMAP's image_undistorter does); the photograph itself is resampled by `warp`.
+pycolmap knows the equations of all camera models and chooses the pinhole's size (the largest that shows no
+blank pixels, as COLMAP's image_undistorter does); the photograph itself is resampled by `warp`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import torch
 from splatlearn.errors import SplatlearnError
 from splatlearn.scene.colmap_records import Lens
 
-# These are pinholes when their distortion is zero. pycolmap's is_undistorted() cannot tell: it says True for a fisheye
-# without extra parameters too.
+# These are pinholes when their distortion is zero. pycolmap's is_undistorted() cannot tell: it says True for
+# a fisheye without extra parameters too.
 PERSPECTIVE = (
     "SIMPLE_PINHOLE",
     "PINHOLE",
@@ -28,10 +28,10 @@ PERSPECTIVE = (
     "SIMPLE_DIVISION",
     "DIVISION",
 )
-# A pinhole stretches as it nears 180 degrees: its pixels thin out at the border and outweigh the sharp middle.
+# A pinhole stretches towards 180 degrees: its many blurred pixels at the border outweigh the sharp middle.
 WIDEST_VIEW_DEGREES = 130.0
-# COLMAP looks for a pinhole down to this part of the photograph's size and stops there when the lens's border lies
-# beyond 180 degrees, where its equation has no answer.
+# COLMAP looks for a pinhole down to this part of the photograph's size and ends there when the lens's border
+# lies beyond 180 degrees, where its equation has no answer.
 _SMALLEST_SCALE = 0.2
 _RAYS_AT_ONCE = 1 << 20
 
@@ -53,7 +53,8 @@ class PinholeView:
 
     lens: the model's camera; scale: the photograph's pixels per pixel of that camera, along x and y.
     source_size: width and height of the photograph as it is resampled.
-    width, height, K: the pinhole. lens_from_view: [3, 3], the rotation from the pinhole's frame to the lens's.
+    width, height, K: the pinhole.
+    lens_from_view: [3, 3], the rotation from the pinhole's frame to the lens's.
     suffix: tells apart several views of one photograph, else "".
     resampled: False where the photograph already is this view.
     """
@@ -70,7 +71,7 @@ class PinholeView:
 
 
 def pinhole_views(lens: Lens, source_size: tuple[int, int], scale: tuple[float, float]) -> list[PinholeView]:
-    """The pinhole views of a photograph of `source_size` pixels, `scale` times the size that the lens was measured at.
+    """The pinhole views of a photograph of `source_size` pixels, `scale` times those that its lens speaks of.
 
     One view for every model but EQUIRECTANGULAR, which gives the six faces of a cube.
     Raises SplatlearnError for a lens whose equation gives no usable view.
@@ -81,7 +82,8 @@ def pinhole_views(lens: Lens, source_size: tuple[int, int], scale: tuple[float, 
     scale_x, scale_y = scale
     fx, fy = named.get("fx", named.get("f", 0.0)) * scale_x, named.get("fy", named.get("f", 0.0)) * scale_y
     cx, cy = named["cx"] * scale_x, named["cy"] * scale_y
-    if lens.model in PERSPECTIVE and not any(v for k, v in named.items() if k[0] not in "fc"):
+    distortion = [value for key, value in named.items() if key not in ("f", "fx", "fy", "cx", "cy")]
+    if lens.model in PERSPECTIVE and not any(distortion):
         width, height = source_size
         K = _intrinsics(fx, fy, cx, cy)
         return [PinholeView(lens, scale, source_size, width, height, K, np.eye(3), resampled=False)]
@@ -98,12 +100,7 @@ def _pycolmap_camera(lens: Lens, size: tuple[int, int], params: tuple[float, ...
 
     try:
         return pycolmap.Camera(model=lens.model, width=size[0], height=size[1], params=list(params))
-    except (
-        AttributeError,
-        KeyError,
-        RuntimeError,
-        ValueError,
-    ) as error:  # a model that this pycolmap lacks, too
+    except (AttributeError, KeyError, RuntimeError, ValueError) as error:  # or a model that it does not know
         raise _unusable(lens, str(error)) from None
 
 
@@ -139,7 +136,7 @@ def _undistorted(
     left, right = max(0, math.ceil(cx - reach * fx)), min(width, math.floor(cx + reach * fx))
     top, bottom = max(0, math.ceil(cy - reach * fy)), min(height, math.floor(cy + reach * fy))
     if right <= left or bottom <= top:
-        raise _unusable(lens, f"its principal point {(cx, cy)} lies far outside of the picture")
+        raise _unusable(lens, f"nothing of its picture lies near its axis, at pixel ({cx:.6g}, {cy:.6g})")
     return right - left, bottom - top, _intrinsics(fx, fy, cx - left, cy - top)
 
 
@@ -168,7 +165,7 @@ def sampling_grid(view: PinholeView) -> torch.Tensor:
         rays[..., 0] = (columns - view.K[0, 2]) / view.K[0, 0]
         rays[..., 1] = ((some - view.K[1, 2]) / view.K[1, 1])[:, None]
         rays = rays.reshape(-1, 3) @ view.lens_from_view.T
-        # The model's own pixels times the exact scale of each axis: right for lenses with one focal length too.
+        # The model's own pixels times the exact scale of each axis: right for one focal length too.
         places = camera.img_from_cam(rays) * view.scale
         with np.errstate(invalid="ignore"):
             inside = ((places >= 0) & (places <= (width, height))).all(axis=1)
@@ -180,7 +177,7 @@ def sampling_grid(view: PinholeView) -> torch.Tensor:
 
 
 def warp(photo: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
-    """Resamples `photo` [H, W, 3] uint8 bilinearly at `grid` (see sampling_grid): [height, width, 3] uint8."""
+    """Resamples `photo` [H, W, 3] uint8 bilinearly at a `sampling_grid`: [height, width, 3] uint8."""
     planes = photo.permute(2, 0, 1)[None].float()
     sampled = torch.nn.functional.grid_sample(
         planes, grid, mode="bilinear", padding_mode="zeros", align_corners=False

@@ -1,10 +1,9 @@
-"""Photographs as 8-bit RGB tensors: decoded explicitly for every pixel format, undistorted, kept within a memory budget."""
+"""Photographs as 8-bit RGB tensors: every pixel format explicitly, undistorted, within a memory budget."""
 
 from __future__ import annotations
 
 import os
 import threading
-import warnings
 from collections import OrderedDict
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,12 +20,11 @@ from splatlearn.scene.lens import PinholeView, sampling_grid, warp
 if TYPE_CHECKING:
     from PIL import Image
 
-_GRID_BYTES = (
-    512 << 20
-)  # of cached sampling grids: photographs of one lens follow each other, so a few are enough
+# Memory for sampling grids: photographs of one lens mostly follow each other, so a few grids are enough.
+_GRID_BYTES = 512 << 20
 
-# Pillow keeps only the high byte of 16-bit colours. Decoded a second time as if in the other byte order, the low byte
-# comes out in its place. Grey with alpha has four bytes a pixel, so that a plain RGBA shows them all.
+# Pillow keeps only the high byte of 16-bit colours. Decoded a second time as if in the other byte order, the
+# low byte comes out in its place. Grey with alpha has four bytes a pixel: a plain RGBA shows them all.
 _OTHER_BYTE_ORDER = {
     "RGB;16B": "RGB;16L",
     "RGB;16L": "RGB;16B",
@@ -49,9 +47,10 @@ def photo_size(path: Path) -> tuple[int, int]:
 def read_photo(path: Path, background: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> torch.Tensor:
     """Decodes an image file: [H, W, 3] uint8 RGB, rotated as stored.
 
-    16-bit values are divided by 257, grey is repeated, a palette is looked up, CMYK is converted by Pillow, and where
-    there is an alpha channel the colours are composited over `background` (RGB, 0 to 1). Raises SplatlearnError for a
-    file that is missing, cut short or no image, and for pixels without a known white (32-bit integers, floats).
+    16-bit values are divided by 257, grey is repeated, a palette is looked up, CMYK is converted by Pillow,
+    and where there is an alpha channel the colours are composited over `background` (RGB, 0 to 1). Raises
+    SplatlearnError for a file that is missing, cut short or no image, and for pixels without a known white
+    (32-bit integers, floats).
     """
     with _opened(path) as image:
         try:
@@ -73,9 +72,7 @@ def _opened(path: Path) -> Image.Image:
     try:
         if not path.is_file():
             raise SplatlearnError(f"{path} is missing.")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return Image.open(path)
+        return Image.open(path)
     except SplatlearnError:
         raise
     except Exception as error:  # as in read_photo
@@ -83,7 +80,7 @@ def _opened(path: Path) -> Image.Image:
 
 
 def _channels(image: Image.Image, path: Path) -> tuple[np.ndarray, int]:
-    """The pixels as [H, W, 1 | 2 | 3 | 4] (grey, grey and alpha, RGB, RGBA) and the value of white, 255 or 65535."""
+    """The pixels as [H, W, 1 to 4] (grey, grey and alpha, RGB, RGBA) and the value of white, 255 or 65535."""
     if image.mode == "F":
         raise SplatlearnError(
             f"{path} holds floating-point pixels, whose white is unknown; save it with 8 or 16 bits."
@@ -92,7 +89,7 @@ def _channels(image: Image.Image, path: Path) -> tuple[np.ndarray, int]:
     if deep is not None:
         transparent = image.info.get("transparency")  # one value or colour that stands for "nothing here"
         if isinstance(transparent, (int, tuple)):
-            alpha = np.where((deep == transparent).all(axis=-1, keepdims=True), 0, 65535)
+            alpha = np.where((deep == transparent).all(axis=-1, keepdims=True), np.int32(0), np.int32(65535))
             deep = np.concatenate([deep, alpha], axis=-1)
         return deep, 65535
     has_alpha = image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
@@ -102,9 +99,9 @@ def _channels(image: Image.Image, path: Path) -> tuple[np.ndarray, int]:
 
 
 def _sixteen_bits(image: Image.Image, path: Path) -> np.ndarray | None:
-    """[H, W, 1 | 2 | 3 | 4] int64 of an image with 16 bits a channel; None for any other."""
+    """[H, W, 1 to 4] int32 of an image with 16 bits a channel; None for any other."""
     if image.mode.startswith("I"):
-        grey = np.asarray(image).astype(np.int64)
+        grey = np.asarray(image).astype(np.int32)
         if grey.min() < 0 or grey.max() > 65535:
             raise SplatlearnError(
                 f"{path} holds 32-bit integers, whose white is unknown; save it with 8 or 16 bits."
@@ -117,7 +114,7 @@ def _sixteen_bits(image: Image.Image, path: Path) -> np.ndarray | None:
         return channels[..., 0::2] * 256 + channels[..., 1::2]
     if raw_mode not in _OTHER_BYTE_ORDER:
         return None
-    return np.asarray(image).astype(np.int64) * 256 + _decoded_as(path, _OTHER_BYTE_ORDER[raw_mode])
+    return np.asarray(image).astype(np.int32) * 256 + _decoded_as(path, _OTHER_BYTE_ORDER[raw_mode])
 
 
 def _raw_mode(tile: Any) -> str:
@@ -126,7 +123,7 @@ def _raw_mode(tile: Any) -> str:
 
 
 def _decoded_as(path: Path, raw_mode: str) -> np.ndarray:
-    """The file's pixels once more, [H, W, C] int64, its bytes taken in another order."""
+    """The file's pixels once more, [H, W, C] int32, its bytes taken in another order."""
     with _opened(path) as again:
         tiles = []
         for tile in again.tile:
@@ -134,7 +131,7 @@ def _decoded_as(path: Path, raw_mode: str) -> np.ndarray:
             changed = (raw_mode, *arguments[1:]) if isinstance(arguments, tuple) else raw_mode
             tiles.append(type(tile)(codec, extents, offset, changed))
         again.tile = tiles
-        return np.asarray(again).astype(np.int64)
+        return np.asarray(again).astype(np.int32)
 
 
 def _to_rgb(values: np.ndarray, white: int, background: tuple[float, float, float]) -> np.ndarray:
@@ -154,7 +151,7 @@ def _to_rgb(values: np.ndarray, white: int, background: tuple[float, float, floa
 
 
 def shrink(photo: torch.Tensor, factor: int) -> torch.Tensor:
-    """Averages blocks of `factor` by `factor` pixels of [H, W, 3] uint8; what fills no whole block is cut off."""
+    """Averages blocks of `factor` by `factor` pixels of [H, W, 3] uint8; what fills no block is cut off."""
     if factor == 1:
         return photo
     height, width = photo.shape[0] // factor, photo.shape[1] // factor
@@ -201,8 +198,8 @@ class PhotoSource:
 class PhotoStore:
     """Undistorted pictures by name, decoded when first asked for and kept while `memory_bytes` allow.
 
-    Safe to use from several threads; the same name always gives the same bits. The tensors are shared: do not write
-    into them.
+    Safe to use from several threads; the same name always gives the same bits. The tensors are shared: do not
+    write into them.
     """
 
     def __init__(
@@ -225,7 +222,7 @@ class PhotoStore:
         self._coming: dict[str, Future[torch.Tensor]] = {}
 
     def load(self, name: str) -> torch.Tensor:
-        """The picture, [H, W, 3] uint8. Raises SplatlearnError if its file has become unreadable or another size."""
+        """The picture, [H, W, 3] uint8. Raises SplatlearnError if its file has become unusable since."""
         with self._lock:
             picture = self._pictures.get(name)
             coming = self._coming.get(name)
@@ -268,7 +265,7 @@ class PhotoStore:
             return grid
 
     def prefetch(self, names: Iterable[str]) -> None:
-        """Starts loading these pictures in threads and returns at once; `load` then waits for the rest of the work."""
+        """Starts loading these pictures in threads and returns at once; `load` then waits for them."""
         if self._pool is None:
             self._pool = ThreadPoolExecutor(_threads(), thread_name_prefix="photos")
         for name in names:
@@ -277,16 +274,19 @@ class PhotoStore:
                     self._coming[name] = self._pool.submit(self._produce, name)
 
     def check(self) -> dict[str, SplatlearnError]:
-        """Decodes every file once, in threads, and keeps the pictures while they fit; returns what failed, by name."""
+        """Decodes every file in threads and keeps the pictures that fit; returns what failed, by name."""
         from tqdm import tqdm
 
         failed = {}
-        with ThreadPoolExecutor(_threads(), thread_name_prefix="photos") as pool:
+        pool = ThreadPoolExecutor(_threads(), thread_name_prefix="photos")
+        try:
             results = pool.map(self._failure, self.sources)
             bar = tqdm(results, "photos", total=len(self.sources), leave=False, delay=2, disable=None)
             for name, failure in zip(self.sources, bar, strict=True):
                 if failure is not None:
                     failed[name] = failure
+        finally:
+            pool.shutdown(cancel_futures=True)  # so that Ctrl-C need not wait for all photographs
         return failed
 
     def _failure(self, name: str) -> SplatlearnError | None:

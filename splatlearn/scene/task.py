@@ -146,7 +146,7 @@ class SceneTask(Task[View, Rendering]):
         return f"image {batch.camera.name!r}"
 
     def metrics(self) -> dict[str, Any]:
-        return {"gaussians": len(self.gaussians)}
+        return {"num_gaussians": len(self.gaussians)}
 
     def named_parameters(self) -> list[tuple[str, Tensor]]:
         return list(self.gaussians.named_parameters())

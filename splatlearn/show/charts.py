@@ -1,7 +1,7 @@
-"""Learning curves as inline SVG with HTML labels: sharp at any width, in the page's own colours, with no library.
+"""Learning curves as inline SVG with HTML labels: sharp at any width, in the page's own colours.
 
-The curve is drawn in a box of 1000 by 1000 that the page stretches; strokes do not scale with it and all text is
-HTML beside it, so that a chart is as readable on a phone as on a wall. One page script reads `data-curve`.
+The curve is drawn in a box of 1000 by 1000 that the page stretches; strokes do not scale with it and all text
+is HTML beside it, so that a chart reads as well on a phone as on a wall. The page's script uses `data-curve`.
 """
 
 import html
@@ -9,34 +9,39 @@ import json
 import math
 from collections.abc import Sequence
 
-BUCKETS = 240  # points of a drawn curve: more than a screen shows apart, few enough for a small page
-LOG_ABOVE = (
-    20.0  # a positive curve whose largest value is this many times its smallest has a logarithmic axis
-)
-ROUGH = 3.0  # a curve that goes up and down this many times its range in all is drawn smoothed, over itself
+BUCKETS = 240  # points of a drawn curve: more than a screen tells apart, few enough for a small page
+LOG_ABOVE = 20.0  # a logarithmic axis serves a curve whose largest value is this many times its smallest
+ROUGH = 3.0  # a curve that goes up and down this many times its range in all is smoothed, over itself
 
 
-def curve(title: str, note: str, steps: Sequence[float], values: Sequence[float], hue: int = 1) -> str:
+def curve(
+    title: str,
+    note: str,
+    steps: Sequence[float],
+    values: Sequence[float],
+    hue: int = 1,
+    logarithmic: bool = False,
+) -> str:
     """A chart of `values` over `steps` (as long, ascending, finite) as HTML, or "" for fewer than two values.
 
-    `hue` (1 to 4) picks one of the page's colours.
+    `hue` (1 to 4) picks one of the page's colours; `logarithmic` allows such an axis where it serves.
     """
     if len(values) < 2 or steps[-1] <= steps[0]:
         return ""
     xs, ys = _bucketed(steps), _bucketed(values)
     smooth = _smoothed(ys) if _is_rough(ys) else ys
     low, high = min(ys), max(ys)
-    logarithmic = low > 0 and high / low > LOG_ABOVE
+    logarithmic = logarithmic and low > 0 and high / low > LOG_ABOVE
     ticks = _log_ticks(low, high) if logarithmic else _ticks(low, high, 5)
     low, high = min(low, ticks[0]), max(high, ticks[-1])
 
     def place(value: float) -> float:
         if logarithmic:
-            return 1 - math.log(value / low) / math.log(high / low)
-        return 1 - (value - low) / (high - low)
+            return round(1 - math.log(value / low) / math.log(high / low), 4)
+        return round(1 - (value - low) / (high - low), 4)
 
     def across(step: float) -> float:
-        return (step - xs[0]) / (xs[-1] - xs[0])
+        return round((step - xs[0]) / (xs[-1] - xs[0]), 4)
 
     def points(series: Sequence[float]) -> str:
         return " ".join(
@@ -50,31 +55,27 @@ def curve(title: str, note: str, steps: Sequence[float], values: Sequence[float]
     y_labels = "".join(f'<span style="top:{100 * place(t):.2f}%">{short(t)}</span>' for t in ticks)
     x_ticks = [t for t in _ticks(xs[0], xs[-1], 4) if xs[0] <= t <= xs[-1]]
     x_labels = "".join(f'<span style="left:{100 * across(t):.2f}%">{short(t)}</span>' for t in x_ticks)
-    data = json.dumps(
-        [
-            [round(across(x), 4), round(place(y), 4), short(round(x)), short(y)]
-            for x, y in zip(xs, smooth, strict=True)
-        ]
+    data = html.escape(
+        json.dumps(
+            [[across(x), place(y), short(round(x)), short(y)] for x, y in zip(xs, smooth, strict=True)]
+        )
     )
-    return f"""<figure class="chart hue{hue}" data-curve="{html.escape(data)}">
-<figcaption><b>{html.escape(title)}</b><output>{short(smooth[-1])}</output><small>{html.escape(note)}</small></figcaption>
-<div class="plot"><svg viewBox="0 0 1000 1000" preserveAspectRatio="none" role="img" aria-label="{html.escape(title)}">
-<g class="grid">{grid}</g>
+    label, svg = html.escape(title), 'viewBox="0 0 1000 1000" preserveAspectRatio="none" role="img"'
+    return f"""<figure class="chart hue{hue}" data-curve="{data}">
+<figcaption><b>{label}</b><output>{short(smooth[-1])}</output><small>{html.escape(note)}</small></figcaption>
+<div class="plot"><svg {svg} aria-label="{label}"><g class="grid">{grid}</g>
 <polygon class="area" points="0,1000 {last} 1000,1000"/>{raw}<polyline class="line" points="{last}"/>
-<g class="dots">{dots}</g></svg><div class="y">{y_labels}</div><div class="x">{x_labels}</div><i class="cursor"></i></div>
+<g class="dots">{dots}</g></svg>
+<div class="y">{y_labels}</div><div class="x">{x_labels}</div><i class="cursor"></i></div>
 </figure>"""
 
 
 def short(value: float) -> str:
-    """A number as people read it: 48,213 or 26.8 or 0.0103 or 1.2e-05."""
+    """A number as people read it: 48,213 or 26.83 or 0.0103 or 1.2e-05."""
     size = abs(value)
-    if value == int(value) and size < 1e7:
-        return f"{int(value):,}"
-    if size >= 1e7 or size < 1e-3:
-        return f"{value:.3g}"
-    return (
-        f"{value:,.{max(0, 3 - max(1, math.floor(math.log10(size)) + 1))}f}" if size >= 1 else f"{value:.3g}"
-    )
+    if size < 1e7 and (size >= 1000 or value == int(value)):
+        return f"{value:,.0f}"
+    return f"{value:.4g}" if 1e-3 <= size < 1000 else f"{value:.3g}"
 
 
 def _bucketed(series: Sequence[float]) -> list[float]:

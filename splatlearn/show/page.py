@@ -1,22 +1,28 @@
-"""The look of the report: one style sheet, one small script and the frame around them, with nothing from a network."""
+"""The look of the report: a style sheet, a small script and the frame around them, nothing from a network."""
 
 import html
 
-# A policy that lets the page load nothing but what is inside it.
-POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+# the browser is told to load nothing but what is inside the page
+POLICY = "default-src 'none'; img-src data:; media-src data:; "
+POLICY += "style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 STYLE = """
 :root { color-scheme: light dark; --paper: #f6f5f1; --card: #fffefc; --ink: #1d1b26; --soft: #6a6676;
   --rule: #e5e2da; --accent: #5a48d6; --h1: #5a48d6; --h2: #c8552b; --h3: #12866f; --h4: #b13a78;
-  --blob1: #ffd9b8aa; --blob2: #d5ccffb0; --blob3: #bfeee0a0; --shadow: 0 1px 2px #1d1b2610, 0 8px 28px #1d1b260d; }
-@media (prefers-color-scheme: dark) { :root { --paper: #121118; --card: #1b1a23; --ink: #eeedf4; --soft: #a09cb0;
+  --blob1: #ffd9b8aa; --blob2: #d5ccffb0; --blob3: #bfeee0a0;
+  --shadow: 0 1px 2px #1d1b2610, 0 8px 28px #1d1b260d; }
+@media (prefers-color-scheme: dark) { :root { --paper: #121118; --card: #1b1a23; --ink: #eeedf4;
+  --soft: #a09cb0;
   --rule: #2d2b38; --accent: #a99dff; --h1: #a99dff; --h2: #ff9a6b; --h3: #4fd0b3; --h4: #f58fc0;
   --blob1: #7a3d1c55; --blob2: #43329966; --blob3: #14594b55; --shadow: 0 0 0 1px #ffffff08; } }
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
 body { margin: 0; background: var(--paper); color: var(--ink); line-height: 1.55; font-size: 16px;
-  font-family: ui-sans-serif, system-ui, "Segoe UI", Roboto, "Helvetica Neue", "Noto Sans", Arial, sans-serif; }
-.top { background: radial-gradient(38rem 20rem at 8% 0%, var(--blob1), transparent 70%),
+  font-family: ui-sans-serif, system-ui, "Segoe UI", Roboto, "Helvetica Neue", "Noto Sans", Arial,
+  sans-serif; }
+.top::before { content: ""; position: absolute; inset: 0 0 auto; height: 36rem; z-index: -1;
+  -webkit-mask-image: linear-gradient(#000, transparent); mask-image: linear-gradient(#000, transparent);
+  background: radial-gradient(38rem 20rem at 8% 0%, var(--blob1), transparent 70%),
   radial-gradient(44rem 26rem at 62% -12%, var(--blob2), transparent 70%),
   radial-gradient(34rem 22rem at 100% 38%, var(--blob3), transparent 70%); }
 main, .top > div { max-width: 1120px; margin: 0 auto; padding: 0 28px; }
@@ -39,11 +45,11 @@ h2 + p { margin: 0 0 18px; color: var(--soft); max-width: 46em; }
 .tile i { font-style: normal; font-size: 12.5px; line-height: 1.35; color: var(--soft); display: block; }
 .tile.best b { color: var(--accent); }
 .screen { margin: 0; text-align: center; }
-.screen video, .screen img { display: block; margin: 0 auto; max-width: 100%; max-height: 560px; border-radius: 18px;
-  box-shadow: 0 2px 6px #0002, 0 24px 60px #0003; background: #000; }
+.screen video, .screen img { display: block; margin: 0 auto; max-width: 100%; max-height: 560px;
+  border-radius: 18px; box-shadow: 0 2px 6px #0002, 0 24px 60px #0003; background: #000; }
 .screen figcaption, .view figcaption { font-size: 13px; color: var(--soft); }
 .screen figcaption { margin-top: 12px; }
-@media (min-width: 900px) { .hero.two { grid-template-columns: minmax(0, 11fr) minmax(0, 12fr); } }
+@media (min-width: 900px) { .hero { grid-template-columns: minmax(0, 11fr) minmax(0, 12fr); } }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 310px), 1fr)); gap: 16px; }
 .chart { margin: 0; padding: 16px 20px 38px; min-width: 0; display: flex; flex-direction: column;
   justify-content: space-between; }
@@ -59,16 +65,20 @@ h2 + p { margin: 0 0 18px; color: var(--soft); max-width: 46em; }
 .raw { stroke: var(--c); stroke-width: 1; opacity: .3; stroke-linejoin: round; }
 .plot svg .area { fill: var(--c); opacity: .09; }
 .dots path { stroke: var(--c); stroke-width: 7; stroke-linecap: round; }
-.y span, .x span { position: absolute; font-size: 11.5px; color: var(--soft); font-variant-numeric: tabular-nums;
+.y span, .x span { position: absolute; font-size: 11.5px; color: var(--soft);
+  font-variant-numeric: tabular-nums;
   white-space: nowrap; }
 .y span { right: calc(100% + 9px); transform: translateY(-50%); }
 .x span { top: calc(100% + 7px); transform: translateX(-50%); }
-.cursor { position: absolute; width: 11px; height: 11px; margin: -5.5px; border-radius: 50%; background: var(--c);
+.cursor { position: absolute; width: 11px; height: 11px; margin: -5.5px; border-radius: 50%;
+  background: var(--c);
   border: 2px solid var(--card); opacity: 0; pointer-events: none; }
-.views { display: grid; gap: 16px; grid-template-columns: repeat(auto-fit, minmax(min(100%, var(--least)), 1fr)); }
+.views { display: grid; gap: 16px;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, var(--least)), 1fr)); }
 .view { margin: 0; padding: 10px 10px 9px; min-width: 0; }
 .view div { overflow-x: auto; border-radius: 9px; }
-.view img { display: block; width: 100%; min-width: min(var(--narrow), 200vw); height: auto; cursor: zoom-in; }
+.view img { display: block; width: 100%; min-width: min(var(--narrow), 200vw); height: auto;
+  cursor: zoom-in; }
 .view figcaption { display: flex; justify-content: space-between; gap: 12px; padding: 8px 6px 0; }
 .view figcaption span:first-child { overflow-wrap: anywhere; }
 .card { padding: 6px 22px; overflow-x: auto; }
@@ -76,23 +86,29 @@ table { border-collapse: collapse; width: 100%; font-size: 14.5px; font-variant-
 th, td { text-align: left; padding: 9px 16px 9px 0; border-top: 1px solid var(--rule); vertical-align: top; }
 tr:first-child > * { border-top: 0; }
 th { font-weight: 500; color: var(--soft); white-space: nowrap; }
-td.n, th.n { text-align: right; padding-right: 0; padding-left: 16px; }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 380px), 1fr)); gap: 16px;
+td.n, th.n { text-align: right; white-space: nowrap; padding-right: 0; padding-left: 16px; }
+.pair { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 380px), 1fr)); gap: 16px;
   align-items: start; }
+.more { margin-top: 32px; }
+.lead b { color: var(--ink); white-space: nowrap; }
 details { margin-top: 16px; } summary { cursor: pointer; padding: 10px 0; font-weight: 560; }
 pre { margin: 0 0 12px; overflow-x: auto; font-size: 13px; line-height: 1.6; }
-pre, code { font-family: ui-monospace, "SF Mono", "Cascadia Mono", "DejaVu Sans Mono", Menlo, Consolas, monospace; }
+pre, code { font-family: ui-monospace, "SF Mono", "Cascadia Mono", "DejaVu Sans Mono", Menlo, Consolas,
+  monospace; }
 .next { display: grid; gap: 14px; padding: 18px 22px; margin: 18px 0 0; }
 .next p { margin: 0 0 5px; color: var(--soft); font-size: 14.5px; }
-.next code { display: block; overflow-x: auto; background: var(--paper); border-radius: 9px; padding: 9px 13px;
+.next code { display: block; overflow-x: auto; background: var(--paper); border-radius: 9px;
+  padding: 9px 13px;
   font-size: 13.5px; white-space: pre; }
 a { color: var(--accent); text-decoration-thickness: 1px; text-underline-offset: 3px; }
 footer { color: var(--soft); font-size: 13px; margin: 60px auto 46px; text-align: center; }
-dialog { border: 0; padding: 0; background: none; max-width: 100vw; max-height: 100vh; margin: auto; overflow: auto; }
+dialog { border: 0; padding: 0; background: none; max-width: 100vw; max-height: 100vh; margin: auto;
+  overflow: auto; }
 dialog::backdrop { background: #0c0b10e8; } dialog img { display: block; cursor: zoom-out; max-width: none;
   width: max(98vw, 900px); }
 @media (max-width: 560px) { main, .top > div { padding: 0 16px; } .top > div { padding-top: 34px; }
-  .tiles { grid-template-columns: 1fr 1fr; } .tile { padding: 12px 14px; } .tile b { font-size: 25px; }
+  .tiles { grid-template-columns: 1fr 1fr; } .note { display: none; } .tile { padding: 12px 14px; }
+  .tile b { font-size: 25px; }
   .lead { font-size: 16.5px; } h2 { margin-top: 44px; } .card { padding: 4px 16px; } }
 @media print { .cursor, dialog { display: none; } .tile, .chart, .view { break-inside: avoid; } }
 """
@@ -100,7 +116,8 @@ dialog::backdrop { background: #0c0b10e8; } dialog img { display: block; cursor:
 SCRIPT = """
 for (const chart of document.querySelectorAll("[data-curve]")) {
   const points = JSON.parse(chart.dataset.curve), plot = chart.querySelector(".plot");
-  const value = chart.querySelector("output"), cursor = chart.querySelector(".cursor"), last = value.textContent;
+  const value = chart.querySelector("output"), cursor = chart.querySelector(".cursor"),
+  last = value.textContent;
   plot.addEventListener("pointermove", event => {
     const box = plot.getBoundingClientRect(), at = (event.clientX - box.left) / box.width;
     let best = points[0];
@@ -112,7 +129,8 @@ for (const chart of document.querySelectorAll("[data-curve]")) {
 }
 const dialog = document.querySelector("dialog"), large = dialog.querySelector("img");
 for (const image of document.querySelectorAll(".view img"))
-  image.addEventListener("click", () => { large.src = image.src; large.alt = image.alt; dialog.showModal(); });
+  image.addEventListener("click", () => { large.src = image.src; large.alt = image.alt; dialog.showModal();
+  });
 dialog.addEventListener("click", () => dialog.close());
 """
 

@@ -1,32 +1,27 @@
 """The report of a run: one HTML file that tells what was learned, and opens anywhere, offline, by itself.
 
-It reads what a run folder holds (config.yaml, metrics.jsonl, eval/metrics.json, eval/*.png, videos) and leaves
-out what is not there, so that it serves a scene, a line and a run that was stopped halfway alike.
+A section is left out where the run folder has nothing for it, so that a scene, a line and a run that was
+stopped halfway are served alike. Whatever comes from a file is escaped.
 """
 
 import base64
 import html
 import io
-import json
-import math
 import shlex
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from splatlearn.errors import SplatlearnError
 from splatlearn.files import replacing
 from splatlearn.show.charts import curve, short
 from splatlearn.show.page import page
+from splatlearn.show.run_folder import VIDEO_TYPES, RunFolder, is_number, read_run
 
 EMBED_BYTES = 8_000_000  # a larger video is linked: browsers grow slow on longer data URIs
-MOST_VIEWS = 8  # pictures shown; the others are linked
+MOST_VIEWS = 8  # pictures shown, evenly chosen
 VIEW_WIDTH = 1800  # pixels to which an embedded picture is scaled down
 MOST_VIDEOS = 3
-MOST_CHARTS = 8
-VIDEO_TYPES = {".mp4": "video/mp4", ".gif": "image/gif"}
+MOST_CHARTS = 9
 
 # key of metrics.jsonl -> title, note, hue; charts come in this order, unknown keys follow
 CURVES = {
@@ -53,38 +48,24 @@ TILES = {
     "steps": ("Steps", "", None, "updates that were made"),
     "train_seconds": ("Training", "s", 0, "time to learn it"),
 }
-
-
-@dataclass
-class _Run:
-    """What could be read of a run folder."""
-
-    folder: Path
-    config_text: str = ""
-    config: Mapping[str, Any] = field(default_factory=dict)
-    curves: dict[str, list[tuple[float, float]]] = field(
-        default_factory=dict
-    )  # key -> (step, value), ascending
-    metrics: dict[str, Any] = field(default_factory=dict)
-    views: list[Path] = field(default_factory=list)
-    videos: list[Path] = field(default_factory=list)
-
-    @property
-    def task(self) -> str:
-        told = self.config.get("task")
-        return told if isinstance(told, str) else ("scene" if "psnr" in self.metrics else "")
+FILES = {
+    "point_cloud.ply": "the scene, for any 3DGS viewer",
+    "config.yaml": "all settings of this run",
+    "metrics.jsonl": "a line a logged step",
+    "eval/metrics.json": "the figures above",
+    "checkpoints": "to go on from",
+}
 
 
 def write_report(run: Path | str) -> Path:
     """Write `report.html` into the run folder, whole or not at all, and return its path.
 
-    Raises SplatlearnError where `run` is no folder or the disk refuses. A file that cannot be read, such as a
-    metrics line cut short by a crash, is left out.
+    Raises SplatlearnError where `run` is no folder or the disk refuses.
     """
     folder = Path(run)
     if not folder.is_dir():
         raise SplatlearnError(f"{folder} is not a run folder.")
-    found = _read(folder)
+    found = read_run(folder)
     name = folder.resolve().name or "run"
     body = "".join([_curves(found), _views(found), _numbers(found), _files(found), _next_steps(found)])
     path = folder / "report.html"
@@ -93,91 +74,32 @@ def write_report(run: Path | str) -> Path:
     return path
 
 
-# ---- reading ----
+# ---- sections, top to bottom ----
 
 
-def _read(folder: Path) -> _Run:
-    import yaml
-
-    run = _Run(folder, config_text=_text(folder / "config.yaml"))
-    try:
-        config = yaml.safe_load(run.config_text)
-    except yaml.YAMLError:
-        config = None
-    run.config = config if isinstance(config, dict) else {}
-    run.curves = _read_curves(_text(folder / "metrics.jsonl"))
-    metrics = _parsed(_text(folder / "eval" / "metrics.json"))
-    run.metrics = metrics if isinstance(metrics, dict) else {}
-    run.views = sorted(path for path in (folder / "eval").glob("*.png") if not path.name.startswith("."))
-    films = [
-        path for path in sorted(folder.rglob("*")) if path.suffix.lower() in VIDEO_TYPES and path.is_file()
-    ]
-    films = [path for path in films if not path.name.startswith(".")]
-    played = {path.with_suffix("") for path in films if path.suffix.lower() == ".mp4"}
-    run.videos = [p for p in films if p.suffix.lower() == ".mp4" or p.with_suffix("") not in played]
-    run.videos.sort(key=lambda path: ("orbit" not in path.name and "turntable" not in path.name, str(path)))
-    return run
-
-
-def _read_curves(text: str) -> dict[str, list[tuple[float, float]]]:
-    """The finite numbers of metrics.jsonl by key; of a step that is there twice the later line counts."""
-    lines: dict[int, dict[str, Any]] = {}
-    for line in text.splitlines():
-        row = _parsed(line)
-        if isinstance(row, dict) and isinstance(row.get("step"), int):
-            lines[row["step"]] = row
-    curves: dict[str, list[tuple[float, float]]] = {}
-    for step in sorted(lines):
-        for key, value in lines[step].items():
-            if _is_number(value):
-                curves.setdefault(str(key), []).append((step, float(value)))
-    return curves
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-# ---- sections ----
-
-
-def _hero(run: _Run, name: str) -> str:
+def _hero(run: RunFolder, name: str) -> str:
     eyebrow = f"splatlearn · {run.task}" if run.task else "splatlearn"
     words = f'<p class="eyebrow">{_e(eyebrow)}</p><h1>{_e(name)}</h1><p class="lead">{_lead(run)}</p>'
-    tiles = "".join(_tile(key, run.metrics[key]) for key in TILES if _is_number(run.metrics.get(key)))
-    tiles = f'<div class="tiles">{tiles}</div>' if tiles else ""
+    tiles = "".join(_tile(key, run.metrics[key]) for key in TILES if is_number(run.metrics.get(key)))
+    words += f'<div class="tiles">{tiles}</div>' if tiles else ""
     films = [film for path in run.videos[:MOST_VIDEOS] if (film := _film(run, path))]
     if not films:
-        return words + tiles
-    rest = f'<div class="pair" style="margin-top:32px">{"".join(films[1:])}</div>' if films[1:] else ""
-    return f'<div class="hero two"><div>{words}{tiles}</div>{films[0]}</div>{rest}'
+        return words
+    rest = f'<div class="pair more">{"".join(films[1:])}</div>' if films[1:] else ""
+    return f'<div class="hero"><div>{words}</div>{films[0]}</div>{rest}'
 
 
-def _lead(run: _Run) -> str:
-    m = run.metrics
-    if _is_number(m.get("weight")) and _is_number(m.get("bias")):
-        sign = "+" if m["bias"] >= 0 else "−"
-        return f"The line that was learned: <b>y = {m['weight']:.4g} x {sign} {abs(m['bias']):.4g}</b>"
-    if _is_number(m.get("psnr")):
-        count = f"{int(m['num_gaussians']):,} Gaussians" if _is_number(m.get("num_gaussians")) else "a scene"
-        split = {"test": "held-out photographs", "train": "the training photographs"}.get(
-            str(m.get("split")), "photographs"
-        )
-        return f"Photographs became {count}. The figures compare their renders with {split}."
+def _lead(run: RunFolder) -> str:
+    """A sentence that says what came of the run."""
+    weight, bias, gaussians = (run.metrics.get(key) for key in ("weight", "bias", "num_gaussians"))
+    if is_number(weight) and is_number(bias):
+        sign = "+" if bias >= 0 else "−"
+        return f"The line that was learned: <b>y = {weight:.4g} x {sign} {abs(bias):.4g}</b>"
+    if is_number(run.metrics.get("psnr")):
+        count = f"{int(gaussians):,} Gaussians" if is_number(gaussians) else "a scene"
+        splits = {"test": "held-out photographs", "train": "the training photographs"}
+        against = splits.get(str(run.metrics.get("split")), "photographs")
+        return f"Photographs became {count}. The figures compare their renders with {against}."
     if run.curves:
         last = max(points[-1][0] for points in run.curves.values())
         return f"{int(last):,} steps so far. There is no evaluation yet."
@@ -186,153 +108,117 @@ def _lead(run: _Run) -> str:
 
 def _tile(key: str, value: float) -> str:
     label, unit, decimals, hint = TILES[key]
-    shown = _e(short(value) if decimals is None else f"{value:.{decimals}f}")
+    shown = short(value) if decimals is None else f"{value:.{decimals}f}"
     if key == "train_seconds" and value >= 100:
         minutes, seconds = divmod(round(value), 60)
         shown, unit = f"{minutes}:{seconds:02}", "min"
-    best = " best" if key in ("psnr", "weight") else ""
+    best = " best" if key in ("psnr", "weight", "bias") else ""
     unit = f"<small>{unit}</small>" if unit else ""
     return f'<div class="tile{best}"><span>{label}</span><b>{shown}{unit}</b><i>{hint}</i></div>'
 
 
-def _film(run: _Run, path: Path) -> str:
+def _film(run: RunFolder, path: Path) -> str:
     """The video itself, or a link to it where it is large; "" where it cannot be read."""
     kind = VIDEO_TYPES[path.suffix.lower()]
     try:
         size = path.stat().st_size
-        link = f"{_link(run, path)} ({_bytes(size)})"
-        if size > EMBED_BYTES:
-            return f'<figure class="screen"><figcaption>The video is beside this page: {link}</figcaption></figure>'
-        source = _data_uri(kind, path.read_bytes())
+        media = "" if size > EMBED_BYTES else _data_uri(kind, path.read_bytes())
     except OSError:
         return ""
+    text = f"{_link(run, path)} ({_bytes(size)})"
+    if not media:
+        return f'<figure class="screen"><figcaption>It lies beside this page: {text}</figcaption></figure>'
     if kind.startswith("video"):
-        media = f'<video src="{source}" autoplay muted loop playsinline controls></video>'
+        media = f'<video src="{media}" autoplay muted loop playsinline controls></video>'
     else:
-        media = f'<img src="{source}" alt="{_e(path.stem)}">'
-    return f'<figure class="screen">{media}<figcaption>{link}</figcaption></figure>'
+        media = f'<img src="{media}" alt="{_e(path.stem)}">'
+    return f'<figure class="screen">{media}<figcaption>{text}</figcaption></figure>'
 
 
-def _curves(run: _Run) -> str:
-    others = [
-        k for k in sorted(run.curves) if k not in CURVES and k not in NO_CURVE and "lr" not in k.split("_")
-    ]
+def _curves(run: RunFolder) -> str:
+    known = (*CURVES, *NO_CURVE)
+    others = [key for key in sorted(run.curves) if key not in known and "lr" not in key.split("_")]
     charts = []
     for key in [*CURVES, *others]:
         title, note, hue = CURVES.get(key, (key.replace("_", " "), "", 4))
-        points = run.curves.get(key, [])
-        charts.append(curve(title, note, [s for s, _ in points], [v for _, v in points], hue))
+        steps, values = zip(*run.curves.get(key, [(0.0, 0.0)]), strict=True)
+        charts.append(curve(title, note, steps, values, hue, logarithmic="loss" in key))
     charts = [chart for chart in charts if chart][:MOST_CHARTS]
-    if not charts:
-        return ""
     intro = (
         "<h2>How it learned</h2><p>Each value over the steps of training. Point at a curve to read it.</p>"
     )
-    return f'{intro}<div class="charts">{"".join(charts)}</div>'
+    return f'{intro}<div class="charts">{"".join(charts)}</div>' if charts else ""
 
 
-def _views(run: _Run) -> str:
-    chosen = (
-        [run.views[i * len(run.views) // MOST_VIEWS] for i in range(MOST_VIEWS)]
-        if len(run.views) > MOST_VIEWS
-        else run.views
-    )
-    scores = {_stem(row["name"]): row for row in _rows(run.metrics)[1]}
+def _views(run: RunFolder) -> str:
+    n = min(MOST_VIEWS, len(run.views))
+    scores = {_stem(row["name"]): row.get("psnr") for row in run.view_scores()[1]}
     figures, widest = [], 0.0
-    for path in chosen:
+    for path in (run.views[i * len(run.views) // n] for i in range(n)):
         picture = _picture(path)
         if picture is None:
             continue
         source, width, height = picture
         widest = max(widest, width / height)
-        psnr = scores.get(_stem(path.name), {}).get("psnr")
-        score = f"<span>{psnr:.2f} dB</span>" if _is_number(psnr) else ""
+        psnr = scores.get(_stem(path.name))
+        score = f"<span>{psnr:.2f} dB</span>" if is_number(psnr) else ""
         image = f'<img src="{source}" width="{width}" height="{height}" alt="{_e(path.stem)}" loading="lazy">'
-        figures.append(
-            f'<figure class="view"><div>{image}</div><figcaption><span>{_e(path.stem)}</span>{score}</figcaption></figure>'
-        )
+        text = f"<figcaption><span>{_e(path.stem)}</span>{score}</figcaption>"
+        figures.append(f'<figure class="view"><div>{image}</div>{text}</figure>')
     if not figures:
         return ""
-    held_out = "Held-out views" if run.metrics.get("split") == "test" else "Views"
-    more = (
-        f" {len(figures)} of {len(run.views)} are shown, evenly chosen."
-        if len(run.views) > len(figures)
-        else ""
-    )
-    intro = f"<h2>{held_out}</h2><p>The photograph, the render from the same place, and their difference, magnified: dark is right.{more} Select a picture to enlarge it.</p>"
-    least, narrow = (760, 720) if widest > 2.4 else (480, 320)
+    scene = run.task == "scene"
+    title = "Pictures" if not scene else "Held-out views" if run.metrics.get("split") == "test" else "Views"
+    about = "The photograph, the render from its place, and how they differ, magnified: dark is right. "
+    more = f"{n} of {len(run.views)} are shown, evenly chosen. " if len(run.views) > n else ""
+    intro = f"<h2>{title}</h2><p>{about if scene else ''}{more}Select a picture to enlarge it.</p>"
+    least, narrow = (760, 720) if widest > 2.4 else (480, 320)  # a strip of three landscapes needs the width
     return f'{intro}<div class="views" style="--least:{least}px;--narrow:{narrow}px">{"".join(figures)}</div>'
 
 
-def _numbers(run: _Run) -> str:
-    scalars = {
-        key: value for key, value in run.metrics.items() if not isinstance(value, (dict, list, type(None)))
-    }
-    if isinstance(size := run.metrics.get("resolution"), list):
-        scalars["resolution"] = " × ".join(str(side) for side in size)
-    if not scalars:
+def _numbers(run: RunFolder) -> str:
+    figures = {key: value for key, value in run.metrics.items() if isinstance(value, (int, float, str))}
+    size = run.metrics.get("resolution")
+    if isinstance(size, list):
+        figures["resolution"] = " × ".join(map(str, size))
+    if not figures:
         return ""
-    rows = "".join(
-        f"<tr><th>{_e(k.replace('_', ' '))}</th><td class=n>{_e(_value(k, v))}</td></tr>"
-        for k, v in scalars.items()
-    )
-    tables = f'<div class="card"><table>{rows}</table></div>'
-    columns, views = _rows(run.metrics)
+    rows = [f"<th>{_e(key.replace('_', ' '))}</th>{_cell(value)}" for key, value in figures.items()]
+    tables = [_table(rows)]
+    columns, views = run.view_scores()
     if views:
-        head = "".join(f"<th class=n>{_e(c)}</th>" for c in columns)
-        lines = "".join(
-            f"<tr><td>{_e(row['name'])}</td>{''.join(f'<td class=n>{_e(_value(c, row.get(c)))}</td>' for c in columns)}</tr>"
-            for row in views
-        )
-        tables += f'<div class="card"><table><tr><th>view</th>{head}</tr>{lines}</table></div>'
-    return f'<h2>In numbers</h2><p>The content of eval/metrics.json.</p><div class="pair">{tables}</div>'
+        head = "".join(f'<th class="n">{_e(column)}</th>' for column in columns)
+        rows = [f"<td>{_e(row['name'])}</td>{''.join(_cell(row.get(c)) for c in columns)}" for row in views]
+        tables.append(_table([f"<th>view</th>{head}", *rows]))
+    return f'<h2>In numbers</h2><p>From eval/metrics.json.</p><div class="pair">{"".join(tables)}</div>'
 
 
-def _rows(metrics: Mapping[str, Any]) -> tuple[list[str], list[dict[str, Any]]]:
-    """The figures of single views, where the metrics hold such a list or mapping: columns, and rows with a name."""
-    for value in metrics.values():
-        rows: list[dict[str, Any]] = []
-        if isinstance(value, dict) and value and all(isinstance(row, dict) for row in value.values()):
-            rows = [{**row, "name": str(name)} for name, row in value.items()]
-        elif isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
-            rows = [{**row, "name": str(row.get("name", row.get("image", i)))} for i, row in enumerate(value)]
-        if rows:
-            columns = [str(key) for key in rows[0] if _is_number(rows[0][key])]
-            return columns, rows
-    return [], []
-
-
-def _files(run: _Run) -> str:
-    notes = {
-        "point_cloud.ply": "the scene, for any 3DGS viewer", "config.yaml": "all settings of this run",
-        "metrics.jsonl": "a line a logged step", "eval/metrics.json": "the figures above",
-        "checkpoints": "to go on from",
-    }  # fmt: skip
-    rows = ""
-    for name, note in notes.items():
+def _files(run: RunFolder) -> str:
+    rows = []
+    for name, note in FILES.items():
         path = run.folder / name
         if path.exists():
-            size = _bytes(path.stat().st_size) if path.is_file() else ""
-            rows += f"<tr><td>{_link(run, path)}</td><td>{note}</td><td class=n>{size}</td></tr>"
-    config = f"<details><summary>config.yaml</summary><div class=card><pre>{_e(run.config_text)}</pre></div></details>"
-    table = (
-        f"<h2>What is in the folder</h2><p>Beside this page.</p><div class=card><table>{rows}</table></div>"
-    )
-    return (table if rows else "") + (config if run.config_text.strip() else "")
+            size = _bytes(path.stat().st_size) if path.is_file() else "folder"
+            rows.append(f'<td>{_link(run, path)}</td><td class="note">{note}</td><td class="n">{size}</td>')
+    table = f"<h2>In the folder</h2><p>These files lie beside this page.</p>{_table(rows)}" if rows else ""
+    if run.config_text.strip():
+        text = f'<div class="card"><pre>{_e(run.config_text)}</pre></div>'
+        table += f"<details><summary>All settings (config.yaml)</summary>{text}</details>"
+    return table
 
 
-def _next_steps(run: _Run) -> str:
+def _next_steps(run: RunFolder) -> str:
     if run.task != "scene":
         return ""
     where = shlex.quote(str(run.folder))
     steps = {
-        "Learn a scene of your own from a COLMAP folder": "splatlearn train configs/scene.yaml --data.path YOUR_FOLDER",
-        "Fly along the photographs": f"splatlearn render {where}",
+        "Learn a scene of your own, from a COLMAP folder": (
+            "splatlearn train configs/scene.yaml --data.path YOUR_FOLDER"
+        ),
+        "Render held-out views, an orbit, or a flight along the photographs": f"splatlearn render {where}",
         "Take the scene to another viewer": f"splatlearn export {where}",
     }
-    items = "".join(
-        f"<div><p>{_e(what)}</p><code>{_e(command)}</code></div>" for what, command in steps.items()
-    )
+    items = "".join(f"<div><p>{_e(what)}</p><code>{_e(words)}</code></div>" for what, words in steps.items())
     return f'<h2>What to try next</h2><div class="card next">{items}</div>'
 
 
@@ -340,7 +226,7 @@ def _next_steps(run: _Run) -> str:
 
 
 def _picture(path: Path) -> tuple[str, int, int] | None:
-    """The picture as a JPEG data URI of at most VIEW_WIDTH pixels across, with its size; None if it is damaged."""
+    """The picture as a JPEG data URI at most VIEW_WIDTH across, with its size; None if it is damaged."""
     from PIL import Image
 
     try:
@@ -360,28 +246,26 @@ def _data_uri(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
-def _link(run: _Run, path: Path) -> str:
+def _link(run: RunFolder, path: Path) -> str:
     relative = path.relative_to(run.folder).as_posix()
     return f'<a href="{_e(quote(relative))}">{_e(relative)}</a>'
 
 
 def _stem(name: str) -> str:
-    """A view's name without folders' slashes and suffix, by which pictures and figures find each other."""
-    return str(Path(name.replace("/", "_")).with_suffix("")) if name else ""
+    """A view's name without its suffix and with no slashes, by which pictures and figures find each other."""
+    return name.replace("/", "_").rpartition(".")[0] or name
 
 
-def _value(key: str, value: object) -> str:
-    if key.endswith("seconds") and _is_number(value):
-        return f"{float(value):,.1f} s"  # type: ignore[arg-type]
-    if isinstance(value, float):
-        return f"{value:.6g}" if math.isfinite(value) else "–"
-    return (
-        "–"
-        if value is None
-        else f"{value:,}"
-        if isinstance(value, int) and not isinstance(value, bool)
-        else str(value)
-    )
+def _table(rows: list[str]) -> str:
+    return f'<div class="card"><table>{"".join(f"<tr>{row}</tr>" for row in rows)}</table></div>'
+
+
+def _cell(value: object) -> str:
+    """A table cell: numbers to six digits, a dash for none and for what is not finite."""
+    shown = str(value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        shown = "–" if not is_number(value) else f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
+    return f'<td class="n">{_e("–" if value is None else shown)}</td>'
 
 
 def _bytes(size: float) -> str:

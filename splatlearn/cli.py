@@ -1,0 +1,58 @@
+"""The command line: finds the command, and turns errors into one sentence on stderr and a non-zero exit."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from splatlearn.errors import SplatlearnError
+from splatlearn.loop import Interrupted
+
+COMMANDS = {
+    "demo": "photographs of a still life, structure from motion, a trained scene: everything, on its own data",
+    "train": "learn a line or a scene: splatlearn train configs/scene.yaml --data.path MY_COLMAP_FOLDER",
+    "eval": "measure a run on held-out photographs",
+    "render": "pictures or a video of a run: held-out views, an orbit, a flight through the photographs",
+    "export": "write a run's Gaussians as PLY",
+    "bench": "time every stage of a training step",
+    "doctor": "what is installed here, what works, and how to mend what does not",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; returns the exit code: 0, 1 for an error told in one sentence, 130 after Ctrl-C."""
+    import splatlearn
+
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(
+        prog="splatlearn", description=splatlearn.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="commands:\n" + "\n".join(f"  {name:<8} {text}" for name, text in COMMANDS.items())
+        + "\n\n`splatlearn COMMAND --help` tells more.",
+    )  # fmt: skip
+    parser.add_argument("--version", action="version", version=f"splatlearn {splatlearn.__version__}")
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND")
+    parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    if not words:
+        parser.print_help()
+        return 0
+    chosen = parser.parse_args(words[:1])
+    try:
+        return _run(chosen.command, words[1:])
+    except (SplatlearnError, NotImplementedError) as error:
+        print(f"splatlearn {chosen.command}: {error}", file=sys.stderr)
+        return 1
+    except Interrupted as interrupted:
+        print(f"\n{interrupted}", file=sys.stderr)
+        return 130
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 1
+
+
+def _run(command: str, words: list[str]) -> int:
+    # Imported here, so that one command does not pay for another's libraries.
+    from importlib import import_module
+
+    code = import_module(f"splatlearn.commands.{command}").run(words)
+    return int(code or 0)

@@ -1,0 +1,1 @@
+"""One file a command: what `splatlearn NAME` does, put together from the layers below."""

@@ -1,0 +1,56 @@
+"""What commands share: which task a config is for, and a run folder opened again."""
+
+from pathlib import Path
+from typing import Any
+
+from splatlearn import checkpoint, config, run
+from splatlearn.errors import SplatlearnError
+from splatlearn.line.task import LineTask
+
+CONFIG = "config.yaml"
+
+
+def task_class(path: Path | None) -> Any:
+    """The task that the `task:` key of a config file names."""
+    from splatlearn.scene.task import SceneTask
+
+    classes: dict[Any, Any] = {"line": LineTask, "scene": SceneTask}
+    name = None if path is None else config.peek(path, "task")
+    if name not in classes:
+        raise SplatlearnError(f"{path}: 'task' must be one of {', '.join(classes)}, got {name!r}")
+    return classes[name]
+
+
+def open_run(folder: Path, overrides: list[str] | None = None) -> tuple[Any, int]:
+    """The task of a run folder with its last checkpoint loaded, and that checkpoint's step.
+
+    Raises SplatlearnError where the folder is no run, or holds no checkpoint.
+    """
+    path = config_of(folder)
+    cls = task_class(path)
+    if checkpoint.latest(folder / "checkpoints") is None:
+        raise SplatlearnError(f"run folder {folder} holds no checkpoint yet")
+    task = cls(config.load(cls.Config, path, overrides or []))
+    return task, run.resume(task, folder)
+
+
+def config_of(folder: Path) -> Path:
+    """The config file of a run folder."""
+    path = folder / CONFIG
+    if not path.is_file():
+        raise SplatlearnError(f"{folder} is not a run folder: it has no {CONFIG}")
+    return path
+
+
+def load_gaussians(source: Path) -> Any:
+    """The Gaussians of a run folder's last checkpoint (its photographs are not needed), or of a PLY file."""
+    from splatlearn.scene.gaussians import Gaussians
+
+    if source.is_file():
+        return Gaussians.from_ply(source)
+    if config.peek(config_of(source), "task") != "scene":
+        raise SplatlearnError(f"{source} is not the run of a scene: it has no Gaussians")
+    path = checkpoint.latest(source / "checkpoints")
+    if path is None:
+        raise SplatlearnError(f"run folder {source} holds no checkpoint yet")
+    return Gaussians(checkpoint.load(path)[0])
