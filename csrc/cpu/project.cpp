@@ -50,9 +50,9 @@ template <class S> const S *coefficients(const splatlearn_ProjectInputs &in, int
 
 // ---- forward ----
 
-// Colours of the drawn rows of a group; the others are left at zero.
+// Colours of the rows of a group that `mask` names, zero for the others. Returns the mask less the rows with coefficients that are not finite.
 template <class S>
-void colors_forward(const splatlearn_ProjectInputs &in, int64_t camera, int64_t first, const Group<S> &g, const bool drawn[], S *colors) {
+uint32_t colors_forward(const splatlearn_ProjectInputs &in, int64_t camera, int64_t first, const Group<S> &g, uint32_t mask, S *colors) {
     constexpr int L = Lanes<S>::count;
     Lanes<S> d[3], basis[kMaxBases];
     direction(g.mean, static_cast<const S *>(in.camera_centers) + camera * 3, d);
@@ -62,17 +62,20 @@ void colors_forward(const splatlearn_ProjectInputs &in, int64_t camera, int64_t 
     for (int k = 0; k < bases; ++k) store(value[k], basis[k]);
     for (int i = 0; i < g.rows; ++i) {
         S r = S(0.5), green = S(0.5), b = S(0.5);
-        for (int k = 0; drawn[i] && k < bases; ++k) {
+        for (int k = 0; (mask >> i & 1) && k < bases; ++k) {
             const S *f = coefficients<S>(in, first + i, k);
             r += value[k][i] * f[0];
             green += value[k][i] * f[1];
             b += value[k][i] * f[2];
         }
+        if (!is_finite(r + green + b)) mask &= ~(1u << i);
+        const bool drawn = mask >> i & 1;
         S *out = colors + i * 3;
-        out[0] = drawn[i] ? maximum(r, S(0)) : S(0);
-        out[1] = drawn[i] ? maximum(green, S(0)) : S(0);
-        out[2] = drawn[i] ? maximum(b, S(0)) : S(0);
+        out[0] = drawn ? maximum(r, S(0)) : S(0);
+        out[1] = drawn ? maximum(green, S(0)) : S(0);
+        out[2] = drawn ? maximum(b, S(0)) : S(0);
     }
+    return mask;
 }
 
 template <class S>
@@ -95,9 +98,12 @@ void group_forward(const splatlearn_ProjectForward &out, const Pinhole<Lanes<S>>
     // A finite sum of squares means finite terms; overflow culls as well, which is what an Inf scale should do.
     shown = shown & is_finite(image.conic.a + image.conic.b + image.conic.c) & is_finite(image.xx + image.yy) & is_finite(opacity);
     shown = shown & (image.conic.a > S(0)) & (image.conic.c > S(0));
-    const uint32_t mask = bits(shown);
-
     const int64_t row = c * in.n_gaussians + first;
+    uint32_t mask = bits(shown);
+    if (out.colors) {
+        mask = colors_forward(in, c, first, g, mask, static_cast<S *>(out.colors) + row * 3);
+        shown = mask_of_bits<S>(mask);
+    }
     R means2d[2] = {select(shown, pixel.mean[0], zero), select(shown, pixel.mean[1], zero)};
     R conics[3] = {select(shown, image.conic.a, zero), select(shown, image.conic.b, zero), select(shown, image.conic.c, zero)};
     R depth = select(shown, p[2], zero), drawn_opacity = select(shown, opacity, zero);
@@ -108,13 +114,9 @@ void group_forward(const splatlearn_ProjectForward &out, const Pinhole<Lanes<S>>
     S radius[2][L];
     store(radius[0], rx);
     store(radius[1], ry);
-    bool drawn[L];
-    for (int i = 0; i < g.rows; ++i) {
-        drawn[i] = mask >> i & 1;
+    for (int i = 0; i < g.rows; ++i)
         for (int axis = 0; axis < 2; ++axis)
-            out.radii[(row + i) * 2 + axis] = drawn[i] ? int32_t(ceil(minimum(radius[axis][i], S(kRadiusMax)))) : 0;
-    }
-    if (out.colors) colors_forward(in, c, first, g, drawn, static_cast<S *>(out.colors) + row * 3);
+            out.radii[(row + i) * 2 + axis] = mask >> i & 1 ? int32_t(ceil(minimum(radius[axis][i], S(kRadiusMax)))) : 0;
 }
 
 template <class S> int forward(const splatlearn_ProjectForward &out) {

@@ -145,7 +145,8 @@ template <class S, int D> struct ForwardTile {
         const Splat<S> splat = scene.splats[id];
         const Columns<S> columns(splat, place);
         const S *c = static_cast<const S *>(scene.in.colors) + int64_t(id) * channels;
-        const S stop_below = S(scene.in.transmittance_threshold);
+        // Backward recovers T by division, so a pixel always stops before T leaves the range of normal numbers.
+        const S stop_below = maximum(S(scene.in.transmittance_threshold), sizeof(S) == 4 ? S(1e-35) : S(1e-300));
         for (int row = first; row < last; ++row) {
             if (!live_in_row[row]) continue;
             const S dy = S(place.y + row) + S(0.5) - splat.y, c_dy = splat.c * dy;

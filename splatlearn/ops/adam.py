@@ -31,6 +31,7 @@ def adam_step(
     """
     if step < 1:
         raise SplatlearnError(f"step must be at least 1, but is {step}")
+    check_tensor("parameter", parameter, tuple(parameter.shape))
     state = {"parameter": parameter, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
     for name, tensor in state.items():
         check_tensor(name, tensor, tuple(parameter.shape), parameter)

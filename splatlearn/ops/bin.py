@@ -8,7 +8,7 @@ from torch import Tensor
 
 from splatlearn.errors import SplatlearnError
 from splatlearn.ops import native
-from splatlearn.ops.checks import check_size, check_tensor
+from splatlearn.ops.checks import check_like, check_number, check_size, check_tensor
 
 TILE = 16
 
@@ -49,14 +49,20 @@ def bin(
         SplatlearnError: a tensor does not fit, or the lists and their gradients would not fit into memory.
     """
     check_size(width, height)
-    radii = radii.reshape(-1, 2).contiguous()
-    rows = radii.shape[0]
-    means2d, conics = (t.detach().reshape(-1, t.shape[-1]).contiguous() for t in (means2d, conics))
-    opacities, depths = (t.detach().reshape(-1).contiguous() for t in (opacities, depths))
-    for name, tensor, shape in (("conics", conics, (rows, 3)), ("opacities", opacities, (rows,)), ("depths", depths, (rows,))):
-        check_tensor(name, tensor, shape, check_tensor("means2d", means2d, (rows, 2)))
-    if radii.dtype != torch.int32:
-        raise SplatlearnError(f"radii must be int32, but is {str(radii.dtype).removeprefix('torch.')}")
+    check_number("alpha_threshold", alpha_threshold, 0, 1)
+    shape = tuple(means2d.shape[:-1])
+    means2d = check_tensor("means2d", means2d.detach(), (*shape, 2))
+    conics = check_tensor("conics", conics.detach(), (*shape, 3), means2d)
+    opacities = check_tensor("opacities", opacities.detach(), shape, means2d)
+    depths = check_tensor("depths", depths.detach(), shape, means2d)
+    radii = check_like("radii", radii, torch.int32, (*shape, 2), means2d)
+    rows = opacities.numel()
+    if camera_ids is not None:
+        camera_ids = check_like("camera_ids", camera_ids, torch.int64, shape, means2d)
+        if rows and not (0 <= int(camera_ids.min()) and int(camera_ids.max()) < n_cameras):
+            raise SplatlearnError(f"camera_ids must lie in 0 .. {n_cameras - 1}, but reach from {int(camera_ids.min())} to {int(camera_ids.max())}")
+    elif n_cameras < 1 or rows % n_cameras:
+        raise SplatlearnError(f"n_cameras must divide the {rows} rows of 2D Gaussians, but is {n_cameras}")
     if rows > 2**31 - 1:
         raise SplatlearnError(f"{rows:,} 2D Gaussians are more than the {2**31 - 1:,} that a row number of 32 bits can name")
     inputs = native.BinInputs(

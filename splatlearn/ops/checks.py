@@ -1,5 +1,6 @@
 """Validation of tensors, in one place and always on: one sentence with the tensor's name, what was expected and what came."""
 
+import math
 from typing import Any
 
 import torch
@@ -37,6 +38,25 @@ def check_tensor(name: str, value: Any, shape: tuple[int | str, ...], like: torc
         raise SplatlearnError(f"{name} must be {names}, but is {str(value.dtype).removeprefix('torch.')}")
     if value.layout != torch.strided:
         raise SplatlearnError(f"{name} must be a dense tensor, but has layout {value.layout}")
+    return value.contiguous()
+
+
+def check_number(name: str, value: float, low: float, high: float = math.inf) -> None:
+    """A number from `low` to `high`, both included."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        bounds = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+        raise SplatlearnError(f"{name} must be a number of {bounds}, but is {value!r}")
+
+
+def check_like(name: str, value: Any, dtype: torch.dtype, shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
+    """A contiguous tensor of exactly this dtype and shape on the device of `like`, such as integers beside floats."""
+    if not isinstance(value, torch.Tensor):
+        raise SplatlearnError(f"{name} must be a tensor, but is a {type(value).__name__}")
+    if value.dtype != dtype or tuple(value.shape) != shape or value.device != like.device:
+        kind, got = (str(t).removeprefix("torch.") for t in (dtype, value.dtype))
+        raise SplatlearnError(
+            f"{name} must be {kind} {list(shape)} on {like.device}, but is {got} {list(value.shape)} on {value.device}"
+        )
     return value.contiguous()
 
 

@@ -9,7 +9,7 @@ from torch.autograd.function import once_differentiable
 
 from splatlearn.errors import SplatlearnError
 from splatlearn.ops import native
-from splatlearn.ops.checks import check_tensor
+from splatlearn.ops.checks import check_like, check_number, check_tensor
 
 
 def photometric_loss(image: Tensor, target: Tensor, lambda_dssim: float = 0.2) -> Tensor:
@@ -27,24 +27,26 @@ def photometric_loss(image: Tensor, target: Tensor, lambda_dssim: float = 0.2) -
     Raises:
         SplatlearnError: shapes or dtypes do not fit.
     """
+    check_number("lambda_dssim", lambda_dssim, 0, 1)
     return _Photometric.apply(*_checked(image, target), lambda_dssim)
 
 
 def ssim(image: Tensor, target: Tensor) -> float:
     """Mean structural similarity, with the window and borders of `photometric_loss`; arguments as there."""
-    return 1 - _evaluate(*_checked(image.detach(), target), 1.0, None)
+    image, target = _checked(image, target)
+    return 1 - _evaluate(image.detach(), target, 1.0, None)
 
 
 def _checked(image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    if not isinstance(image, Tensor):
+        raise SplatlearnError(f"image must be a tensor, but is a {type(image).__name__}")
     shape: tuple[int | str, ...] = ("H", "W", "D") if image.dim() == 3 else ("C", "H", "W", "D")
     image = check_tensor("image", image, shape)
     if image.numel() == 0:
         raise SplatlearnError(f"image must have at least one value, but has shape {list(image.shape)}")
     if isinstance(target, Tensor) and target.dtype == torch.uint8:
-        if target.shape != image.shape:
-            raise SplatlearnError(f"target must have shape {list(image.shape)}, but has {list(target.shape)}")
-        return image, target.contiguous()
-    return image, check_tensor("target", target.detach(), tuple(image.shape), image)
+        return image, check_like("target", target, torch.uint8, tuple(image.shape), image)
+    return image, check_tensor("target", target, tuple(image.shape), image).detach()
 
 
 def _evaluate(image: Tensor, target: Tensor, lambda_dssim: float, v_image: Tensor | None) -> float:

@@ -1,6 +1,7 @@
 """Stage project: 3D Gaussians to 2D ones (mean, depth, conic, opacity, colour from spherical harmonics, extent), with its backward."""
 
 from dataclasses import dataclass
+from math import inf
 from typing import Any, NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from splatlearn.errors import SplatlearnError
 from splatlearn.ops import native
-from splatlearn.ops.checks import check_size, check_tensor
+from splatlearn.ops.checks import check_number, check_size, check_tensor
 
 MAX_SH_DEGREE = 4
 
@@ -94,16 +95,28 @@ def project(
         check_tensor("viewmats", viewmats, (cameras, 4, 4), means),
         check_tensor("Ks", Ks, (cameras, 3, 3), means),
     ]
+    for name, value, high in (("alpha_threshold", alpha_threshold, 1.0), ("eps2d", eps2d, inf), ("near_plane", near_plane, inf)):
+        check_number(name, value, 0, high)
+    check_number("far_plane", far_plane, near_plane)
+    check_number("radius_clip", radius_clip, 0)
     centers = None
     if sh_degree is None:
         sh0 = shN = None
     else:
         sh0, shN = _check_coefficients(sh0, shN, sh_degree, n, means)
-        centers = torch.linalg.inv(viewmats)[:, :3, 3].contiguous()
+        centers = _camera_centers(viewmats)
     options = Options(
         width, height, eps2d, near_plane, far_plane, radius_clip, sh_degree, antialiased, alpha_threshold
     )
     return Projection(*_Project.apply(*tensors, sh0, shN, centers, options))
+
+
+def _camera_centers(viewmats: Tensor) -> Tensor:
+    """[C, 3] world; in the graph."""
+    try:
+        return torch.linalg.inv(viewmats)[:, :3, 3].contiguous()
+    except torch.linalg.LinAlgError:
+        raise SplatlearnError("viewmats must be rigid transforms, but one of them cannot be inverted") from None
 
 
 def _check_coefficients(
@@ -147,15 +160,15 @@ class _Project(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *v_outputs: Any) -> tuple[Tensor | None, ...]:
         *tensors, colors, radii = ctx.saved_tensors
-        v_outputs = [v if v is None else v.contiguous() for v in v_outputs[:5]]
-        v = [torch.empty_like(t) if t is not None and need else None for t, need in zip(tensors, ctx.needs_input_grad)]
-        for i in (6, 7):  # coefficients may be strided slices; their gradients are dense
-            v[i] = None if v[i] is None else torch.empty(tensors[i].shape, dtype=v[i].dtype)
+        v_out = [v if v is None else v.contiguous() for v in v_outputs[:5]]
+        needs = ctx.needs_input_grad[: len(tensors)]
+        # Not empty_like: coefficients may be strided slices, but their gradients are dense.
+        v = [t.new_empty(t.shape) if t is not None and need else None for t, need in zip(tensors, needs, strict=True)]
         bases = 0 if tensors[7] is None else tensors[7].shape[1]
         order = [v[i] for i in (0, 1, 2, 3, 6, 7)], [v[i] for i in (4, 5, 8)]
         params = native.ProjectBackward(
             _inputs(tensors, ctx.options),
-            *map(native.pointer, [radii, colors, *v_outputs, *order[0]]),
+            *map(native.pointer, [radii, colors, *v_out, *order[0]]),
             bases,
             *map(native.pointer, order[1]),
         )

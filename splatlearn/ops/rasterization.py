@@ -158,7 +158,8 @@ def _visible(projection: Projection) -> tuple[Tensor, Tensor]:
 
 
 def _packed(projection: Projection, colors: Tensor | None, ids: tuple[Tensor, Tensor]) -> tuple[Projection, Tensor | None]:
-    rows = Projection(*(None if t is None else t[ids] for t in projection))
+    p = projection
+    rows = Projection(p.means2d[ids], p.depths[ids], p.conics[ids], p.opacities[ids], None, p.radii[ids])
     return rows, None if colors is None else colors[ids]
 
 

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from splatlearn.errors import SplatlearnError
 from splatlearn.ops import native
-from splatlearn.ops.bin import Tiles
-from splatlearn.ops.checks import check_size, check_tensor
+from splatlearn.ops.bin import TILE, Tiles
+from splatlearn.ops.checks import check_number, check_size, check_tensor
 
 MOMENTS = 6  # columns of a gradient row beside the colours, see csrc/cpu/rasterize.cpp
 
@@ -54,10 +55,22 @@ def rasterize(
         check_tensor("opacities", opacities, shape, means2d),
         colors.contiguous(),
     )
+    check_number("alpha_threshold", alpha_threshold, 0, 1)
+    check_number("transmittance_threshold", transmittance_threshold, 0, 1)
+    _check_tiles(tiles, flat[1].numel(), n_cameras * -(-width // TILE) * -(-height // TILE))
     if backgrounds is not None:
         backgrounds = check_tensor("backgrounds", backgrounds, (n_cameras, colors.shape[-1]), means2d)
     sizes = (n_cameras, width, height, alpha_threshold, transmittance_threshold, absgrad)
     return _Rasterize.apply(means2d, *flat, backgrounds, tiles, sizes)
+
+
+def _check_tiles(tiles: Tiles, rows: int, count: int) -> None:
+    """The lists must be of these rows and tiles: native code trusts them."""
+    lists = (tiles.row_offsets.numel() - 1, tiles.tile_offsets.numel() - 1)
+    if lists != (rows, count):
+        raise SplatlearnError(
+            f"tiles must be lists of {rows} 2D Gaussians in {count} tiles, but are of {lists[0]} in {lists[1]}"
+        )
 
 
 class _Rasterize(torch.autograd.Function):

@@ -42,9 +42,8 @@ def evaluate(
         if each:
             each(camera, render, photo)
     names = [name for name in ("psnr", "ssim", "lpips") if name in views[0]]
-    means = {name: math.fsum(view[name] for view in views) / len(views) for name in names}
-    return {
-        **means,
+    means: dict[str, Any] = {name: math.fsum(view[name] for view in views) / len(views) for name in names}
+    return means | {
         "split": split,
         "resolution": [cameras[0].width, cameras[0].height],
         "num_gaussians": len(task.gaussians),

@@ -1,10 +1,10 @@
-"""From a folder of photographs to a COLMAP folder: structure from motion by pycolmap, with a progress bar and clear errors.
+"""From a folder of photographs to a COLMAP folder: structure from motion by pycolmap, with progress and clear errors.
 
 Three phases: find features (SIFT) in each photograph, match them between pairs, and place the photographs one after
 another (incremental mapping with bundle adjustment). The user's photographs are only read; copies lie beside the model.
 
-The same photographs and seed on the same machine give the same features and matches; poses may differ in their last
-digits between runs with several threads, because bundle adjustment sums in the order in which its threads finish.
+With threads=1 the same photographs and seed give the same bits. With more they mostly do, but pycolmap's threads now
+and then find other matches for a pair or two, and the bundle adjustment of a large set sums as its threads finish.
 """
 
 import contextlib
@@ -12,9 +12,9 @@ import math
 import os
 import shutil
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from splatlearn.errors import SplatlearnError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
 MANY = 200  # photographs beyond which only neighbours by name are matched: pairs grow with the square
+SMALL = 60  # photographs up to which one thread places them as fast as several, and in a repeatable way
 NEIGHBOURS = 12  # how many followers by name each photograph is then matched with (and those 16, 32, ... after it)
 BLOCK = 10  # photographs a side of a block of pairs: the wait for Ctrl-C is one block
 POLL_SECONDS = 0.2
@@ -32,7 +33,7 @@ POLL_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Summary:
-    """What structure from motion found; points are 3D points, the error is their mean distance to their features in pixels."""
+    """What structure from motion found; the error is the mean distance of the projected points to their features."""
 
     registered: int
     total: int
@@ -92,12 +93,12 @@ def structure_from_motion(
     with quiet(pycolmap), tempfile.TemporaryDirectory(dir=out, prefix=".structure-") as scratch:
         database = Path(scratch) / "database.db"
         bench = _Bench(pycolmap, database, images, names, threads, seed, progress)
-        bench.find_features(camera_model, single, max_features, max_image_size)
-        bench.match()
-        best = bench.place(Path(scratch) / "models")
+        with contextlib.closing(bench.records):
+            bench.find_features(camera_model, single, max_features, max_image_size)
+            bench.match()
+            best = bench.place(Path(scratch) / "models")
         model.mkdir(parents=True, exist_ok=True)
         best.write_binary(str(model))
-        bench.records.close()
     placed = {image.name for image in best.images.values() if image.has_pose}
     return Summary(
         registered=len(placed),
@@ -110,9 +111,10 @@ def structure_from_motion(
 
 
 def find_photos(photos: Path) -> list[str]:
-    """Names (posix, relative, sorted) of the photographs under the folder; SplatlearnError if they are fewer than two."""
+    """Names (posix, relative, sorted) of the photographs under the folder; an error if they are fewer than two."""
     if not photos.is_dir():
-        raise SplatlearnError(f"{photos}: expected a folder of photographs, got {'a file' if photos.exists() else 'nothing'}")
+        found = "a file" if photos.exists() else "nothing"
+        raise SplatlearnError(f"{photos}: expected a folder of photographs, got {found}")
     files = (path for path in photos.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     names = sorted(path.relative_to(photos).as_posix() for path in files)
     names = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
@@ -135,7 +137,7 @@ def check_photos(photos: Path, names: list[str]) -> set[tuple[int, int]]:
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             bad.append(name)
     if bad:
-        raise SplatlearnError(f"{photos}: expected photographs that can be decoded, got {len(bad)} that cannot: {some(bad)}")
+        raise SplatlearnError(f"{photos}: expected only readable photographs, got {len(bad)} damaged: {some(bad)}")
     return sizes
 
 
@@ -146,10 +148,11 @@ def copy_photos(photos: Path, images: Path, names: list[str], model: Path) -> No
     images.mkdir(parents=True, exist_ok=True)
     if photos.resolve() == images.resolve():
         return
-    strangers = sorted({path.relative_to(images).as_posix() for path in images.rglob("*") if path.is_file()} - set(names))
+    there = {path.relative_to(images).as_posix() for path in images.rglob("*") if path.is_file()}
+    strangers = sorted(there - set(names))
     if strangers:
         raise SplatlearnError(f"{images}: expected no other pictures than those of {photos}, got {some(strangers)}")
-    for name in names:
+    for name in names:  # copies, not links: what is written to one must not change the other
         (images / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(photos / name, images / name)
 
@@ -177,7 +180,6 @@ class _Bench:
         # Read through pycolmap's own SQLite, and kept open: a second SQLite library in the process (Python's sqlite3)
         # drops this one's file locks and unmaps its log when it closes, which kills the process or spoils the matches.
         self.records = pycolmap.Database.open(database)
-        self.image_ids: list[int] = []
 
     def find_features(self, camera_model: str, single: bool, max_features: int, max_image_size: int) -> None:
         pycolmap = self.pycolmap
@@ -189,15 +191,22 @@ class _Bench:
         options.max_image_size = max_image_size
         options.sift.max_num_features = max_features
         mode = pycolmap.CameraMode.SINGLE if single else pycolmap.CameraMode.AUTO
-        # Entered by name first: threads that find features would number the photographs in the order they finish.
-        pycolmap.import_images(self.database, self.images, camera_mode=mode, image_names=self.names, options=reader)
-        self.image_ids = [image.image_id for image in self.records.read_all_images()]
-        self.run(
-            "find features", "photo", len(self.names), self.photos_with_features,
-            lambda token: pycolmap.extract_features(
-                self.database, self.images, image_names=self.names, camera_mode=mode, reader_options=reader, extraction_options=options, device=pycolmap.Device.cpu, cancellation_token=token,
-            ),
-        )  # fmt: skip
+
+        def work(token: Any) -> None:
+            # Entered by name first: threads that find features would number photographs in the order they finish.
+            pycolmap.import_images(self.database, self.images, mode, image_names=self.names, options=reader)
+            pycolmap.extract_features(
+                self.database,
+                self.images,
+                image_names=self.names,
+                camera_mode=mode,
+                reader_options=reader,
+                extraction_options=options,
+                device=pycolmap.Device.cpu,
+                cancellation_token=token,
+            )
+
+        self.run("find features", "photo", len(self.names), self.photos_with_features, work)
         if self.records.num_keypoints() == 0:
             raise SplatlearnError(f"{self.images}: expected photographs with detail, got no features in any of them")
 
@@ -217,29 +226,40 @@ class _Bench:
             pairing, matcher = pycolmap.ExhaustivePairingOptions(), pycolmap.match_exhaustive
             pairing.block_size = BLOCK
             pairs = math.comb(count, 2)
-        self.run(
-            "match", "pair", pairs, self.records.num_matched_image_pairs,
-            lambda token: matcher(
-                self.database, matching_options=options, pairing_options=pairing, verification_options=verify,
-                device=pycolmap.Device.cpu, cancellation_token=token,
-            ),
-        )  # fmt: skip
+
+        def work(token: Any) -> None:
+            matcher(
+                self.database,
+                matching_options=options,
+                pairing_options=pairing,
+                verification_options=verify,
+                device=pycolmap.Device.cpu,
+                cancellation_token=token,
+            )
+
+        self.run("match", "pair", pairs, self.records.num_matched_image_pairs, work)
 
     def place(self, models: Path) -> Any:
         """Returns the pycolmap.Reconstruction with the most photographs."""
         pycolmap = self.pycolmap
         models.mkdir()
         options = pycolmap.IncrementalPipelineOptions()
-        options.num_threads = options.mapper.num_threads = 1
+        options.num_threads = self.threads if len(self.names) > SMALL else 1
         options.random_seed = options.mapper.random_seed = options.triangulation.random_seed = self.seed
         placed: list[int] = []
-        found: dict[int, Any] = self.run(
-            "place photos", "photo", len(self.names), lambda: len(placed) and len(placed) + 2,
-            lambda token: pycolmap.incremental_mapping(
-                self.database, self.images, models, options=options,
-                next_image_callback=lambda: placed.append(1), cancellation_token=token,
-            ),
-        )  # fmt: skip
+
+        def work(token: Any) -> dict[int, Any]:
+            return pycolmap.incremental_mapping(
+                self.database,
+                self.images,
+                models,
+                options=options,
+                next_image_callback=lambda: placed.append(1),
+                cancellation_token=token,
+            )
+
+        first_pair = 2  # placed together, before the first call back
+        found = self.run("place", "photo", len(self.names), lambda: len(placed) and len(placed) + first_pair, work)
         if not found:
             raise SplatlearnError(
                 f"{self.images}: expected overlapping photographs of one place from different positions, got none of "
@@ -248,33 +268,26 @@ class _Bench:
         return max(found.values(), key=lambda model: (model.num_reg_images(), model.num_points3D()))
 
     def photos_with_features(self) -> int:
-        return sum(self.records.num_keypoints_for_image(image) > 0 for image in self.image_ids)
+        ids = [image.image_id for image in self.records.read_all_images()]
+        return sum(self.records.num_keypoints_for_image(image) > 0 for image in ids)
 
     def run(self, title: str, unit: str, total: int, done: Callable[[], int], work: Callable[[Any], Any]) -> Any:
         """Do `work(cancellation token)` in a thread under a bar that follows `done()`; returns what work returned."""
         token = self.pycolmap.CancellationToken()
-        outcome: list[Any] = []
-        failure: list[BaseException] = []
-
-        def body() -> None:
+        with (
+            tqdm(total=total, desc=title, unit=unit, disable=not self.progress) as bar,
+            ThreadPoolExecutor(1) as pool,  # leaving it waits for the work to end
+        ):
             try:
-                outcome.append(work(token))
-            except BaseException as error:
-                failure.append(error)
-
-        thread = threading.Thread(target=body, name=title, daemon=True)
-        with tqdm(total=total, desc=title, unit=unit, disable=not self.progress) as bar:
-            thread.start()
-            try:
-                while thread.is_alive():
-                    thread.join(POLL_SECONDS)
+                future = pool.submit(work, token)
+                while not wait([future], POLL_SECONDS).done:
                     bar.update(min(done(), total) - bar.n)
             except BaseException:
                 token.cancel()
-                thread.join()
                 raise
-            if not failure:
+            if future.exception() is None:
                 bar.update(total - bar.n)
-        if failure:
-            raise SplatlearnError(f"{self.images}: {title} failed: {failure[0]}") from failure[0]
-        return outcome[0]
+        try:
+            return future.result()
+        except Exception as error:
+            raise SplatlearnError(f"{self.images}: {title}: pycolmap failed: {error}") from error

@@ -1,8 +1,8 @@
-"""Forty photographs of a small still life, made from formulas: what the demo reconstructs, so that it needs no download.
+"""Forty photographs of a still life, made from formulas: what the demo reconstructs, so that it needs no download.
 
-A ray caster of ours looks through a lens with real distortion at a vase, a globe, books, a ball, a doughnut, a paper cone
-and a toy block on a round terrazzo table in a papered room. Everything is diffuse and lit by fixed light, as a
-reconstruction of Gaussians assumes; everything is seeded. The true lens and poses are given out as well, for tests.
+A ray caster of ours looks through a lens with real distortion at a vase, a globe, books, a ball, a doughnut, a paper
+cone and a toy block on a round terrazzo table in a papered room. Everything is diffuse and lit by fixed light, which
+is what a reconstruction can explain; everything is seeded. The true lens and poses are given out too, for tests.
 
 Frames: the world is in metres with z up and the table's top at z = 0; cameras are as in COLMAP (x right, y down,
 z forward, pixel centres at +0.5).
@@ -136,7 +136,7 @@ class Piece:
 
 
 def composition(seed: int) -> list[Piece]:
-    """The room first, then the table and what stands on it. Skins have texels of about a pixel as the cameras see them."""
+    """The room first, then the table and what stands on it. A skin's texels are about a pixel wide to the cameras."""
     lattices = [Lattice(1000 * seed + k) for k in range(10)]
     vertical = (0.0, 0.0, 1.0)
     room = Box((0.0, 0.0, 0.75), (3.4, 3.4, 1.5), inside=True)
@@ -257,5 +257,3 @@ def save_jpeg(path: Path, picture: np.ndarray) -> None:
     exif[ExifTags.Base.Make], exif[ExifTags.Base.Model] = "splatlearn", "still life"
     exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm] = FOCAL_35MM
     Image.fromarray(picture).save(path, quality=92, subsampling=0, exif=exif)
-
-

@@ -1,9 +1,9 @@
-"""The light of the still life, computed once: a diffuse surface looks the same from everywhere, so it is baked into skins.
+"""The light of the still life, computed once: diffuse surfaces look alike from everywhere, so it is baked into skins.
 
-A skin is the picture that a solid wears: pattern times light over its (u, v). The light at a point is what comes from a
-lamp of some size (so shadows have soft edges) plus what comes from the hemisphere above it: the room's glow where nothing
-is in the way, else a share of the colour of the solid that is (so contacts darken and neighbours tint each other).
-Both are Monte Carlo sums with a seeded generator, on a coarse grid: light varies slowly.
+A skin is the picture that a solid wears: pattern times light over its (u, v). The light at a point is what comes from
+a lamp of some size (so shadows have soft edges) plus what comes from the hemisphere above it: the room's glow where
+nothing is in the way, else a share of the colour of the solid that is (so contacts darken and neighbours tint each
+other). Both are Monte Carlo sums with a seeded generator, on a coarse grid: light varies slowly.
 
 Shapes: M points; positions, normals and directions [3, M] float32 in the world's frame; light and colours linear RGB.
 """

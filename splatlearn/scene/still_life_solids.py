@@ -1,7 +1,7 @@
 """The solids of the still life: where a ray meets them, and how their surfaces unroll into a flat skin.
 
-Each solid answers three questions in its own frame: at what distance does a ray meet it, which skin coordinate has a point
-of its surface, and (the inverse) which point and normal has a skin coordinate. All four families are closed forms, except
+Each solid answers three questions in its own frame: at what distance a ray meets it, which skin coordinate a point of
+its surface has, and (the inverse) which point and normal a skin coordinate has. All families are closed forms except
 the torus, which is sphere traced.
 
 Shapes: M rays; `o` [3, M] or [3, 1] origins and `d` [3, M] unit directions, metres, world frame (z up);

@@ -1,7 +1,7 @@
 """The patterns of the still life, as formulas: what makes its photographs worth matching, without a bundled picture.
 
-Structure from motion needs corners that look like nothing else nearby; Gaussians need patterns no finer than a few pixels.
-So every pattern here is irregular, has several scales, and stops at a wavelength that the photographs resolve.
+Structure from motion needs corners that look like nothing else nearby; Gaussians need patterns no finer than a few
+pixels. So every pattern here is irregular, has several scales, and stops at a wavelength that photographs resolve.
 
 Shapes: M points; `p` [3, M] float32 positions on the surface in metres, in the solid's own frame; `n` [3, M] their unit
 normals. A pattern maps (p, n) to colours [3, M], sRGB in 0..1.
