@@ -73,9 +73,7 @@ def write_model(
 
     model = pycolmap.Reconstruction()
     for number, lens in enumerate(lenses, 1):
-        camera = pycolmap.Camera(
-            model=lens.model, width=lens.width, height=lens.height, params=list(lens.params)
-        )
+        camera = pycolmap.Camera(model=lens.model, width=lens.width, height=lens.height, params=list(lens.params))
         camera.camera_id = number
         model.add_camera_with_trivial_rig(camera)
     seen = [pycolmap.Point2D(np.array([1.5 + index, 2.5])) for index in range(points)]
@@ -166,6 +164,4 @@ def assert_usable(model: Model) -> None:
         assert np.isfinite(image.world_to_camera).all(), "a pose that is not finite got through"
         np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-9, err_msg="not a rotation")
         assert np.isfinite(image.lens.params).all() and image.lens.width > 0 and image.lens.height > 0
-        assert not image.name.startswith("/") and ".." not in image.name.split("/"), (
-            "a name that escapes got through"
-        )
+        assert not image.name.startswith("/") and ".." not in image.name.split("/"), "a name that escapes got through"

@@ -59,9 +59,7 @@ class TestFolders:
 
     def test_no_points(self, tmp_path: Path) -> None:
         for text in (False, True):
-            write_model(
-                tmp_path / str(text) / "sparse" / "0", [SampleLens()], [SampleImage("a.png")], 0, text
-            )
+            write_model(tmp_path / str(text) / "sparse" / "0", [SampleLens()], [SampleImage("a.png")], 0, text)
             (tmp_path / str(text) / "images").mkdir()
             refused(tmp_path / str(text), "points3D.* holds no points, but Gaussians start at the points")
 
@@ -114,9 +112,7 @@ class TestDamagedBinaries:
         path.write_bytes(struct.pack("<Q", count) + path.read_bytes()[8:])
         tracemalloc.start()
         try:
-            with pytest.raises(
-                SplatlearnError, match=rf"{name}\.bin is cut short or damaged: a list of {count}"
-            ):
+            with pytest.raises(SplatlearnError, match=rf"{name}\.bin is cut short or damaged: a list of {count}"):
                 read_model(sparse)
             assert tracemalloc.get_traced_memory()[1] < 4 << 20, "memory was taken on the word of a count"
         finally:
@@ -166,9 +162,7 @@ class TestPhotographs:
 
     def test_skip_missing_goes_on(self, root: Path) -> None:
         self.damage(root)
-        with pytest.warns(
-            UserWarning, match=r"2 of 3 photographs cannot be used: .*b\.png.*c\.png.*going on without"
-        ):
+        with pytest.warns(UserWarning, match=r"2 of 3 photographs cannot be used: .*b\.png.*c\.png.*going on without"):
             scene = load(root, skip_missing=True, holdout="none")
         assert [camera.name for camera in scene.train] == ["a.png"]
 
@@ -178,9 +172,7 @@ class TestPhotographs:
         refused(root, "3 of 3 photographs cannot be used: .*so that none is left", skip_missing=True)
 
     def test_cut_jpeg(self, tmp_path: Path) -> None:
-        root = write_scene(
-            tmp_path, [SampleLens(width=200, height=150)], [SampleImage("a.jpg"), SampleImage("b.jpg")]
-        )
+        root = write_scene(tmp_path, [SampleLens(width=200, height=150)], [SampleImage("a.jpg"), SampleImage("b.jpg")])
         path = root / "images" / "b.jpg"
         whole = path.read_bytes()
         for size in (len(whole) - 300, len(whole) // 2, 700):  # the header is whole, so that it opens

@@ -35,9 +35,7 @@ def png16(values: np.ndarray, color_type: int, transparent: bytes = b"") -> byte
 
     header = struct.pack(">IIBBBBB", width, height, 16, color_type, 0, 0, 0)
     extra = chunk(b"tRNS", transparent) if transparent else b""
-    body = (
-        chunk(b"IHDR", header) + extra + chunk(b"IDAT", zlib.compress(b"".join(rows))) + chunk(b"IEND", b"")
-    )
+    body = chunk(b"IHDR", header) + extra + chunk(b"IDAT", zlib.compress(b"".join(rows))) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + body
 
 
@@ -53,9 +51,7 @@ def eighths(values: np.ndarray) -> np.ndarray:
     return np.floor(values / 257 + 0.5).astype(np.uint8)
 
 
-def read(
-    tmp_path: Path, content: bytes, suffix: str, background: tuple[float, float, float] = (0, 0, 0)
-) -> np.ndarray:
+def read(tmp_path: Path, content: bytes, suffix: str, background: tuple[float, float, float] = (0, 0, 0)) -> np.ndarray:
     path = tmp_path / f"photo{suffix}"
     path.write_bytes(content)
     photo = read_photo(path, background)
@@ -70,9 +66,7 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
 
 
 def test_rgb(tmp_path: Path) -> None:
-    np.testing.assert_array_equal(
-        read(tmp_path, encoded(Image.fromarray(noise(7, 5)), "PNG"), ".png"), noise(7, 5)
-    )
+    np.testing.assert_array_equal(read(tmp_path, encoded(Image.fromarray(noise(7, 5)), "PNG"), ".png"), noise(7, 5))
 
 
 def test_grey(tmp_path: Path) -> None:
@@ -83,9 +77,7 @@ def test_grey(tmp_path: Path) -> None:
 
 def test_black_and_white(tmp_path: Path) -> None:
     got = read(tmp_path, encoded(Image.fromarray(noise(8, 8)[..., 0] > 127), "PNG"), ".png")
-    np.testing.assert_array_equal(
-        got[..., 1] == 255, noise(8, 8)[..., 0] > 127, err_msg="1-bit white must be 255"
-    )
+    np.testing.assert_array_equal(got[..., 1] == 255, noise(8, 8)[..., 0] > 127, err_msg="1-bit white must be 255")
 
 
 @pytest.mark.parametrize("background", [(0.0, 0.0, 0.0), (1.0, 0.5, 0.25)])
@@ -109,9 +101,7 @@ def test_palette(tmp_path: Path, transparency: int | None) -> None:
     if transparency is not None:
         expected[indices == transparency] = [255, 0, 0]
     got = read(tmp_path, encoded(image, "PNG", **options), ".png", (1.0, 0.0, 0.0))
-    np.testing.assert_array_equal(
-        got, expected, err_msg="indices were taken for colours, or the transparent one shown"
-    )
+    np.testing.assert_array_equal(got, expected, err_msg="indices were taken for colours, or the transparent one shown")
 
 
 def test_cmyk(tmp_path: Path) -> None:
@@ -157,13 +147,9 @@ def test_sixteen_bit_tiff(tmp_path: Path, byte_order: str) -> None:
     tags += [(273, 4, 1, pixels_at), (277, 4, 1, 3), (278, 4, 1, height), (279, 4, 1, len(pixels))]
     directory = struct.pack(byte_order + "H", len(tags))
     directory += b"".join(struct.pack(byte_order + "HHII", *tag) for tag in tags) + bytes(4)
-    start = struct.pack(
-        byte_order + "2sHI", b"II" if byte_order == "<" else b"MM", 42, pixels_at + len(pixels)
-    )
+    start = struct.pack(byte_order + "2sHI", b"II" if byte_order == "<" else b"MM", 42, pixels_at + len(pixels))
     content = start + struct.pack(byte_order + "3H", 16, 16, 16) + pixels + directory
-    np.testing.assert_array_equal(
-        read(tmp_path, content, ".tif"), eighths(values), err_msg="bytes swapped or cut"
-    )
+    np.testing.assert_array_equal(read(tmp_path, content, ".tif"), eighths(values), err_msg="bytes swapped or cut")
 
 
 @pytest.mark.parametrize("mode", ["F", "I"])

@@ -111,6 +111,14 @@ def test_schedule_details_change_nothing() -> None:
     assert torch.equal(plain, other), "a detail of the schedule changes the picture"
 
 
+@pytest.mark.parametrize("norm", [1e-12, 1e-3, 1e3, 1e12])
+def test_the_norm_of_quaternions_does_not_matter(norm: float) -> None:
+    given = arguments()
+    plain, _, _ = rasterization(**given)
+    scaled, _, _ = rasterization(**dict(given, quats=norm * given["quats"]))
+    assert (scaled - plain).abs().max() < 1e-5, f"quaternions of norm {norm} are not normalised"
+
+
 def test_cameras_do_not_meet() -> None:
     given = arguments()
     together, _, _ = rasterization(**given)
@@ -262,12 +270,14 @@ HOSTILE = {
     "rows that cameras do not divide": ("bin(*flat, 21, 18, n_cameras=3)", "n_cameras"),
     "radii elsewhere": ("bin(*flat[:4], flat[4].to('meta'), 21, 18, n_cameras=2)", "radii"),
     "photo elsewhere": ("photometric_loss(rows[0], torch.zeros(2, 20, 2).byte().to('meta'))", "target"),
+    "no cameras": ("rasterization(*cloud, torch.zeros(0, 4, 4), torch.zeros(0, 3, 3), 21, 18)", "viewmats"),
 }
 HOSTILE_SCRIPT = """
 import sys, torch
 from splatlearn.errors import SplatlearnError
 from splatlearn.ops.bin import bin
 from splatlearn.ops.photometric import photometric_loss
+from splatlearn.ops.rasterization import rasterization
 from splatlearn.ops.rasterize import rasterize
 row = torch.rand(2, 20, generator=torch.Generator().manual_seed(0))
 means2d = torch.stack([row * 21, row.flip(1) * 18], -1)
@@ -276,6 +286,7 @@ radii = torch.full((2, 20, 2), 11, dtype=torch.int32)
 flat = (means2d, conics, row, 1 + row, radii)
 tiles = bin(*flat, 21, 18, n_cameras=2)
 rows = (means2d, conics, row, means2d)
+cloud = (conics[0], torch.ones(20, 4), conics[0], row[0], conics[0])
 try:
     eval(sys.argv[1])
 except SplatlearnError as error:

@@ -21,6 +21,9 @@ PHOTOS = 10  # neighbours on the low ring of forty: about 14 degrees apart
 WIDTH, HEIGHT = 320, 240
 
 
+Done = tuple[Path, Summary, dict[str, str]]
+
+
 @pytest.fixture(scope="module")
 def poses() -> np.ndarray:
     return still_life.camera_poses()[:PHOTOS]
@@ -37,7 +40,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory, poses: np.ndarray) -> Path:
 
 
 @pytest.fixture(scope="module")
-def done(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Summary, dict[str, str]]:
+def done(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
     """The COLMAP folder made from the photographs, the summary, and the photographs' hashes from before."""
     before = hashes(photos)
     out = tmp_path_factory.mktemp("colmap") / "out"
@@ -59,7 +62,7 @@ def similarity(source: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarra
     return scale, turn, target.mean(axis=0) - scale * turn @ source.mean(axis=0)
 
 
-def test_cameras_are_the_true_ones(done: tuple[Path, Summary, dict[str, str]], poses: np.ndarray) -> None:
+def test_cameras_are_the_true_ones(done: Done, poses: np.ndarray) -> None:
     out, summary, _ = done
     assert (summary.registered, summary.total, summary.missing) == (PHOTOS, PHOTOS, ()), "a photograph was not placed"
     assert summary.warning == "" and summary.points > 300 and 0 < summary.mean_reprojection_error_px < 1
@@ -75,7 +78,7 @@ def test_cameras_are_the_true_ones(done: tuple[Path, Summary, dict[str, str]], p
         assert np.degrees(np.arccos(np.clip(cosine, -1, 1))) < 1.0, "a camera is turned"
 
 
-def test_the_lens_is_the_true_one(done: tuple[Path, Summary, dict[str, str]]) -> None:
+def test_the_lens_is_the_true_one(done: Done) -> None:
     model = pycolmap.Reconstruction(done[0] / "sparse" / "0")
     assert len(model.cameras) == 1, "photographs of one lens were given several cameras"
     (camera,) = model.cameras.values()
@@ -85,19 +88,19 @@ def test_the_lens_is_the_true_one(done: tuple[Path, Summary, dict[str, str]]) ->
     assert camera.params[4] == pytest.approx(truth.k1, abs=0.05), "the lens's distortion was not found"
 
 
-def test_photographs_are_copied_and_left_alone(done: tuple[Path, Summary, dict[str, str]], photos: Path) -> None:
+def test_photographs_are_copied_and_left_alone(done: Done, photos: Path) -> None:
     out, _, before = done
     assert hashes(photos) == before, "the user's photographs were changed"
     assert hashes(out / "images") == before, "images/ are not copies of the photographs"
     assert sorted(path.name for path in out.iterdir()) == ["images", "sparse"], "scratch files were left behind"
 
 
-def test_one_thread_repeats_to_the_bit(done: tuple[Path, Summary, dict[str, str]], photos: Path, tmp_path: Path) -> None:
+def test_one_thread_repeats_to_the_bit(done: Done, photos: Path, tmp_path: Path) -> None:
     structure_from_motion(photos, tmp_path / "out", progress=False, threads=1)
     assert hashes(tmp_path / "out") == hashes(done[0]), "the same photographs and seed gave another model"
 
 
-def test_a_model_is_never_overwritten(done: tuple[Path, Summary, dict[str, str]], photos: Path) -> None:
+def test_a_model_is_never_overwritten(done: Done, photos: Path) -> None:
     before = hashes(done[0])
     with pytest.raises(SplatlearnError, match="expected no model there yet"):
         structure_from_motion(photos, done[0], progress=False)
@@ -175,15 +178,16 @@ def test_ctrl_c_stops_the_work_and_leaves_no_model(photos: Path, tmp_path: Path,
     def interrupted(*_: Any, cancellation_token: Any, **__: Any) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         deadline = time.monotonic() + 20
-        while not cancellation_token.is_cancelled() and time.monotonic() < deadline:
+        while not cancellation_token.is_cancelled and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(0.3)
-        seen.append(cancellation_token.is_cancelled())
+        seen.append(cancellation_token.is_cancelled)
 
     monkeypatch.setattr(pycolmap, "match_exhaustive", interrupted)
     level = pycolmap.logging.minloglevel
     with pytest.raises(KeyboardInterrupt):
         structure_from_motion(photos, tmp_path / "out", progress=False)
     assert seen == [True], "the work was not cancelled, or goes on after the function has returned"
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["images"], "an interrupted run left more than copies"
+    left = [path.name for path in (tmp_path / "out").iterdir()]
+    assert left == ["images"], "an interrupted run left more than copies of the photographs"
     assert pycolmap.logging.minloglevel == level, "pycolmap's log stays silenced"

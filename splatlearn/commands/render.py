@@ -35,6 +35,8 @@ def render(
     """Draws the cameras of a path into a video or a folder of PNGs; returns where."""
     from splatlearn.show.video import write_video
 
+    if out is not None and out.suffix and out.suffix.lower() not in VIDEO:
+        raise SplatlearnError(f"--out must end in .mp4 or .gif, or be a folder, got {out}")
     cameras = path_cameras(task, path, frames)
     if width is not None:
         if width < 1:
@@ -46,8 +48,6 @@ def render(
     if target.suffix.lower() in VIDEO:
         write_video(target, pictures, fps)
         return target
-    if target.suffix:
-        raise SplatlearnError(f"--out must end in .mp4 or .gif, or be a folder, got {target}")
     _write_pictures(target, cameras, pictures)
     return target
 

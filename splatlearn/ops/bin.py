@@ -31,8 +31,8 @@ def bin(
     width: int,
     height: int,
     *,
+    n_cameras: int,
     alpha_threshold: float = 1 / 255,
-    n_cameras: int = 1,
     camera_ids: Tensor | None = None,
     channels: int = 3,
 ) -> Tiles:

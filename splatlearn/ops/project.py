@@ -65,7 +65,7 @@ def project(
 
     Args:
         means: [N, 3] world.
-        quats: [N, 4] wxyz, any non-zero norm.
+        quats: [N, 4] wxyz, of a norm from 1e-12 to 1e12.
         scales: [N, 3] standard deviations along the axes, world units.
         opacities: [N] in 0..1.
         sh0, shN: [N, 1, 3] and [N, K-1, 3] spherical-harmonics coefficients, used where `sh_degree` is given; shN may be
@@ -77,7 +77,8 @@ def project(
         radius_clip: Gaussians whose two radii are at or below it are culled, px.
         sh_degree: 0..4: bases of this degree and below give the colours; None: no colours.
         antialiased: scale opacities by sqrt(det(cov) / det(cov + eps2d)) (Mip-Splatting, Yu et al. 2024).
-        alpha_threshold: alpha below it is never drawn; it bounds the extent. 0 switches it off.
+        alpha_threshold: alpha below it is never drawn; it bounds the extent. 0 switches it off: then the extent ends
+            where alpha is no normal number any more.
 
     All tensors share a dtype (float32 or float64); gradients flow to each of them.
 
@@ -87,6 +88,8 @@ def project(
     check_size(width, height)
     n = check_tensor("means", means, ("N", 3)).shape[0]
     cameras = check_tensor("viewmats", viewmats, ("C", 4, 4), means).shape[0]
+    if cameras == 0:
+        raise SplatlearnError("viewmats must hold at least one camera, but has shape [0, 4, 4]")
     tensors = [
         check_tensor("means", means, (n, 3)),
         check_tensor("quats", quats, (n, 4), means),
@@ -99,6 +102,9 @@ def project(
         check_number(name, value, 0, high)
     check_number("far_plane", far_plane, near_plane)
     check_number("radius_clip", radius_clip, 0)
+    focal = torch.diagonal(Ks.detach(), dim1=1, dim2=2)[:, :2]
+    if not (focal > 0).all():
+        raise SplatlearnError(f"Ks must have focal lengths above 0, but one of them is {focal.min().item():g}")
     centers = None
     if sh_degree is None:
         sh0 = shN = None

@@ -190,9 +190,7 @@ def _check_config(config: ColmapScene.Config) -> None:
 
 def _find_folders(path: Path, images: str | None) -> tuple[Path, Path]:
     """The folders of the model and of the photographs."""
-    layout = (
-        "expected a COLMAP folder with the photographs in images/ and the model in sparse/0/ (or sparse/)"
-    )
+    layout = "expected a COLMAP folder with the photographs in images/ and the model in sparse/0/ (or sparse/)"
     if not str(path) or str(path) == ".":
         raise SplatlearnError(f"path is not set: {layout}.")
     if not path.is_dir():
@@ -221,9 +219,7 @@ def _stored_sizes(
             continue
         sizes[image.name] = size
         if not _same_shape(size, (image.lens.width, image.lens.height)):
-            wrong.append(
-                f"{folder / image.name} is {size[0]}x{size[1]} and not {image.lens.width}x{image.lens.height}"
-            )
+            wrong.append(f"{folder / image.name} is {size[0]}x{size[1]} and not {image.lens.width}x{image.lens.height}")
     if wrong:
         more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise SplatlearnError(
@@ -251,9 +247,7 @@ def _views(
             continue
         width, height = sizes[image.name]
         if min(width, height) < downscale:
-            raise SplatlearnError(
-                f"{folder / image.name} is {width}x{height}, too small for downscale {downscale}."
-            )
+            raise SplatlearnError(f"{folder / image.name} is {width}x{height}, too small for downscale {downscale}.")
         key = (image.lens.id, (width, height))
         if key not in shared:
             scale = (width / image.lens.width / downscale, height / image.lens.height / downscale)
@@ -265,6 +259,4 @@ def _views(
 def _camera(image: ModelImage, view: PinholeView) -> Camera:
     view_from_lens = np.eye(4)
     view_from_lens[:3, :3] = view.lens_from_view.T
-    return Camera(
-        image.name + view.suffix, view.width, view.height, view.K, view_from_lens @ image.world_to_camera
-    )
+    return Camera(image.name + view.suffix, view.width, view.height, view.K, view_from_lens @ image.world_to_camera)

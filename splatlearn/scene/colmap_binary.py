@@ -105,13 +105,10 @@ def read_lenses(path: Path) -> list[Lens]:
         lens_id, model, width, height = file.take(_LENS, f"camera {number + 1}")
         if model not in CAMERA_MODELS:
             raise SplatlearnError(
-                f"{path}: camera {lens_id} has the unknown camera model {model}; known are 0 to "
-                f"{max(CAMERA_MODELS)}."
+                f"{path}: camera {lens_id} has the unknown camera model {model}; known are 0 to {max(CAMERA_MODELS)}."
             )
         name = CAMERA_MODELS[model][0]
-        params = file.array(
-            np.dtype("<f8"), len(PARAMETERS_OF_MODEL[name]), f"the parameters of camera {lens_id}"
-        )
+        params = file.array(np.dtype("<f8"), len(PARAMETERS_OF_MODEL[name]), f"the parameters of camera {lens_id}")
         lenses.append(Lens(lens_id, name, width, height, tuple(params.tolist())))
     file.finish()
     return lenses

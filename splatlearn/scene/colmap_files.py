@@ -21,9 +21,7 @@ from splatlearn.scene.colmap_records import Frame, Lens, Photograph, Points, Pos
 
 LARGEST_SIDE = 1 << 20  # pixels; no photograph is larger, and no loop over a lens's border takes long
 QUATERNION_TOLERANCE = 1e-3  # text models written with few digits stay within it
-POSE_TOLERANCE = (
-    1e-3  # between images.bin and frames.bin: rotation entries, and translation over its own length
-)
+POSE_TOLERANCE = 1e-3  # between images.bin and frames.bin: rotation entries, and translation over its own length
 LARGEST_LENGTH = 1e18  # its square still fits into float32, and no scene is that large
 LONGEST_NAME = 1024
 CAMERA_SENSOR = 0
@@ -66,9 +64,7 @@ def read_model(folder: Path) -> Model:
         raise SplatlearnError(f"{images_file} holds no registered image, so there is nothing to learn from.")
     _check_rigs(raw, folder, suffix)
     points = _checked_points(raw, points_file, images_file)
-    return Model(
-        sorted(images, key=lambda image: image.name), points, np.ascontiguousarray(raw.points.colors)
-    )
+    return Model(sorted(images, key=lambda image: image.name), points, np.ascontiguousarray(raw.points.colors))
 
 
 def _read(folder: Path) -> tuple[RawModel, str]:
@@ -86,12 +82,9 @@ def _read(folder: Path) -> tuple[RawModel, str]:
                 reader.read_frames(frames) if frames.is_file() else None,
             ), suffix
         except OSError as error:
-            raise SplatlearnError(
-                f"{error.filename or folder} cannot be read: {error.strerror or error}."
-            ) from None
+            raise SplatlearnError(f"{error.filename or folder} cannot be read: {error.strerror or error}.") from None
     raise SplatlearnError(
-        f"{folder} holds no COLMAP model: expected cameras.bin, images.bin and points3D.bin there, or the "
-        "same as .txt."
+        f"{folder} holds no COLMAP model: expected cameras.bin, images.bin and points3D.bin there, or the same as .txt."
     )
 
 
@@ -132,13 +125,10 @@ def _check_pose(pose: Pose, what: str, file: Path) -> None:
     length = math.hypot(*pose.quaternion)
     if not abs(length - 1) <= QUATERNION_TOLERANCE:
         raise SplatlearnError(
-            f"{file}: the quaternion of {what} must have length 1, but {_numbers(pose.quaternion)} has "
-            f"{length:.6g}."
+            f"{file}: the quaternion of {what} must have length 1, but {_numbers(pose.quaternion)} has {length:.6g}."
         )
     if max(map(abs, pose.translation)) > LARGEST_LENGTH:
-        raise SplatlearnError(
-            f"{file}: the translation of {what} is out of range: {_numbers(pose.translation)}."
-        )
+        raise SplatlearnError(f"{file}: the translation of {what} is out of range: {_numbers(pose.translation)}.")
 
 
 def _numbers(values: tuple[float, ...]) -> str:
@@ -174,9 +164,7 @@ def _checked_image(photo: Photograph, lenses: dict[int, Lens], file: Path) -> Mo
 def _checked_points(raw: RawModel, file: Path, images_file: Path) -> np.ndarray:
     points: Points = raw.points
     if not len(points.ids):
-        raise SplatlearnError(
-            f"{file} holds no points, but Gaussians start at the points of the reconstruction."
-        )
+        raise SplatlearnError(f"{file} holds no points, but Gaussians start at the points of the reconstruction.")
     with np.errstate(all="ignore"):
         xyz = points.xyz.astype(np.float32)
     finite = np.isfinite(xyz).all(axis=1)
@@ -248,20 +236,15 @@ def _poses_by_frames(frames: list[Frame], rigs: dict[int, Rig], file: Path) -> d
     poses: dict[int, np.ndarray | None] = {}
     for frame in frames:
         if frame.rig_id not in rigs:
-            raise SplatlearnError(
-                f"{file}: frame {frame.id} belongs to rig {frame.rig_id}, which is not there."
-            )
+            raise SplatlearnError(f"{file}: frame {frame.id} belongs to rig {frame.rig_id}, which is not there.")
         sensors = rigs[frame.rig_id].sensors
         rig_from_world = frame.pose.matrix()
         for kind, sensor_id, data_id in frame.data:
             if (kind, sensor_id) not in sensors:
                 raise SplatlearnError(
-                    f"{file}: frame {frame.id} names sensor {sensor_id} of type {kind}, which rig "
-                    f"{frame.rig_id} lacks."
+                    f"{file}: frame {frame.id} names sensor {sensor_id} of type {kind}, which rig {frame.rig_id} lacks."
                 )
             sensor_from_rig = sensors[kind, sensor_id]
             if kind == CAMERA_SENSOR:
-                poses[data_id] = (
-                    None if sensor_from_rig is None else sensor_from_rig.matrix() @ rig_from_world
-                )
+                poses[data_id] = None if sensor_from_rig is None else sensor_from_rig.matrix() @ rig_from_world
     return poses

@@ -62,9 +62,7 @@ class _Line:
     def sensor(self) -> tuple[int, int]:
         kind = self.word("a sensor's type")
         if kind not in _SENSOR_TYPES:
-            raise self.fail(
-                f"a sensor's type must be one of {', '.join(_SENSOR_TYPES)}, but is {kind[:40]!r}"
-            )
+            raise self.fail(f"a sensor's type must be one of {', '.join(_SENSOR_TYPES)}, but is {kind[:40]!r}")
         return _SENSOR_TYPES[kind], self.integer("a sensor's id")
 
     def finish(self) -> None:
@@ -103,19 +101,13 @@ def read_lenses(path: Path) -> list[Lens]:
         lens_id = line.integer("the camera's id")
         model = line.word("the camera's model")
         if model not in PARAMETERS_OF_MODEL:
-            raise line.fail(
-                f"unknown camera model {model[:40]!r}; known are {', '.join(PARAMETERS_OF_MODEL)}"
-            )
+            raise line.fail(f"unknown camera model {model[:40]!r}; known are {', '.join(PARAMETERS_OF_MODEL)}")
         width = line.integer("the width", _UNSIGNED_64)
         height = line.integer("the height", _UNSIGNED_64)
         names = PARAMETERS_OF_MODEL[model]
         if line.left != len(names):
-            raise line.fail(
-                f"{model} has {len(names)} parameters ({', '.join(names)}), but there are {line.left}"
-            )
-        lenses.append(
-            Lens(lens_id, model, width, height, tuple(line.number(f"parameter {name}") for name in names))
-        )
+            raise line.fail(f"{model} has {len(names)} parameters ({', '.join(names)}), but there are {line.left}")
+        lenses.append(Lens(lens_id, model, width, height, tuple(line.number(f"parameter {name}") for name in names)))
     _check_count(path, _lines(path), len(lenses))
     return lenses
 
@@ -146,8 +138,7 @@ def read_photographs(path: Path) -> list[Photograph]:
 def _points_seen(line: _Line, image_id: int) -> np.ndarray:
     if len(line.fields) % 3:
         raise line.fail(
-            f"the 2D points of image {image_id} must be triples X Y POINT3D_ID, but there are "
-            f"{len(line.fields)} fields"
+            f"the 2D points of image {image_id} must be triples X Y POINT3D_ID, but there are {len(line.fields)} fields"
         )
     ids = []
     while line.left:

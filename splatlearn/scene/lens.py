@@ -106,14 +106,10 @@ def _pycolmap_camera(lens: Lens, size: tuple[int, int], params: tuple[float, ...
 
 def _unusable(lens: Lens, why: str) -> SplatlearnError:
     why = " ".join(why.split()).rstrip(".")
-    return SplatlearnError(
-        f"Camera {lens.id} ({lens.model}, {lens.width}x{lens.height}) cannot be undistorted: {why}."
-    )
+    return SplatlearnError(f"Camera {lens.id} ({lens.model}, {lens.width}x{lens.height}) cannot be undistorted: {why}.")
 
 
-def _undistorted(
-    lens: Lens, source_size: tuple[int, int], scale: tuple[float, float]
-) -> tuple[int, int, np.ndarray]:
+def _undistorted(lens: Lens, source_size: tuple[int, int], scale: tuple[float, float]) -> tuple[int, int, np.ndarray]:
     """Width, height and intrinsics of the pinhole that COLMAP would choose, cut to WIDEST_VIEW_DEGREES."""
     import pycolmap
 
@@ -179,7 +175,5 @@ def sampling_grid(view: PinholeView) -> torch.Tensor:
 def warp(photo: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
     """Resamples `photo` [H, W, 3] uint8 bilinearly at a `sampling_grid`: [height, width, 3] uint8."""
     planes = photo.permute(2, 0, 1)[None].float()
-    sampled = torch.nn.functional.grid_sample(
-        planes, grid, mode="bilinear", padding_mode="zeros", align_corners=False
-    )
+    sampled = torch.nn.functional.grid_sample(planes, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     return sampled[0].round_().clamp_(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous()

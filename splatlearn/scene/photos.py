@@ -82,9 +82,7 @@ def _opened(path: Path) -> Image.Image:
 def _channels(image: Image.Image, path: Path) -> tuple[np.ndarray, int]:
     """The pixels as [H, W, 1 to 4] (grey, grey and alpha, RGB, RGBA) and the value of white, 255 or 65535."""
     if image.mode == "F":
-        raise SplatlearnError(
-            f"{path} holds floating-point pixels, whose white is unknown; save it with 8 or 16 bits."
-        )
+        raise SplatlearnError(f"{path} holds floating-point pixels, whose white is unknown; save it with 8 or 16 bits.")
     deep = _sixteen_bits(image, path)
     if deep is not None:
         transparent = image.info.get("transparency")  # one value or colour that stands for "nothing here"
@@ -103,9 +101,7 @@ def _sixteen_bits(image: Image.Image, path: Path) -> np.ndarray | None:
     if image.mode.startswith("I"):
         grey = np.asarray(image).astype(np.int32)
         if grey.min() < 0 or grey.max() > 65535:
-            raise SplatlearnError(
-                f"{path} holds 32-bit integers, whose white is unknown; save it with 8 or 16 bits."
-            )
+            raise SplatlearnError(f"{path} holds 32-bit integers, whose white is unknown; save it with 8 or 16 bits.")
         return grey[..., None]
     raw_modes = {_raw_mode(tile) for tile in getattr(image, "tile", [])}
     raw_mode = raw_modes.pop() if len(raw_modes) == 1 else ""
@@ -250,9 +246,7 @@ class PhotoStore:
         photo = read_photo(source.path, self.background)
         size = (photo.shape[1], photo.shape[0])
         if size != source.stored_size:
-            raise SplatlearnError(
-                f"{source.path} changed its size from {source.stored_size} to {size} meanwhile."
-            )
+            raise SplatlearnError(f"{source.path} changed its size from {source.stored_size} to {size} meanwhile.")
         photo = shrink(photo, self.downscale)
         return warp(photo, self._grid(source.view)) if source.view.resampled else photo
 

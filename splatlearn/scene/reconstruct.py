@@ -278,6 +278,7 @@ class _Bench:
             tqdm(total=total, desc=title, unit=unit, disable=not self.progress) as bar,
             ThreadPoolExecutor(1) as pool,  # leaving it waits for the work to end
         ):
+            pool.submit(int).result()  # a Ctrl-C while the pool starts its thread would make it forget that thread
             try:
                 future = pool.submit(work, token)
                 while not wait([future], POLL_SECONDS).done:

@@ -176,7 +176,7 @@ class StillLife:
         colors = np.stack([picture.reshape(-1, 3).mean(axis=0) for picture in pictures[1:]])
 
         def dressed(k: int) -> Skin:
-            coarse = round((16 if k == 0 else 6) * detail) or 1
+            coarse = round((16 if k == 0 else 8) * detail) or 1
             return bake(pieces[k].solid, pictures[k], self.solids, colors, coarse, seed)
 
         with ThreadPoolExecutor(processors()) as pool:

@@ -32,7 +32,7 @@ TERRAZZO = palette("c96f4f", "e3b04b", "3f868c", "8fae8b", "35506e", "e9b9a4", "
 PATCHES = palette("d9764a", "e6b450", "efe0c2", "4c8f92", "b84f45", "8fae8b", "31506e")
 WALLS = palette("a9bdb9", "b9cac3", "c9d5cb", "d9dfd1", "e8e6d6", "eddccb")
 LANDS = palette("2c5f83", "3f7fa0", "69a6b8", "e8d9a8", "9fb878", "6d9a63", "c8a06a", "f0ead8")
-PLANKS = palette("a97b55", "b98a61", "9b6f4d", "c49a70", "8e6547")
+PLANKS = palette("a97f5c", "b38863", "a0775a", "ba906b", "987055")
 
 
 class Lattice:
@@ -141,16 +141,17 @@ def glyphs(lattice: Lattice, q: np.ndarray) -> np.ndarray:
 
 
 def terrazzo(lattice: Lattice) -> Pattern:
-    """Chips of coloured stone of two sizes in cream cement: the table."""
+    """Chips of coloured stone of two sizes in cream cement: the table's top, on a wooden foot (below z = -0.05)."""
 
     def pattern(p: np.ndarray, n: np.ndarray) -> np.ndarray:
         q = p[:2]
+        wood = rgb("9c7450") * (0.9 + 0.2 * lattice.fractal(p * np.array([[9.0], [9.0], [2.0]], np.float32), 2))
         color = CREAM * (0.90 + 0.14 * lattice.fractal(q * 7.0, 3))
         for scale, share, gap in ((14.0, 0.55, 0.13), (6.5, 0.42, 0.09)):
             numbers, seam, _ = lattice.cells(q * scale + 50.0 * share)
             coverage = ramp(seam, gap, gap + 0.13) * (numbers[0] < share)
             color = over(color, pick(TERRAZZO, numbers[1]) * (0.85 + 0.25 * numbers[2]), 0.85 * coverage)
-        return color
+        return over(wood, color, ramp(p[2], -0.06, -0.05))
 
     return pattern
 
@@ -166,7 +167,7 @@ def wallpaper(lattice: Lattice) -> Pattern:
         along = np.cos(turn) * offset[0] + np.sin(turn) * offset[1]
         across = -np.sin(turn) * offset[0] + np.cos(turn) * offset[1]
         leaf = ramp(0.36 * numbers[2] + 0.1 - np.abs(along) - 2.2 * np.abs(across) - 3.0 * across * along, 0.0, 0.09)
-        color = over(color, pick(TERRAZZO, numbers[1]), 0.75 * leaf * (numbers[3] < 0.8))
+        color = over(color, pick(TERRAZZO, numbers[1]), 0.55 * leaf * (numbers[3] < 0.8))
         return np.where(np.abs(n[2]) > 0.5, planks(lattice, q), color)
 
     return pattern
@@ -178,9 +179,9 @@ def planks(lattice: Lattice, q: np.ndarray) -> np.ndarray:
     shifted = q[0] + 1.7 * lattice.noise(np.stack([row + 0.5, 0.0 * row]))
     board = np.stack([np.floor(shifted / 1.3), row]).astype(np.int32)
     slot = lattice.slot(board)
-    grain = lattice.fractal(np.stack([q[0] * 2.0, q[1] * 11.0 + 9.0 * lattice.values[1][slot]]), 2)
+    grain = lattice.fractal(np.stack([q[0] * 1.6, q[1] * 8.0 + 9.0 * lattice.values[1][slot]]), 2)
     edge = np.minimum(np.abs(q[1] / 0.28 - row - 0.5) * -0.28 + 0.14, 0.65 - np.abs(shifted / 1.3 % 1.0 - 0.5) * 1.3)
-    return pick(PLANKS, lattice.values[2][slot]) * (0.72 + 0.5 * grain) * (0.6 + 0.4 * ramp(edge, 0.0, 0.03))
+    return pick(PLANKS, lattice.values[2][slot]) * (0.88 + 0.22 * grain) * (0.74 + 0.26 * ramp(edge, 0.0, 0.035))
 
 
 def globe(lattice: Lattice, radius: float) -> Pattern:

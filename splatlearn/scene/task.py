@@ -75,6 +75,8 @@ class SceneTask(Task[View, Rendering]):
         self.config = config
         self.device = choose_device(config.device)
         self.generator = torch.Generator().manual_seed(config.seed)
+        if not config.data.path:
+            raise SplatlearnError("'data.path' is not set: name a COLMAP folder with --data.path FOLDER")
         self.scene = ColmapScene(config.data)
         self.gaussians = self._begin().to(self.device)
         self.optimizer = GaussianAdam(self.gaussians)

@@ -1,0 +1,125 @@
+"""Adaptive density control: who is cloned, split and pruned, what happens to moments, and the bounds on the count."""
+
+import math
+
+import pytest
+import torch
+
+import tiny_scene
+from splatlearn.scene.densify import AdaptiveDensity, quaternion_rotations
+from splatlearn.scene.gaussians import NAMES, Gaussians
+from splatlearn.scene.optimizer import GaussianAdam
+
+EXTENT = 10.0
+
+
+def make(count: int = 8, **settings: float) -> tuple[Gaussians, GaussianAdam, AdaptiveDensity]:
+    gaussians = tiny_scene.gaussians(count)
+    with torch.no_grad():
+        gaussians.scales.fill_(math.log(0.01))
+        gaussians.opacities.fill_(0.0)
+    optimizer = GaussianAdam(gaussians)
+    for name in NAMES:
+        for moment in optimizer.moments[name]:
+            moment += torch.arange(1.0, count + 1).reshape(-1, *[1] * (moment.dim() - 1))
+    config = AdaptiveDensity.Config(start=0, every=1, stop=1.0, **settings)  # type: ignore[arg-type]
+    return gaussians, optimizer, AdaptiveDensity(config, gaussians, optimizer, EXTENT, 10**6)
+
+
+def pull(strategy: AdaptiveDensity, *which: int) -> None:
+    strategy.seen += 1
+    strategy.pull[list(which)] = 1.0
+
+
+def test_a_small_gaussian_is_cloned() -> None:
+    gaussians, optimizer, strategy = make()
+    before = gaussians.means.detach().clone()
+    pull(strategy, 3)
+    strategy.after_update(1, torch.Generator())
+    assert len(gaussians) == 9, "one clone was due"
+    assert torch.equal(gaussians.means[:8], before) and torch.equal(gaussians.means[8], before[3]), "not a copy in place"
+    first = optimizer.moments["means"][0]
+    assert first[3, 0] == 4 and first[8].abs().max() == 0, "the original keeps its moments, the clone begins at zero"
+
+
+def test_a_large_gaussian_is_split() -> None:
+    gaussians, optimizer, strategy = make()
+    with torch.no_grad():
+        gaussians.scales[5] = torch.tensor([0.5, 0.0, -3.0])
+    parent = {name: tensor[5].clone() for name, tensor in gaussians.tensors().items()}
+    pull(strategy, 5)
+    strategy.after_update(1, torch.Generator().manual_seed(1))
+    assert len(gaussians) == 9, "the parent is replaced by two"
+    for child in (7, 8):
+        assert torch.allclose(gaussians.scales[child], parent["scales"] - math.log(1.6)), "children are 1.6 times smaller"
+        local = quaternion_rotations(parent["quats"][None])[0].T @ (gaussians.means[child] - parent["means"])
+        assert 0 < (local / parent["scales"].exp()).abs().max() < 5, "a child was not drawn from its parent"
+        assert optimizer.moments["sh0"][0][child].abs().max() == 0, "a child begins without moments"
+    assert not torch.equal(gaussians.means[7], gaussians.means[8]), "the children coincide"
+
+
+def test_rotations_are_those_of_the_rasterizer() -> None:
+    from splatlearn.ops import reference
+
+    quats = torch.randn(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    rotations = quaternion_rotations(quats)
+    assert torch.allclose(rotations @ rotations.mT, torch.eye(3, dtype=torch.float64)), "not a rotation"
+    assert torch.allclose(rotations, reference.rotation(quats)), "another convention than the rasterizer's"
+
+
+def test_what_is_useless_is_pruned_but_never_all() -> None:
+    gaussians, optimizer, strategy = make()
+    with torch.no_grad():
+        gaussians.opacities[[1, 4]] = -9.0
+    strategy.after_update(1, torch.Generator())
+    assert len(gaussians) == 6 and optimizer.moments["quats"][1][1, 0] == 3, "moments must follow their Gaussians"
+    with torch.no_grad():
+        gaussians.opacities.fill_(-9.0)
+        gaussians.opacities[2] = -8.0
+    strategy.after_update(2, torch.Generator())
+    assert len(gaussians) == 1 and gaussians.opacities[0] == -8.0, "the most opaque one must stay"
+
+
+def test_huge_gaussians_are_pruned_after_a_reset_only() -> None:
+    gaussians, _, strategy = make(reset_every=5)
+    with torch.no_grad():
+        gaussians.scales[2] = math.log(0.2 * EXTENT)
+    strategy.after_update(4, torch.Generator())
+    assert len(gaussians) == 8, "pruned by size before the first reset"
+    strategy.after_update(6, torch.Generator())
+    assert len(gaussians) == 7, "not pruned by size after the first reset"
+
+
+def test_opacities_are_reset_with_their_moments() -> None:
+    gaussians, optimizer, strategy = make(reset_every=5)
+    with torch.no_grad():
+        gaussians.opacities[0] = -5.0
+    strategy.after_update(5, torch.Generator())
+    assert torch.allclose(gaussians.opacities[1:].sigmoid(), torch.tensor(0.01)), "reset to twice the pruning opacity"
+    assert gaussians.opacities[0] == -5.0, "a lower opacity must not rise"
+    assert optimizer.moments["opacities"][0].abs().max() == 0 and optimizer.moments["means"][0].abs().max() > 0
+
+
+@pytest.mark.parametrize(("cap", "wanted"), [(8, 8), (10, 10), (100, 16), (5, 8)])
+def test_the_cap_holds_and_takes_the_hardest_pulled(cap: int, wanted: int) -> None:
+    gaussians, _, strategy = make(cap=cap)
+    strategy.seen += 1
+    strategy.pull += torch.arange(1.0, 9.0)
+    before = gaussians.means.detach().clone()
+    strategy.after_update(1, torch.Generator())
+    assert len(gaussians) == wanted, "the cap is not kept"
+    if cap == 10:
+        assert torch.equal(gaussians.means[8:], before[6:]), "room went to Gaussians that are pulled less"
+
+
+def test_observed_gradients_are_in_ndc() -> None:
+    gaussians, _, strategy = make()
+    camera = tiny_scene.cameras()[0]
+    rendering = gaussians(camera)
+    rendering.means2d.retain_grad()
+    rendering.image.sum().backward()
+    strategy.observe(rendering)
+    gradient = rendering.means2d.grad[0]
+    wanted = ((gradient[:, 0] * tiny_scene.WIDTH / 2) ** 2 + (gradient[:, 1] * tiny_scene.HEIGHT / 2) ** 2).sqrt()
+    assert wanted.max() > 0 and torch.allclose(strategy.pull, wanted), "not the gradient in NDC"
+    assert torch.equal(strategy.seen > 0, (rendering.radii[0] > 0).all(-1)), "the drawn ones are counted wrongly"

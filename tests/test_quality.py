@@ -1,0 +1,51 @@
+"""The house's order: ruff and mypy are content, the native library keeps its promises, the README's commands are CI's."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from splatlearn.ops import native
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize("words", [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]], ids=" ".join)
+def test_tool_is_content(words: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_no_compiler_is_told_in_one_sentence(tmp_path: Path) -> None:
+    script = ROOT / "setup.py"
+    environment = {"PATH": str(tmp_path), "HOME": str(tmp_path)}
+    command = [sys.executable, str(script), "-q", "build_ext", "--build-lib", str(tmp_path), "--build-temp", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode != 0 and "no C++ compiler was found" in last and "apt install g++" in last, done.stderr
+
+
+@pytest.mark.skipif(not shutil.which("nm"), reason="nm is not here")
+def test_levels_share_no_code() -> None:
+    """A weak template compiled for one instruction set must never be merged into another level."""
+    listing = subprocess.run(["nm", "-C", str(native.CPU_LIBRARY)], capture_output=True, text=True, check=True).stdout
+    weak = [line for line in listing.splitlines() if re.search(r" [WVu] ", line) and "splatlearn_v" not in line]
+    allowed = ("__gmon_start__", "_ITM_", "__cxa_finalize", "__gxx_personality")
+    assert not [line for line in weak if not any(name in line for name in allowed)], weak
+    exported = [line.split()[-1] for line in listing.splitlines() if " T " in line]
+    entries = {f"splatlearn_{name}" for name in native.STAGES}
+    assert entries <= set(exported), "an entry point is missing"
+
+
+def test_core_knows_no_torch_and_no_python() -> None:
+    listing = subprocess.run(["ldd", str(native.CPU_LIBRARY)], capture_output=True, text=True).stdout
+    assert "libgomp" in listing and "torch" not in listing and "libpython" not in listing, listing
+
+
+def test_ci_runs_the_readme() -> None:
+    commands = re.findall(r"^(pip install .*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    test = next(command for command in commands if "pytest" in command)
+    assert test in (ROOT / ".ci/run").read_text(), "CI must run exactly the README's test command"

@@ -1,0 +1,171 @@
+"""A scene in the loop: it learns, it resumes bit for bit, it does not depend on threads, and it stops on what is not finite."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import tiny_scene
+from splatlearn import checkpoint, config, loop, run
+from splatlearn.errors import SplatlearnError
+from splatlearn.scene.evaluate import evaluate
+from splatlearn.scene.task import SceneTask, View, reduced
+
+STEPS = 40
+# Every kind of change falls into the first steps: growth, pruning, resets, coarse pictures, degrees.
+SETTINGS = {
+    "steps": STEPS, "log_every": 1, "checkpoint_every": 7, "sh_degree": 2, "sh_every": 10, "coarse": [0.1, 0.2],
+    "densify.start": 4, "densify.every": 5, "densify.stop": 0.9, "densify.reset_every": 12, "densify.gradient": 1e-6,
+    "densify.cap": 150,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_scene.write(tmp_path_factory.mktemp("tiny") / "scene")
+
+
+RECORDED = [0.261751, 0.2348971, 0.2625013, 0.2386033, 0.2049887, 0.2375473, 0.2089766, 0.2130672, 0.1881885, 0.2069865]
+
+
+def make(folder: Path, **more: Any) -> SceneTask:
+    words = [
+        word for key, value in (SETTINGS | {"data.path": folder} | more).items() for word in (f"--{key}", str(value))
+    ]
+    return SceneTask(config.load(SceneTask.Config, None, words))
+
+
+def train(task: SceneTask, out: Path, start: int = 0, until: int = STEPS) -> None:
+    callbacks = [run.MetricsLog(out / "metrics.jsonl", 1), run.Checkpoints(out, 7, keep=100)]
+    loop.fit(task, until, start=start, callbacks=callbacks, progress=False)
+
+
+def figures(out: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+def assert_same(a: SceneTask, b: SceneTask, what: str) -> None:
+    (tensors_a, state_a), (tensors_b, state_b) = a.state(), b.state()
+    assert state_a == state_b, f"{what}: another order of photographs follows"
+    for name, tensor in tensors_a.items():
+        assert torch.equal(tensor, tensors_b[name]), f"{what}: {name} differs"
+
+
+def test_it_learns(folder: Path, tmp_path: Path) -> None:
+    task = make(folder, steps=150, coarse=[], **{"densify.stop": 0.0})
+    before = evaluate(task)["psnr"]
+    train(task, tmp_path, until=150)
+    after = evaluate(task)
+    assert after["psnr"] > before + 3, "training does not make the held-out picture better"
+    assert after["split"] == "test" and after["num_gaussians"] == len(task.gaussians) and len(after["views"]) == 2
+
+
+def test_resume_is_bit_exact(folder: Path, tmp_path: Path) -> None:
+    whole = make(folder)
+    train(whole, tmp_path / "whole")
+    assert len(whole.gaussians) > 60, "nothing was cloned or split, so that this proves little"
+    for step in (7, 14, 28, 35):
+        part = tmp_path / f"from_{step}"
+        part.mkdir()
+        lines = (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines(keepends=True)
+        (part / "metrics.jsonl").write_text("".join(lines[: step + 3]))  # a crash came three steps after the checkpoint
+        resumed = make(folder)
+        resumed.load_state(*checkpoint.load(tmp_path / "whole" / "checkpoints" / f"step_{step:07d}"))
+        train(resumed, part, start=step)
+        assert_same(whole, resumed, f"resumed at {step}")
+        assert figures(part) == figures(tmp_path / "whole"), f"resumed at {step}: the metrics differ"
+
+
+def test_threads_do_not_change_a_bit(folder: Path, tmp_path: Path) -> None:
+    tasks = []
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            tasks.append(make(folder))
+            train(tasks[-1], tmp_path / str(count))
+    finally:
+        torch.set_num_threads(threads)
+    assert_same(*tasks, "with another number of threads")
+
+
+def test_seeds_differ_and_repeat(folder: Path, tmp_path: Path) -> None:
+    tasks = [make(folder, seed=seed) for seed in (0, 0, 1)]
+    for index, task in enumerate(tasks):
+        train(task, tmp_path / str(index), until=12)
+    assert_same(tasks[0], tasks[1], "the same seed")
+    assert not torch.equal(tasks[0].gaussians.means, tasks[2].gaussians.means), "the seed has no effect"
+
+
+def test_the_first_losses_are_those_recorded(folder: Path, tmp_path: Path) -> None:
+    """Guards refactors: the first ten losses of the plain recipe, to what instruction sets may differ by."""
+    task = make(folder, coarse=[], **{"densify.start": 100})
+    train(task, tmp_path, until=10)
+    losses = [line["loss"] for line in figures(tmp_path)]
+    assert losses == pytest.approx(RECORDED, rel=1e-4), "training is not what it was"
+
+
+def test_no_learning_rate_is_for_nothing(folder: Path) -> None:
+    task = make(folder, coarse=[], sh_every=1)
+    before = {name: tensor.clone() for name, tensor in task.gaussians.tensors().items()}
+    loop.fit(task, 3, progress=False)
+    for name, tensor in task.gaussians.tensors().items():
+        assert not torch.equal(tensor, before[name]), f"{name} never moves"
+
+
+@pytest.mark.parametrize("name", ["means", "opacities", "sh0"])
+def test_what_is_not_finite_is_named_and_never_saved(folder: Path, tmp_path: Path, name: str) -> None:
+    task = make(folder)
+    train(task, tmp_path, until=7)
+    with torch.no_grad():
+        getattr(task.gaussians, name)[3] = torch.nan
+    with pytest.raises(SplatlearnError, match=rf"step 8 \(image 'view_\d\.png'\).*'{name}'") as caught:
+        train(task, tmp_path, start=7)
+    assert "\n" not in str(caught.value)
+    saved = checkpoint.load(checkpoint.latest(tmp_path / "checkpoints"))[0]  # type: ignore[arg-type]
+    assert all(t.isfinite().all() for t in saved.values() if t.is_floating_point()), "NaN was saved"
+
+
+def test_reduced_pictures_keep_the_camera(folder: Path) -> None:
+    task = make(folder)
+    camera = task.scene.train[0]
+    view = reduced(View(camera, task.scene.photo(camera)), 2)
+    assert view.photo.shape == (tiny_scene.HEIGHT // 2, tiny_scene.WIDTH // 2, 3) and view.camera.width == 25
+    full, half = task.render(camera).image.mean(dim=(0, 1)), task.render(view.camera).image.mean(dim=(0, 1))
+    assert torch.allclose(full, half, atol=0.02), "the reduced camera looks elsewhere"
+    assert torch.allclose(view.photo.mean(dim=(0, 1)) * 255, task.scene.photo(camera).float().mean(dim=(0, 1)), atol=3)
+
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "degree": ({"sh_degree": 5}, "sh_degree"),
+    "coarse": ({"coarse": [0.5, 0.1]}, "coarse"),
+    "init": ({"init": "nowhere.ply"}, "init"),
+    "cap": ({"densify.cap": 0}, "densify.cap"),
+    "weight": ({"lambda_dssim": 2.0}, "lambda_dssim"),
+    "device": ({"device": "cuda:9"}, "device"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_setting_is_named(folder: Path, name: str) -> None:
+    settings, word = BAD[name]
+    with pytest.raises(SplatlearnError, match=word):
+        make(folder, **settings)
+
+
+@pytest.mark.parametrize("init", ["random", "ply"])
+def test_other_beginnings(folder: Path, tmp_path: Path, init: str) -> None:
+    source: Callable[[], str] = lambda: "random"  # noqa: E731
+    if init == "ply":
+        tiny_scene.gaussians().save_ply(tmp_path / "start.ply")
+        source = lambda: str(tmp_path / "start.ply")  # noqa: E731
+    task = make(folder, init=source())
+    if init == "ply":
+        assert torch.equal(task.gaussians.means, tiny_scene.gaussians().means), "the PLY is not what training starts from"
+    else:
+        assert task.gaussians.scales.std(dim=-1).min() > 0 and task.gaussians.quats.std() > 0.5, "nothing is random"
+    loop.fit(task, 3, progress=False)
