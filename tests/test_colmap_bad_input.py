@@ -22,6 +22,7 @@ from colmap_samples import (
 from PIL import Image
 
 from splatlearn.errors import SplatlearnError
+from splatlearn.scene.colmap import ColmapScene
 from splatlearn.scene.colmap_files import read_model
 
 pytest.importorskip("pycolmap")
@@ -39,7 +40,12 @@ def sparse(root: Path) -> Path:
 
 class TestFolders:
     def test_path_is_not_set(self) -> None:
-        refused(Path(""), "path is not set: expected a COLMAP folder")
+        with pytest.raises(SplatlearnError, match="path is not set: expected a COLMAP folder"):
+            ColmapScene(ColmapScene.Config())
+
+    def test_the_current_folder_is_a_path(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(root)
+        assert len(load(Path("."), holdout="none").train) == 3, "'.' was taken for no path"
 
     def test_path_is_missing(self, tmp_path: Path) -> None:
         refused(tmp_path / "nowhere", "nowhere is not there or is no folder: expected .*images/.*sparse/0/")

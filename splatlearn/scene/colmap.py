@@ -18,6 +18,7 @@ from splatlearn.scene.lens import PinholeView, pinhole_views
 from splatlearn.scene.photos import PhotoSource, PhotoStore, photo_size
 
 DEFAULT_HOLDOUT = 8
+_LAYOUT = "expected a COLMAP folder with the photographs in images/ and the model in sparse/0/ (or sparse/)"
 
 
 class ColmapScene:
@@ -166,6 +167,8 @@ class ColmapScene:
 
 
 def _check_config(config: ColmapScene.Config) -> None:
+    if not config.path:
+        raise SplatlearnError(f"path is not set: {_LAYOUT}.")
     kind, colon, value = config.holdout.partition(":")
     usable = kind in ("auto", "file", "none") and not colon
     if kind == "every":
@@ -190,19 +193,16 @@ def _check_config(config: ColmapScene.Config) -> None:
 
 def _find_folders(path: Path, images: str | None) -> tuple[Path, Path]:
     """The folders of the model and of the photographs."""
-    layout = "expected a COLMAP folder with the photographs in images/ and the model in sparse/0/ (or sparse/)"
-    if not str(path) or str(path) == ".":
-        raise SplatlearnError(f"path is not set: {layout}.")
     if not path.is_dir():
-        raise SplatlearnError(f"{path} is not there or is no folder: {layout}.")
+        raise SplatlearnError(f"{path} is not there or is no folder: {_LAYOUT}.")
     candidates = [path / "sparse" / "0", path / "sparse"]
     stems = ("cameras.bin", "cameras.txt", "images.bin", "images.txt", "points3D.bin", "points3D.txt")
     model = next((folder for folder in candidates if any((folder / stem).is_file() for stem in stems)), None)
     if model is None:
-        raise SplatlearnError(f"{path} holds no model in sparse/0/ or sparse/: {layout}.")
+        raise SplatlearnError(f"{path} holds no model in sparse/0/ or sparse/: {_LAYOUT}.")
     image_folder = path / (images or "images")
     if not image_folder.is_dir():
-        raise SplatlearnError(f"{image_folder} is not there or is no folder: {layout}.")
+        raise SplatlearnError(f"{image_folder} is not there or is no folder: {_LAYOUT}.")
     return model, image_folder
 
 

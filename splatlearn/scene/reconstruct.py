@@ -28,6 +28,7 @@ MANY = 200  # photographs beyond which only neighbours by name are matched: pair
 SMALL = 60  # photographs up to which one thread places them as fast as several, and in a repeatable way
 NEIGHBOURS = 12  # how many followers by name each photograph is then matched with (and those 16, 32, ... after it)
 BLOCK = 10  # photographs a side of a block of pairs: the wait for Ctrl-C is one block
+PEAK = 0.004  # SIFT's contrast threshold; COLMAP's 0.0067 leaves plain floors and walls without points
 POLL_SECONDS = 0.2
 
 
@@ -190,6 +191,7 @@ class _Bench:
         options.num_threads, options.use_gpu = self.threads, False
         options.max_image_size = max_image_size
         options.sift.max_num_features = max_features
+        options.sift.peak_threshold = PEAK
         mode = pycolmap.CameraMode.SINGLE if single else pycolmap.CameraMode.AUTO
 
         def work(token: Any) -> None:

@@ -97,9 +97,9 @@ def lens(width: int = WIDTH, height: int = HEIGHT) -> Lens:
 
 
 def camera_poses(count: int = COUNT, seed: int = 0) -> np.ndarray:
-    """True world-to-camera matrices [count, 4, 4] float64: a low ring of five photographs to three of a higher one."""
+    """True world-to-camera matrices [count, 4, 4] float64: three in five on a low ring, the others on a higher one."""
     generator = np.random.default_rng([seed, 3])
-    low = count - (3 * count) // 8
+    low = count - (2 * count) // 5
     poses = np.empty((count, 4, 4))
     for i in range(count):
         first = i < low
