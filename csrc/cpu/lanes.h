@@ -157,13 +157,29 @@ template <class S> SPLATLEARN_HD Lanes<S> load(const S *p) { Lanes<S> out; std::
 template <class S> SPLATLEARN_HD void store(S *p, Lanes<S> a) { std::memcpy(p, &a.v, sizeof a.v); }
 
 // Sum over the lanes by halving, always in the same order.
-template <class S> SPLATLEARN_HD S sum(Lanes<S> a) {
-    S lane[Lanes<S>::count];
-    store(lane, a);
-    for (int width = Lanes<S>::count / 2; width > 0; width /= 2)
-        for (int i = 0; i < width; ++i) lane[i] += lane[i + width];
-    return lane[0];
-}
+template <class S, int Bytes> struct Halving {
+    typedef S Vector __attribute__((vector_size(Bytes)));
+    typedef S Half __attribute__((vector_size(Bytes / 2)));
+    static SPLATLEARN_HD S sum(Vector a) {
+        Half low, high;
+        std::memcpy(&low, &a, Bytes / 2);
+        std::memcpy(&high, reinterpret_cast<const char *>(&a) + Bytes / 2, Bytes / 2);
+        return Halving<S, Bytes / 2>::sum(low + high);
+    }
+};
+template <> struct Halving<float, 16> {
+    typedef float Vector __attribute__((vector_size(16)));
+    typedef int Order __attribute__((vector_size(16)));
+    static SPLATLEARN_HD float sum(Vector a) {
+        Vector b = a + __builtin_shuffle(a, Order{2, 3, 0, 1});
+        return b[0] + b[1];
+    }
+};
+template <> struct Halving<double, 16> {
+    typedef double Vector __attribute__((vector_size(16)));
+    static SPLATLEARN_HD double sum(Vector a) { return a[0] + a[1]; }
+};
+template <class S> SPLATLEARN_HD S sum(Lanes<S> a) { return Halving<S, SPLATLEARN_VECTOR_BYTES>::sum(a.v); }
 
 template <class S> SPLATLEARN_HD Lanes<S> ramp() {  // 0, 1, 2, ...
     Lanes<S> out;

@@ -145,6 +145,7 @@ template <class S, int D> struct ForwardTile {
         const Splat<S> splat = scene.splats[id];
         const Columns<S> columns(splat, place);
         const S *c = static_cast<const S *>(scene.in.colors) + int64_t(id) * channels;
+        const int n_channels = D ? D : channels;  // a constant where it can be
         // Backward recovers T by division, so a pixel always stops before T leaves the range of normal numbers.
         const S stop_below = maximum(S(scene.in.transmittance_threshold), sizeof(S) == 4 ? S(1e-35) : S(1e-300));
         for (int row = first; row < last; ++row) {
@@ -164,7 +165,8 @@ template <class S, int D> struct ForwardTile {
                     next = select(stopped, -T, next);
                 }
                 store(transmittance + at, next);
-                for (int d = 0; d < channels; ++d) store(color + d * kPixels + at, load(color + d * kPixels + at) + weight * c[d]);
+#pragma GCC unroll 4
+                for (int d = 0; d < n_channels; ++d) store(color + d * kPixels + at, load(color + d * kPixels + at) + weight * c[d]);
             }
         }
     }
@@ -262,9 +264,10 @@ template <class S, int D, bool Abs> struct BackwardTile {
         const Splat<S> splat = scene.splats[id];
         const Columns<S> columns(splat, place);
         const S *c = static_cast<const S *>(scene.in.colors) + int64_t(id) * channels;
+        const int n_channels = D ? D : channels;  // a constant where it can be, so that the sums stay in registers
         Lanes<S> m0{}, mx{}, my{}, mxx{}, mxy{}, myy{}, abs_x{}, abs_y{}, fixed_sums[kFixed];
         Lanes<S> *const v_c = D ? fixed_sums : wide_sums;
-        for (int d = 0; d < channels; ++d) v_c[d] = Lanes<S>{};
+        for (int d = 0; d < n_channels; ++d) v_c[d] = Lanes<S>{};
         const Lanes<S> position(static_cast<S>(k));
         for (int row = first; row < last; ++row) {
             const S dy = S(place.y + row) + S(0.5) - splat.y, c_dy = splat.c * dy;
@@ -276,11 +279,13 @@ template <class S, int D, bool Abs> struct BackwardTile {
                 Lanes<S> raw = exponential2(power);
                 Lanes<S> alpha = select(drawn, minimum(raw, Lanes<S>(S(kAlphaMax))), Lanes<S>{});
                 Lanes<S> T = load(transmittance + at), rest = load(behind + at), q{}, g;
-                for (int d = 0; d < channels; ++d) q = q + c[d] * load(v_color + d * kPixels + at);
+#pragma GCC unroll 4
+                for (int d = 0; d < n_channels; ++d) q = q + c[d] * load(v_color + d * kPixels + at);
                 Lanes<S> weight = unblend(alpha, q, T, rest, g);
                 store(transmittance + at, T);
                 store(behind + at, rest);
-                for (int d = 0; d < channels; ++d) v_c[d] = v_c[d] + weight * load(v_color + d * kPixels + at);
+#pragma GCC unroll 4
+                for (int d = 0; d < n_channels; ++d) v_c[d] = v_c[d] + weight * load(v_color + d * kPixels + at);
                 g = select(raw <= Lanes<S>(S(kAlphaMax)), g, Lanes<S>{});  // a clamped alpha does not move
                 Lanes<S> g_dx = g * columns.dx[v], g_dy = g * dy;
                 m0 = m0 + g;
@@ -297,7 +302,8 @@ template <class S, int D, bool Abs> struct BackwardTile {
         }
         S *out = row_of(k);
         out[0] = sum(m0); out[1] = sum(mx); out[2] = sum(my); out[3] = sum(mxx); out[4] = sum(mxy); out[5] = sum(myy);
-        for (int d = 0; d < channels; ++d) out[kMoments + d] = sum(v_c[d]);
+#pragma GCC unroll 4
+        for (int d = 0; d < n_channels; ++d) out[kMoments + d] = sum(v_c[d]);
         if (Abs) {
             out[kMoments + channels] = sum(abs_x) * S(1 / kLog2E);
             out[kMoments + channels + 1] = sum(abs_y) * S(1 / kLog2E);

@@ -18,6 +18,9 @@ from splatlearn.scene.gaussians import NAMES, Gaussians, Rendering
 from splatlearn.scene.optimizer import GaussianAdam
 
 
+AHEAD = 2  # photographs that threads decode ahead, where not all fit into memory
+
+
 class View(NamedTuple):
     """What a step learns from."""
 
@@ -108,6 +111,7 @@ class SceneTask(Task[View, Rendering]):
             self.queue = torch.randperm(len(self.scene.train), generator=self.generator).tolist()
         camera = self.scene.train[self.queue.pop()]
         photo = self.scene.photo(camera)
+        self.scene.prefetch([self.scene.train[index] for index in self.queue[-AHEAD:]])
         level = sum(step <= at * self.config.steps for at in self.config.coarse)
         return reduced(View(camera, photo.to(self.device)), 2**level)
 
