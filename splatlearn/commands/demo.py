@@ -1,12 +1,12 @@
 """splatlearn demo: the whole way on data of its own: photographs, structure from motion, training, evaluation, a turntable."""
 
-import argparse
 import shutil
 import time
 from pathlib import Path
 
 from splatlearn import config as configs
 from splatlearn.commands import render, train
+from splatlearn.commands.arguments import Parser
 from splatlearn.commands.opened import open_run
 from splatlearn.errors import SplatlearnError
 
@@ -14,7 +14,7 @@ STEPS = 2500
 
 
 def run(words: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="splatlearn demo", description=__doc__)
+    parser = Parser("demo", __doc__)
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder to write (default: demo); it must be new or empty")
     parser.add_argument("--photos", type=int, default=40, help="photographs to make (default: 40)")
     parser.add_argument("--steps", type=int, default=STEPS, help=f"training steps (default: {STEPS})")
@@ -29,6 +29,8 @@ def demo(out: Path, photos: int, steps: int, seed: int) -> None:
     from splatlearn.scene.still_life import make_photographs
     from splatlearn.scene.task import SceneTask
 
+    if photos < 8 or steps < 1:
+        raise SplatlearnError(f"a demo needs --photos of at least 8 and --steps of at least 1, got {photos} and {steps}")
     if out.exists() and any(out.iterdir()):
         raise SplatlearnError(f"{out} exists already and is not empty: name another folder with --out")
     began = time.perf_counter()

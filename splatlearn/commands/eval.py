@@ -1,11 +1,11 @@
 """splatlearn eval: measures a run, and writes figures and pictures into its eval folder."""
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
 
 from splatlearn import run as runs
+from splatlearn.commands.arguments import Parser
 from splatlearn.commands.opened import open_run
 from splatlearn.files import replacing
 
@@ -13,7 +13,7 @@ PICTURES = 8  # side-by-side pictures that are kept
 
 
 def run(words: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="splatlearn eval", description=__doc__)
+    parser = Parser("eval", __doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="a run folder")
     parser.add_argument("--lpips", action="store_true", help="also LPIPS (needs the extra splatlearn[lpips] and weights)")
     arguments = parser.parse_args(words)

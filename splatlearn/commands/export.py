@@ -1,14 +1,14 @@
 """splatlearn export: writes a run's Gaussians as a PLY of the original 3DGS, in the frame of its COLMAP model."""
 
-import argparse
 from pathlib import Path
 
+from splatlearn.commands.arguments import Parser
 from splatlearn.commands.opened import load_gaussians
 from splatlearn.errors import SplatlearnError
 
 
 def run(words: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="splatlearn export", description=__doc__)
+    parser = Parser("export", __doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="a run folder of a scene")
     parser.add_argument("--out", type=Path, help="the file to write (default: RUN/point_cloud.ply)")
     arguments = parser.parse_args(words)

@@ -1,6 +1,5 @@
 """splatlearn render: pictures or a video of a trained scene, along a path."""
 
-import argparse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from splatlearn.commands.arguments import Parser
 from splatlearn.commands.opened import open_run
 from splatlearn.errors import SplatlearnError
 
@@ -15,7 +15,7 @@ VIDEO = (".mp4", ".gif")
 
 
 def run(words: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="splatlearn render", description=__doc__)
+    parser = Parser("render", __doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="a run folder of a scene")
     parser.add_argument("--path", choices=("test", "train", "orbit", "interpolate"), default="orbit", help="default: orbit")
     parser.add_argument("--out", type=Path, help="an .mp4 or .gif file, or a folder for PNGs (default: RUN/renders/PATH.mp4; PNGs for test, train)")
@@ -26,7 +26,10 @@ def run(words: list[str]) -> None:
     task, _ = open_run(arguments.run)
     if not hasattr(task, "gaussians"):
         raise SplatlearnError(f"{arguments.run} is not the run of a scene: there is nothing to render")
+    from splatlearn.show.report import write_report
+
     print(f"wrote {render(task, arguments.run, arguments.path, arguments.out, arguments.frames, arguments.fps, arguments.width)}")
+    write_report(arguments.run)  # which shows the videos of its run folder
 
 
 def render(

@@ -74,6 +74,7 @@ def _fit(task: Any, folder: Path, start: int) -> dict[str, Any]:
         task.gaussians.save_ply(folder / "point_cloud.ply")
     result = evaluation.evaluate_run(task, folder, max(start, config.steps))
     print(evaluation.sentence(result))
+    print(f"wrote {folder}; to see it: {folder / 'report.html'}")
     return result
 
 
