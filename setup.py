@@ -1,14 +1,15 @@
-"""Builds the native core with the compilers alone: no torch, no CMake, one shared library per backend, one wheel for every Python."""
+"""Builds the native core with compilers alone: no torch, no CMake, a library per backend, one wheel for all Pythons."""
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Command, Extension, setup
 from setuptools.command.build_ext import build_ext
 
 try:
@@ -17,11 +18,19 @@ except ImportError:  # setuptools before 70.1 left it to the wheel package
     from wheel.bdist_wheel import bdist_wheel
 
 ROOT = Path(__file__).parent
-CPU_STAGES = ["project", "bin", "rasterize", "photometric", "adam"]
-CPU_LIBRARY = "splatlearn/ops/libsplatlearn_cpu.so"
+STAGES = ["project", "bin", "rasterize", "photometric", "adam"]
+CUDA_SOURCES = [f"csrc/cuda/{name}.cu" for name in ["sort", *STAGES, "api"]]  # what takes longest goes first
+EMULATED_SOURCES = [f"csrc/cuda/{name}.cu" for name in [*STAGES, "api"]]
+EMULATOR_SOURCES = [f"csrc/emulator/{name}.cpp" for name in ("machine", "exchange", "report", "fiber", "sort")]
+CPU, CUDA = "splatlearn.ops.libsplatlearn_cpu", "splatlearn.ops.libsplatlearn_cuda"
 # Never -march=native (wheels travel) and never -ffast-math (it breaks rounding by a magic number).
 CXX_FLAGS = ["-std=c++17", "-O3", "-fopenmp", "-fPIC", "-fvisibility=hidden", "-fno-exceptions"]
-CXX_FLAGS += ["-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
+CXX_FLAGS += ["-fno-math-errno", "-fno-trapping-math"]
+CXX_FLAGS += ["-Wall", "-Wextra", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
+CUDA_FLAGS = ["-std=c++17", "-O3", "-Xcompiler", "-fPIC,-fvisibility=hidden"]
+CUDA_DEFAULT_ARCHS = ["75", "80", "90", "120"]
+EMULATOR_FLAGS = ["-std=c++17", "-DSPLATLEARN_EMULATOR", "-fPIC", "-fvisibility=hidden", "-fno-exceptions", "-g1"]
+EMULATOR_FLAGS += ["-Wall", "-Wextra", "-Wno-unknown-pragmas"]
 
 
 def isa_levels() -> dict[str, list[str]]:
@@ -31,14 +40,56 @@ def isa_levels() -> dict[str, list[str]]:
     return {"portable": []}
 
 
-def cxx() -> str:
+def cxx() -> list[str]:
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     if not compiler or not shutil.which(compiler.split()[0]):
         sys.exit(
             "splatlearn: no C++ compiler was found, and its native core is compiled on installation; "
             "install one (Debian/Ubuntu: apt install g++; Fedora: dnf install gcc-c++) or name one in CXX."
         )
-    return compiler
+    return compiler.split()
+
+
+def answer(*command: str) -> str:
+    """What a command prints; nothing where it is absent or fails."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def nvcc() -> str | None:
+    """The CUDA compiler, or None to build without CUDA, as SPLATLEARN_CUDA (auto, 0 or 1) and the machine say."""
+    wanted = os.environ.get("SPLATLEARN_CUDA", "auto") or "auto"
+    if wanted not in ("auto", "0", "1"):
+        sys.exit(f'splatlearn: SPLATLEARN_CUDA is "{wanted}", but it takes auto, 0 or 1.')
+    if wanted == "0":
+        return None
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or "/usr/local/cuda"
+    for compiler in (os.environ.get("NVCC"), shutil.which("nvcc"), f"{home}/bin/nvcc"):
+        if compiler and "release" in answer(compiler, "--version"):
+            return compiler
+    if wanted == "1":
+        sys.exit(
+            "splatlearn: SPLATLEARN_CUDA=1 asks for the CUDA backend, but no nvcc was found; put the CUDA toolkit's "
+            "bin folder on PATH, or name nvcc in NVCC, or leave SPLATLEARN_CUDA unset to build for the CPU alone."
+        )
+    return None
+
+
+def cuda_archs(compiler: str) -> list[str]:
+    """Architectures: those of SPLATLEARN_CUDA_ARCHS, else of the cards present, else the usual ones that nvcc knows."""
+    archs = os.environ.get("SPLATLEARN_CUDA_ARCHS", "").replace(".", "").replace(",", " ").replace(";", " ").split()
+    for arch in archs:
+        if not re.fullmatch(r"\d{2,3}[af]?", arch):
+            sys.exit(f'splatlearn: SPLATLEARN_CUDA_ARCHS holds "{arch}", but it takes numbers such as 90 or 8.6.')
+    if not archs:
+        cards = answer("nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader")
+        archs = [major + minor for major, minor in re.findall(r"^(\d+)\.(\d)$", cards, re.M)]
+    if not archs:
+        known = re.findall(r"compute_(\d+)\b", answer(compiler, "--list-gpu-arch"))
+        archs = [arch for arch in CUDA_DEFAULT_ARCHS if arch in known] or known[-1:]
+    return sorted(set(archs), key=lambda arch: int(arch.rstrip("af")))
 
 
 def run(command: list[str]) -> None:
@@ -47,31 +98,121 @@ def run(command: list[str]) -> None:
         sys.exit(f"splatlearn: this command failed:\n  {' '.join(command)}\n{done.stderr or done.stdout}")
 
 
+def run_all(commands: list[list[str]]) -> None:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(run, commands))
+
+
+def cpu_objects(folder: Path) -> list[list[str]]:
+    """Commands that compile each CPU stage once per instruction-set level; the last word of each is the object."""
+    commands = []
+    for level, flags in isa_levels().items():
+        for stage in STAGES:
+            space = f"-DSPLATLEARN_NAMESPACE=splatlearn_{level}"
+            source, out = ROOT / f"csrc/cpu/{stage}.cpp", folder / f"cpu_{stage}_{level}.o"
+            commands.append([*cxx(), *CXX_FLAGS, *flags, space, "-c", str(source), "-o", str(out)])
+    dispatch = folder / "cpu_dispatch.o"
+    return [*commands, [*cxx(), *CXX_FLAGS, "-c", str(ROOT / "csrc/cpu/dispatch.cpp"), "-o", str(dispatch)]]
+
+
+def cuda_objects(folder: Path, compiler: str) -> list[list[str]]:
+    """Commands that compile each CUDA file for all architectures, with PTX of the highest for cards to come."""
+    archs = cuda_archs(compiler)
+    flags = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
+    flags.append(f"-gencode=arch=compute_{archs[-1]},code=compute_{archs[-1]}")
+    if "--compress-mode" in answer(compiler, "--help"):  # since CUDA 12.8; halves the library
+        flags.append("--compress-mode=size")
+    if os.environ.get("SPLATLEARN_CUDA_LINEINFO") == "1":  # for profilers and compute-sanitizer
+        flags.append("-lineinfo")
+    if os.environ.get("CXX"):
+        flags.append(f"-ccbin={cxx()[0]}")
+    outs = [(ROOT / source, folder / f"cuda_{Path(source).stem}.o") for source in CUDA_SOURCES]
+    return [[compiler, *CUDA_FLAGS, *flags, "-c", str(source), "-o", str(out)] for source, out in outs]
+
+
 class NativeBuild(build_ext):
-    """Compiles each CPU stage once per instruction-set level and links them into one library."""
+    """Compiles the library of each backend; all objects at once, then a link each."""
+
+    def finalize_options(self) -> None:
+        self.nvcc = nvcc()
+        if self.nvcc and all(extension.name != CUDA for extension in self.distribution.ext_modules):
+            self.distribution.ext_modules.append(Extension(CUDA, sources=["csrc/cuda/api.cu"]))
+        super().finalize_options()
 
     def get_ext_filename(self, fullname: str) -> str:
-        return CPU_LIBRARY  # a plain library loaded by ctypes, not a Python module
+        return fullname.replace(".", "/") + ".so"  # a plain library loaded by ctypes, not a Python module
 
-    def build_extension(self, ext: Extension) -> None:
-        target = ROOT / CPU_LIBRARY if self.inplace else Path(self.build_lib) / CPU_LIBRARY
-        objects = Path(self.build_temp) / "cpu"
-        shutil.rmtree(objects, ignore_errors=True)  # a stale object must never be linked
-        objects.mkdir(parents=True)
+    def build_extensions(self) -> None:
+        folder = Path(self.build_temp) / "objects"
+        shutil.rmtree(folder, ignore_errors=True)  # a stale object must never be linked
+        folder.mkdir(parents=True)
+        cpu = cpu_objects(folder)
+        cuda = cuda_objects(folder, self.nvcc) if self.nvcc else []
+        run_all([*cuda, *cpu])
+        self.link(CPU, [*cxx(), "-shared", "-fopenmp"], cpu)
+        if self.nvcc:
+            self.link(CUDA, [self.nvcc, "-shared", "-cudart=static", "-Xlinker", "--exclude-libs,ALL"], cuda)
+        else:
+            self.forget_cuda(Path(self.build_lib))
+
+    def copy_extensions_to_source(self) -> None:
+        if not self.nvcc:
+            self.forget_cuda(ROOT)
+        super().copy_extensions_to_source()
+
+    def forget_cuda(self, place: Path) -> None:
+        """Removes the library of an earlier build: built without CUDA, this one must not carry it."""
+        (place / self.get_ext_filename(CUDA)).unlink(missing_ok=True)
+
+    def link(self, name: str, command: list[str], compiled: list[list[str]]) -> None:
+        target = Path(self.get_ext_fullpath(name))
         target.parent.mkdir(parents=True, exist_ok=True)
-        compiler, jobs = cxx().split(), []
-        for level, flags in isa_levels().items():
-            for stage in CPU_STAGES:
-                space = f"-DSPLATLEARN_NAMESPACE=splatlearn_{level}"
-                source, out = ROOT / f"csrc/cpu/{stage}.cpp", objects / f"{stage}_{level}.o"
-                jobs.append([*compiler, *CXX_FLAGS, *flags, space, "-c", str(source), "-o", str(out)])
-        dispatch = objects / "dispatch.o"
-        jobs.append([*compiler, *CXX_FLAGS, "-c", str(ROOT / "csrc/cpu/dispatch.cpp"), "-o", str(dispatch)])
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            list(pool.map(run, jobs))
         linked = target.with_suffix(".new")
-        run([*compiler, "-shared", "-fopenmp", *(job[-1] for job in jobs), "-o", str(linked)])
+        run([*command, *(words[-1] for words in compiled), "-o", str(linked)])
         linked.replace(target)  # never overwrite a library that a running process has mapped
+
+
+class EmulatorBuild(Command):
+    """Compiles the CUDA kernels with the C++ compiler for the emulator (csrc/emulator), for tests alone.
+
+    `python setup.py build_emulator --out FILE [--sanitize thread | --sanitize address,undefined]` builds the library of
+    all kernels; with `--program SOURCE`, a file that has a main, a program of it and the emulator alone.
+    """
+
+    description = "compile the CUDA kernels for the CPU emulator (tests)"
+    user_options = [
+        ("out=", None, "the file to write"),
+        ("sanitize=", None, "sanitizers to build with: thread, or address,undefined"),
+        ("program=", None, "a file with a main: build a program of it and the emulator alone"),
+    ]
+
+    def initialize_options(self) -> None:
+        self.out: str | None = None
+        self.sanitize: str | None = None
+        self.program: str | None = None
+
+    def finalize_options(self) -> None:
+        if not self.out:
+            sys.exit("splatlearn: build_emulator wants --out FILE.")
+
+    def run(self) -> None:
+        target = Path(str(self.out))
+        folder = target.with_name(target.name + ".objects")
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        sanitize: list[str] = []
+        if self.sanitize:
+            sanitize = [f"-fsanitize={self.sanitize}", "-fno-sanitize-recover=all"]
+        sources = [*([self.program] if self.program else EMULATED_SOURCES), *EMULATOR_SOURCES]
+        commands = []
+        for source in sources:
+            out = folder / f"{Path(source).stem}_{Path(source).suffix[1:]}.o"
+            flags = [*EMULATOR_FLAGS, "-O0" if self.sanitize else "-O2", *sanitize]
+            commands.append([*cxx(), *flags, "-x", "c++", "-c", str(ROOT / source), "-o", str(out)])
+        run_all(commands)
+        kind = [] if self.program else ["-shared"]
+        run([*cxx(), *kind, *sanitize, *(command[-1] for command in commands), "-o", str(target)])
+        shutil.rmtree(folder)
 
 
 class AnyPythonWheel(bdist_wheel):
@@ -82,6 +223,6 @@ class AnyPythonWheel(bdist_wheel):
 
 
 setup(
-    ext_modules=[Extension("splatlearn.ops.libsplatlearn_cpu", sources=["csrc/cpu/dispatch.cpp"])],
-    cmdclass={"build_ext": NativeBuild, "bdist_wheel": AnyPythonWheel},
+    ext_modules=[Extension(CPU, sources=["csrc/cpu/dispatch.cpp"])],
+    cmdclass={"build_ext": NativeBuild, "bdist_wheel": AnyPythonWheel, "build_emulator": EmulatorBuild},
 )

@@ -3,6 +3,7 @@
 //
 // Shapes:  C cameras, N Gaussians, M = rows of 2D Gaussians (C*N), K spherical-harmonics bases, D channels,
 //          H x W pixels, I instances (a Gaussian in a tile), B tiles per image, F = D + 6 (+2 with absgrad) gradient columns.
+// Memory:  of the host for the CPU library, of one device for the CUDA library, whose calls return before their work is done.
 // real:    float or double, chosen by `scalar_bytes` (4 or 8); every `real*` of one call has the same type.
 // Returns: 0, or a negative number whose sentence splatlearn_error() gives.
 #pragma once
@@ -16,7 +17,11 @@ typedef void real;  // float or double, see scalar_bytes
 
 typedef struct {
     int32_t scalar_bytes;    // 4: float32, 8: float64
-    int32_t threads;         // threads to use, at least 1; results do not depend on it
+    int32_t threads;         // CPU: threads to use, at least 1; results do not depend on it
+    int32_t device;          // CUDA: index of the device that holds every pointer
+    void *stream;            // CUDA: the stream to work on; nothing is awaited on the host
+    void *scratch;           // CUDA: memory of at least splatlearn_NAME_scratch() bytes, free again once the stream has passed; may be null for 0
+    int64_t scratch_bytes;   // CUDA: its size
 } splatlearn_Context;
 
 // ---------------------------------------------------------------- project
@@ -95,6 +100,8 @@ typedef struct {
 
 typedef struct {
     splatlearn_BinInputs in;
+    int64_t n_instances;               // length of row_ids and slots: I = row_offsets[M], or on CUDA a guess made before I is known. Where I
+                                       // is more, the lists come out empty, and where it is less, their end stays as it was
     const int64_t *row_offsets;        // [M+1] from count
     int64_t *tile_offsets;             // [C*B+1] out: where each tile's instances begin
     int32_t *row_ids;                  // [I] out: row of each instance, by tile, then depth, then row
@@ -169,7 +176,18 @@ typedef struct {
     real *exp_avg_sq;                  // [count] second moment, updated in place
 } splatlearn_Adam;
 
-// The entry points: int splatlearn_NAME(const Params *). The CPU library also has splatlearn_isa_level().
+// Several groups in one launch, in the CUDA library alone: int splatlearn_adam_groups(const splatlearn_AdamGroups *).
+#define SPLATLEARN_ADAM_GROUPS_MAX 8
+typedef struct {
+    splatlearn_Context context;
+    int32_t n_groups;                  // at most SPLATLEARN_ADAM_GROUPS_MAX
+    const splatlearn_Adam *groups;     // [n_groups] on the host; their contexts are not read
+    int64_t n_rows;                    // rows that every group's tensors have, if `visible` is given
+    const uint8_t *visible;            // [n_rows] rows to update, 1, or to leave as they are, 0; null: all
+} splatlearn_AdamGroups;
+
+// The entry points: int splatlearn_NAME(const Params *). The CPU library also has splatlearn_isa_level(), the CUDA library
+// int64_t splatlearn_NAME_scratch(const Params *), the bytes of scratch memory that a call with these sizes wants.
 #define SPLATLEARN_STAGES(stage)                                                                                            \
     stage(project_forward, splatlearn_ProjectForward) stage(project_backward, splatlearn_ProjectBackward)                   \
     stage(bin_count, splatlearn_BinCount) stage(bin_write, splatlearn_BinWrite)                                             \

@@ -156,9 +156,7 @@ def settle(
             near, visible = _near_view(scene, view, viewmat, K, margin, near_plane)
             if alpha_threshold > 0:
                 near |= _close(view.opacities, alpha_threshold, margin)
-            offends |= near | _near_blend(
-                scene, view, visible, margin, alpha_threshold, transmittance_threshold
-            )
+            offends |= near | _near_blend(scene, view, visible, margin, alpha_threshold, transmittance_threshold)
         if not offends.any():
             return scene
         scene = scene.keep((~offends).nonzero()[:, 0])

@@ -1,4 +1,4 @@
-"""The native Adam against torch.optim.Adam, and the same bits for any number of threads."""
+"""The native Adam against torch.optim.Adam, alone, in groups and of visible rows only; threads change no bit."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from splatlearn.errors import SplatlearnError
-from splatlearn.ops.adam import adam_step
+from splatlearn.ops.adam import Group, adam_step, adam_steps
 
+pytestmark = pytest.mark.usefixtures("backend")
 DTYPES = {torch.float64: 1e-13, torch.float32: 1e-6}
 
 
@@ -43,6 +44,7 @@ def test_steps_are_those_of_torch(shape: tuple[int, ...], eps: float, dtype: tor
         assert torch.allclose(second.double(), moments["exp_avg_sq"], rtol=1e-5), "the second moment differs"
 
 
+@pytest.mark.parametrize("backend", ["cpu"], indirect=True)
 def test_bits_do_not_depend_on_threads() -> None:
     before, results = torch.get_num_threads(), []
     try:
@@ -55,9 +57,43 @@ def test_bits_do_not_depend_on_threads() -> None:
     finally:
         torch.set_num_threads(before)
     for state in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(state, results[0], strict=True)), (
-            "threads change the bits"
-        )
+        assert all(torch.equal(a, b) for a, b in zip(state, results[0], strict=True)), "threads change the bits"
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_groups_are_updated_as_each_alone(dtype: torch.dtype) -> None:
+    """Ten groups, an empty one among them: more than one launch takes."""
+    rng = torch.Generator().manual_seed(2)
+    shapes = [(300, 3), (0, 3), (300,), (300, 15, 3), (1,), (257,), (256,), (2, 2), (5, 1), (300, 4)]
+    make = [[torch.rand(shape, generator=rng).to(dtype) for _ in range(4)] for shape in shapes]
+    together = [[tensor.clone() for tensor in tensors] for tensors in make]
+    for index, tensors in enumerate(make):
+        adam_step(*tensors, step=3, lr=0.01 * (index + 1))
+    groups = [Group(*tensors, lr=0.01 * (index + 1)) for index, tensors in enumerate(together)]
+    adam_steps(groups, step=3)
+    for alone, beside in zip(make, together, strict=True):
+        for one, other in zip(alone, beside, strict=True):
+            assert torch.equal(one, other), f"a group of shape {tuple(one.shape)} is updated differently among others"
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_rows_that_were_not_visible_stay(dtype: torch.dtype) -> None:
+    rng = torch.Generator().manual_seed(3)
+    visible = torch.rand(301, generator=rng) < 0.4
+    shapes = [(301,), (301, 3), (301, 15, 3)]
+    groups = [Group(*(torch.rand(shape, generator=rng).to(dtype) for _ in range(4)), lr=0.1) for shape in shapes]
+    dense = [group._replace(**{n: getattr(group, n).clone() for n in group._fields[:4]}) for group in groups]
+    before = [[tensor.clone() for tensor in group[:4]] for group in groups]
+    adam_steps(groups, step=2, visible=visible)
+    adam_steps(dense, step=2)
+    for group, whole, old in zip(groups, dense, before, strict=True):
+        for now, all_moved, was in zip(group[:4], whole[:4], old, strict=True):
+            assert torch.equal(now[~visible], was[~visible]), "a row that was not visible moves"
+            difference = (now[visible] - all_moved[visible]).abs().max()
+            assert difference <= DTYPES[dtype], "a visible row is updated differently"
+        assert (group.parameter[visible] != old[0][visible]).any(), "nothing moved, so this proves nothing"
+    with pytest.raises(SplatlearnError, match="visible"):
+        adam_steps(groups, step=2, visible=visible[:-1])
 
 
 BAD = {
@@ -75,6 +111,7 @@ BAD = {
 }
 
 
+@pytest.mark.parametrize("backend", ["cpu"], indirect=True)
 @pytest.mark.parametrize("name", BAD)
 def test_bad_arguments_are_named_in_one_sentence(name: str) -> None:
     indices, spoil, word = BAD[name]

@@ -135,6 +135,9 @@ def test_errors_are_one_sentence(run: Path, tmp_path: Path, capsys: pytest.Captu
     assert "config.yaml" in told(capsys, "eval", str(tmp_path / "empty"))
     assert ".ply" in told(capsys, "export", str(run), "--out", "scene.obj")
     assert ".mp4" in told(capsys, "render", str(run), "--out", str(tmp_path / "film.avi"))
+    assert "'sideways'" in told(capsys, "render", str(run), "--path", "sideways")
+    assert "'train'" in told(capsys, "trian", SCENE)
+    assert "--photos" in told(capsys, "demo", "--photos", "1", "--out", str(tmp_path / "demo"))
     assert "--size" in told(capsys, "bench", "--size", "huge")
 
 

@@ -20,6 +20,7 @@ from splatlearn.ops.project import project
 from splatlearn.ops.rasterization import rasterization
 from splatlearn.ops.rasterize import rasterize
 
+pytestmark = pytest.mark.usefixtures("backend")
 OFF: dict[str, Any] = dict(alpha_threshold=0.0, transmittance_threshold=0.0)
 MODES = ("RGB", "RGB", "D", "RGB+D", "ED", "RGB+ED")
 STRICT: dict[str, Any] = dict(eps=1e-6, atol=1e-6, rtol=1e-4)
@@ -105,9 +106,7 @@ def test_rasterize(channels: int, cameras: int) -> None:
     gaussians = (scene.means, scene.quats, scene.scales, scene.opacities)
     projection = project(*gaussians, None, None, scene.viewmats, scene.Ks, 17, 13, alpha_threshold=0.0)
     means2d, depths, conics, opacities, _, radii = projection
-    tiles = bin_tiles(
-        means2d, conics, opacities, depths, radii, 17, 13, n_cameras=cameras, alpha_threshold=0.0
-    )
+    tiles = bin_tiles(means2d, conics, opacities, depths, radii, 17, 13, n_cameras=cameras, alpha_threshold=0.0)
     assert scene.backgrounds is not None
     colors = scene.colors.expand(cameras, -1, -1) + torch.arange(cameras)[:, None, None]
 

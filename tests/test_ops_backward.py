@@ -14,6 +14,7 @@ from torch import Tensor
 from splatlearn.ops import reference
 from splatlearn.ops.rasterization import rasterization
 
+pytestmark = pytest.mark.usefixtures("backend")
 DTYPES = {torch.float64: 1e-8, torch.float32: 1e-4}
 
 
@@ -28,10 +29,7 @@ def gradients(
     rng = torch.Generator().manual_seed(0)
     loss = torch.zeros((), dtype=render.dtype)
     for output in (render, alphas):
-        loss = (
-            loss
-            + (output * torch.randn(output.shape, generator=rng, dtype=torch.float64).to(output.dtype)).sum()
-        )
+        loss = loss + (output * torch.randn(output.shape, generator=rng, dtype=torch.float64).to(output.dtype)).sum()
     loss.backward()
     return {k: torch.zeros_like(v) if v.grad is None else v.grad for k, v in leaves.tensors().items()}
 
@@ -47,9 +45,7 @@ def test_gradients_are_those_of_the_oracle(name: str, dtype: torch.dtype) -> Non
         matters = key == "backgrounds" or case.shows
         if depth_only and key in ("colors", "backgrounds"):
             matters = False
-        assert bool(true.any()) == matters, (
-            f"the scene has no gradient to {key}, or one that it should not have"
-        )
+        assert bool(true.any()) == matters, f"the scene has no gradient to {key}, or one that it should not have"
         assert got[key].dtype == dtype, f"the gradient to {key} has another dtype"
         difference = float((got[key].double() - true).norm())
         assert difference <= DTYPES[dtype] * float(true.norm()), f"gradient to {key} differs from the oracle"
@@ -91,9 +87,7 @@ def test_gradients_survive_where_transmittance_underflows(dtype: torch.dtype, co
     options = {"transmittance_threshold": 0.0}
     got = gradients(rasterization, wall.to(dtype), options)["colors"].double()
     wanted = gradients(reference.rasterization, wall, options)["colors"]
-    assert wanted.norm() > 0.1 and (got - wanted).norm() <= 1e-4 * wanted.norm(), (
-        "the front lost its gradient"
-    )
+    assert wanted.norm() > 0.1 and (got - wanted).norm() <= 1e-4 * wanted.norm(), "the front lost its gradient"
 
 
 def test_only_wanted_gradients_are_made() -> None:
@@ -104,14 +98,10 @@ def test_only_wanted_gradients_are_made() -> None:
         arguments[name] = arguments[name].clone().requires_grad_()
         render, alphas, _ = rasterization(**arguments)
         rng = torch.Generator().manual_seed(0)
-        loss = sum(
-            (v * torch.randn(v.shape, generator=rng, dtype=torch.float64)).sum() for v in (render, alphas)
-        )
+        loss = sum((v * torch.randn(v.shape, generator=rng, dtype=torch.float64)).sum() for v in (render, alphas))
         assert isinstance(loss, Tensor)
         loss.backward()
-        assert torch.equal(arguments[name].grad, wanted[name]), (
-            f"alone, the gradient to {name} is another one"
-        )
+        assert torch.equal(arguments[name].grad, wanted[name]), f"alone, the gradient to {name} is another one"
 
 
 def test_gradients_through_depth_and_alpha_alone() -> None:
@@ -130,6 +120,7 @@ def threads() -> Iterator[Callable[[int], None]]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("backend", ["cpu"], indirect=True)
 @pytest.mark.parametrize("name", ["67x67", "crowd", "five-cameras", "17-channels", "RGB+ED", "many"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_bits_do_not_depend_on_threads(name: str, dtype: torch.dtype, threads: Callable[[int], None]) -> None:
@@ -151,6 +142,7 @@ def test_bits_do_not_depend_on_threads(name: str, dtype: torch.dtype, threads: C
             assert torch.equal(value, once[key]), f"{key} differs between 1 and {count} threads"
 
 
+@pytest.mark.parametrize("backend", ["cpu", "emulated"], indirect=True)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("packed", [False, True])
 def test_absgrad_sums_magnitudes_over_pixels(packed: bool, dtype: torch.dtype) -> None:
@@ -176,13 +168,9 @@ def test_absgrad_sums_magnitudes_over_pixels(packed: bool, dtype: torch.dtype) -
     pixels = reference.pixel_centres(flat.width, flat.height, torch.float64)
     for camera in range(len(means2d)):
         order = torch.argsort(depths[camera], stable=True)
-        own = (
-            means2d[camera, order].expand(len(pixels), -1, -1).clone().requires_grad_()
-        )  # a mean for each pixel
+        own = means2d[camera, order].expand(len(pixels), -1, -1).clone().requires_grad_()  # a mean for each pixel
         blend = reference.blend(own, conics[camera, order], opacities[camera, order], pixels)
-        picture = (
-            blend.weights @ colors[camera, order] + blend.transmittance[:, None] * flat.backgrounds[camera]
-        )
+        picture = blend.weights @ colors[camera, order] + blend.transmittance[:, None] * flat.backgrounds[camera]
         loss = (picture * weights[camera].reshape(len(pixels), -1)).sum()
         (loss + ((1 - blend.transmittance) * alpha_weights[camera].flatten()).sum()).backward()
         assert own.grad is not None
@@ -192,12 +180,8 @@ def test_absgrad_sums_magnitudes_over_pixels(packed: bool, dtype: torch.dtype) -
             dense(meta["means2d"].grad)[camera, order],
             dense(meta["means2d"].absgrad)[camera, order],
         )
-        assert (got_signed.double() - signed).norm() <= DTYPES[dtype] * signed.norm(), (
-            "retain_grad of means2d"
-        )
-        assert (got_magnitude.double() - magnitude).norm() <= DTYPES[dtype] * magnitude.norm(), (
-            "absgrad differs"
-        )
+        assert (got_signed.double() - signed).norm() <= DTYPES[dtype] * signed.norm(), "retain_grad of means2d"
+        assert (got_magnitude.double() - magnitude).norm() <= DTYPES[dtype] * magnitude.norm(), "absgrad differs"
 
 
 def test_absgrad_does_not_change_gradients() -> None:

@@ -20,6 +20,7 @@ from splatlearn.ops.project import project
 from splatlearn.ops.rasterization import rasterization
 from splatlearn.ops.rasterize import rasterize
 
+pytestmark = pytest.mark.usefixtures("backend")
 ROOT = Path(__file__).parents[1]
 # What rounding allows: float64 proves the equations, float32 that they are computed well.
 DTYPES = {torch.float64: 1e-10, torch.float32: 1e-5}
@@ -101,9 +102,7 @@ def test_projection_options_cull_as_the_oracle(option: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(
-    "name", ["67x67", "64x31", "needles", "huge", "tiny", "crowd", "five-cameras", "aside"]
-)
+@pytest.mark.parametrize("name", ["67x67", "64x31", "needles", "huge", "tiny", "crowd", "five-cameras", "aside"])
 def test_tiles_hold_all_that_is_drawn_in_depth_order(name: str, dtype: torch.dtype) -> None:
     scene = scenes.case(name).scene
     width, height, cameras, count = scene.width, scene.height, len(scene.viewmats), len(scene.means)
@@ -116,12 +115,8 @@ def test_tiles_hold_all_that_is_drawn_in_depth_order(name: str, dtype: torch.dty
     tiles = bin_tiles(means2d, conics, opacities, depths, radii, width, height, n_cameras=cameras)
     columns, rows = -(-width // 16), -(-height // 16)
     offsets, ids = tiles.tile_offsets.tolist(), tiles.gaussian_ids.long()
-    assert len(offsets) == cameras * columns * rows + 1 and offsets[0] == 0, (
-        "tile_offsets has the wrong length"
-    )
-    assert offsets == sorted(offsets) and offsets[-1] == len(ids), (
-        "tile_offsets is no prefix sum of the instances"
-    )
+    assert len(offsets) == cameras * columns * rows + 1 and offsets[0] == 0, "tile_offsets has the wrong length"
+    assert offsets == sorted(offsets) and offsets[-1] == len(ids), "tile_offsets is no prefix sum of the instances"
     pixels = reference.pixel_centres(width, height, torch.float64)
     tile_of_pixel = (pixels[:, 1] // 16).long() * columns + (pixels[:, 0] // 16).long()
     drawn = 0
@@ -142,9 +137,7 @@ def test_tiles_hold_all_that_is_drawn_in_depth_order(name: str, dtype: torch.dty
             drawn += len(needed)
     assert (drawn > 0) == scenes.case(name).shows, "the scene proves nothing"
     boxes = int((radii > 0).all(-1).sum()) * columns * rows
-    assert len(ids) <= boxes and len(ids) <= 1.2 * drawn + 4 * cameras * columns * rows, (
-        "tiles are not culled tightly"
-    )
+    assert len(ids) <= boxes and len(ids) <= 1.2 * drawn + 4 * cameras * columns * rows, "tiles are not culled tightly"
 
 
 def test_equal_depths_are_blended_by_index() -> None:
@@ -188,13 +181,14 @@ sys.exit(77 if isa_level() != level else pytest.main(arguments))
 LEVEL_CASES = "67x67 or 1x67 or degree-4 or needles or crowd or uncut or 17 or 5-channels or RGB+ED"
 
 
+@pytest.mark.parametrize("backend", ["cpu"], indirect=True)
 @pytest.mark.parametrize("level", ["x86-64-v2", "x86-64-v3", "x86-64-v4"])
 def test_every_instruction_set_level(level: str) -> None:
     """The library picks a level once a process, so each is tested in one of its own."""
     if isa_level() == level:
         pytest.skip(f"{level} is what all other tests run on")
-    chosen = f"(oracle and ({LEVEL_CASES})) or loss_and_gradient or of_torch"
-    files = [f"tests/test_{name}.py" for name in ("ops_forward", "ops_backward", "photometric", "adam")]
+    chosen = f"cpu and ((oracle and ({LEVEL_CASES})) or loss_and_gradient or of_torch)"
+    files = [f"test_{name}.py" for name in ("ops_forward", "ops_backward", "photometric", "adam")]
     command = [
         sys.executable,
         "-c",
@@ -209,7 +203,7 @@ def test_every_instruction_set_level(level: str) -> None:
         chosen,
     ]
     environment = dict(os.environ, SPLATLEARN_ISA=level, OMP_NUM_THREADS="1")
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=ROOT / "tests", env=environment, capture_output=True, text=True, timeout=300)
     if done.returncode == 77:
         pytest.skip(f"this processor has no {level}")
     assert done.returncode == 0, f"on {level}: {done.stdout[-1500:]}"

@@ -11,6 +11,7 @@ from splatlearn.errors import SplatlearnError
 from splatlearn.ops import reference
 from splatlearn.ops.photometric import photometric_loss, ssim
 
+pytestmark = pytest.mark.usefixtures("backend")
 DTYPES = {torch.float64: 1e-10, torch.float32: 1e-5}
 SHAPES = (
     (1, 1, 3),
@@ -36,9 +37,7 @@ def pair(shape: tuple[int, ...], seed: int = 0) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("weight", [0.0, 0.2, 1.0])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_loss_and_gradient_are_those_of_the_oracle(
-    shape: tuple[int, ...], weight: float, dtype: torch.dtype
-) -> None:
+def test_loss_and_gradient_are_those_of_the_oracle(shape: tuple[int, ...], weight: float, dtype: torch.dtype) -> None:
     image, target = pair(shape)
     image.requires_grad_()
     wanted = reference.photometric_loss(image, target, weight)
@@ -87,6 +86,7 @@ def test_gradient_is_that_of_finite_differences(shape: tuple[int, ...], weight: 
         assert gradcheck(loss, (image,), atol=1e-8, rtol=1e-5), "the image gradient is wrong"
 
 
+@pytest.mark.parametrize("backend", ["cpu"], indirect=True)
 def test_bits_do_not_depend_on_threads() -> None:
     image, target = pair((2, 67, 45, 3))
     before, results = torch.get_num_threads(), []
@@ -119,6 +119,7 @@ BAD = {
 }
 
 
+@pytest.mark.parametrize("backend", ["cpu"], indirect=True)
 @pytest.mark.parametrize("name", BAD)
 def test_bad_arguments_are_named_in_one_sentence(name: str) -> None:
     image, target = pair((6, 5, 3))

@@ -18,6 +18,7 @@ from splatlearn.errors import SplatlearnError
 from splatlearn.ops import bin as stage_bin
 from splatlearn.ops.rasterization import rasterization
 
+pytestmark = pytest.mark.usefixtures("backend")
 TENSORS = ("means", "quats", "scales", "opacities", "colors", "viewmats", "Ks", "backgrounds")
 
 
@@ -26,6 +27,7 @@ def arguments(name: str = "degree-2", dtype: torch.dtype = torch.float32) -> dic
     return scenes.case(name).scene.to(dtype).arguments()
 
 
+@pytest.mark.parametrize("backend", ["cpu", "emulated"], indirect=True)
 def test_it_is_the_public_name() -> None:
     public = getattr(splatlearn, "rasterization", None)
     assert public is rasterization, "splatlearn.rasterization is something else"
@@ -52,9 +54,7 @@ def test_shapes_and_meta(mode: str, channels: int, packed: bool, dtype: torch.dt
     if packed:
         rows = (len(meta["gaussian_ids"]),)
         assert 0 < rows[0] < 2 * len(given["means"]), "packed keeps culled Gaussians"
-        assert meta["camera_ids"].shape == rows and meta["camera_ids"].unique().tolist() == [0, 1], (
-            "camera_ids"
-        )
+        assert meta["camera_ids"].shape == rows and meta["camera_ids"].unique().tolist() == [0, 1], "camera_ids"
     shapes = {"means2d": (2,), "radii": (2,), "depths": (), "conics": (3,), "opacities": ()}
     for key, tail in shapes.items():
         assert tuple(meta[key].shape) == rows + tail, f"meta[{key!r}] has the shape {tuple(meta[key].shape)}"
@@ -62,9 +62,7 @@ def test_shapes_and_meta(mode: str, channels: int, packed: bool, dtype: torch.dt
     for key, value in sizes.items():
         assert meta[key] == value, f"meta[{key!r}] is {meta[key]} instead of {value}"
     assert meta["isect_offsets"].shape == (2, 2, 2), "isect_offsets is not [C, tile_height, tile_width]"
-    assert int(meta["tiles_per_gauss"].sum()) == len(meta["flatten_ids"]) > 0, (
-        "tiles_per_gauss does not add up"
-    )
+    assert int(meta["tiles_per_gauss"].sum()) == len(meta["flatten_ids"]) > 0, "tiles_per_gauss does not add up"
 
 
 def test_colors_of_each_camera() -> None:
@@ -170,6 +168,7 @@ SPOIL: dict[str, Callable[[Tensor], Any]] = {
 }
 
 
+@pytest.mark.parametrize("backend", ["cpu"], indirect=True)
 @pytest.mark.parametrize("name", TENSORS)
 @pytest.mark.parametrize("how", SPOIL)
 def test_a_wrong_tensor_is_named_in_one_sentence(name: str, how: str) -> None:
@@ -210,6 +209,7 @@ def test_a_wrong_option_is_named_in_one_sentence(change: dict[str, Any], word: s
     assert "\n" not in str(caught.value), "the error is not one sentence"
 
 
+@pytest.mark.parametrize("backend", ["cpu"], indirect=True)
 @pytest.mark.parametrize(
     "change",
     [
@@ -238,6 +238,7 @@ def test_unknown_arguments_are_refused() -> None:
         rasterization(**arguments(), no_such_argument=1)
 
 
+@pytest.mark.parametrize("backend", ["cpu", "emulated"], indirect=True)
 def test_a_scene_too_large_for_memory_is_refused_before_it_is_allocated(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -294,12 +295,13 @@ except SplatlearnError as error:
 """
 
 
+@pytest.mark.parametrize("backend", ["cpu"], indirect=True)
 @pytest.mark.parametrize("name", HOSTILE)
 def test_stages_refuse_what_would_leave_their_memory(name: str) -> None:
     """In a process of its own, for a missing check may end it."""
     call, word = HOSTILE[name]
     command = [sys.executable, "-c", HOSTILE_SCRIPT, call]
-    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, f"the process ended with {done.returncode}: {done.stderr[-300:]}"
     assert done.stdout.startswith("refused:"), "native code read beyond its tensors"
     assert word in done.stdout and len(done.stdout.splitlines()) == 1, f"no clear sentence: {done.stdout}"

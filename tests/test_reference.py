@@ -122,9 +122,7 @@ def test_conics_come_from_the_derivative_of_the_projection() -> None:
         covar2d = jacobian @ covars[index] @ jacobian.T + 0.3 * torch.eye(2, dtype=F64)
         a, b, c = projection.conics[0, index]
         conic = torch.stack([torch.stack([a, b]), torch.stack([b, c])])
-        assert (conic @ covar2d - torch.eye(2, dtype=F64)).abs().max() < 1e-9, (
-            "conic is not the inverse of J S J^T"
-        )
+        assert (conic @ covar2d - torch.eye(2, dtype=F64)).abs().max() < 1e-9, "conic is not the inverse of J S J^T"
 
 
 def test_order_of_storage_does_not_matter() -> None:
@@ -151,9 +149,7 @@ def test_moving_world_and_cameras_together_changes_nothing() -> None:
     )
     render, _, _ = reference.rasterization(**scene.arguments())
     assert render.std() > 0.01, "the scene shows nothing"
-    assert (render - reference.rasterization(**moved.arguments())[0]).abs().max() < 1e-10, (
-        "frames are mixed up"
-    )
+    assert (render - reference.rasterization(**moved.arguments())[0]).abs().max() < 1e-10, "frames are mixed up"
 
 
 def flat_layers(opacities: list[float], **thresholds: float) -> tuple[Tensor, Tensor]:
@@ -174,17 +170,13 @@ def flat_layers(opacities: list[float], **thresholds: float) -> tuple[Tensor, Te
 
 def test_layers_blend_front_to_back_and_stop() -> None:
     render, alpha = flat_layers([0.5, 0.25, 0.002])
-    assert abs(render.item() - (0.5 + 0.5 * 0.25 * 10 + 0.375 * 1000)) < 1e-9, (
-        "ties, or a layer below the cut-off"
-    )
+    assert abs(render.item() - (0.5 + 0.5 * 0.25 * 10 + 0.375 * 1000)) < 1e-9, "ties, or a layer below the cut-off"
     assert abs(alpha.item() - 0.625) < 1e-12, "alpha is not 1 - T"
     render, alpha = flat_layers([0.99, 0.995, 0.5])
     assert abs(render.item() - (0.99 + 0.01 * 0.5 * 100 + 0.005 * 1000)) > 1, "skipped instead of stopped"
     assert abs(render.item() - (0.99 + 0.01 * 1000)) < 1e-9, "the pixel did not stop before T < 1e-4"
     render, alpha = flat_layers([1.0, 0.9, 0.2], transmittance_threshold=0.0)
-    assert abs(alpha.item() - (1 - 0.001 * 0.1 * 0.8)) < 1e-12, (
-        "alpha not clamped at 0.999, or stopped at threshold 0"
-    )
+    assert abs(alpha.item() - (1 - 0.001 * 0.1 * 0.8)) < 1e-12, "alpha not clamped at 0.999, or stopped at threshold 0"
 
 
 def test_culled_gaussians_give_zeros_and_no_gradient() -> None:
@@ -217,9 +209,7 @@ def test_depth_modes_measure_depth() -> None:
     flat = replace(flat, means=means)
     expected, alphas, _ = reference.rasterization(**flat.arguments(), render_mode="ED")
     seen = alphas > 0
-    assert seen.any() and (expected[seen] - 3.0).abs().max() < 1e-9, (
-        "expected depth of a plane is not its depth"
-    )
+    assert seen.any() and (expected[seen] - 3.0).abs().max() < 1e-9, "expected depth of a plane is not its depth"
     both, _, _ = reference.rasterization(**flat.arguments(), render_mode="RGB+D")
     rgb, _, _ = reference.rasterization(**flat.arguments())
     assert (both[..., :3] - rgb).abs().max() < 1e-14, "RGB+D changes the colours"
@@ -244,9 +234,7 @@ def test_ssim_at_a_pixel_is_its_definition() -> None:
     wanted = np.mean([at(row, column) for row in range(11) for column in range(11)])
     value = reference.ssim(torch.tensor(image), torch.tensor(target)).item()
     assert abs(value - wanted) < 1e-12, "SSIM differs from its definition"
-    assert abs(reference.ssim(torch.tensor(image), torch.tensor(image)).item() - 1) < 1e-12, (
-        "SSIM(x, x) is not 1"
-    )
+    assert abs(reference.ssim(torch.tensor(image), torch.tensor(image)).item() - 1) < 1e-12, "SSIM(x, x) is not 1"
     loss = reference.photometric_loss(torch.tensor(image), torch.tensor(target), 0.3).item()
     l1 = np.abs(image - target).mean()
     assert abs(loss - (0.7 * l1 + 0.3 * (1 - wanted))) < 1e-12, "the loss mixes L1 and SSIM wrongly"

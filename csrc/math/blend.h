@@ -43,7 +43,7 @@ template <class R> SPLATLEARN_HD R blend(R alpha, R &transmittance) {
 // q: colour dot output gradient. Updates transmittance (to what it was before the splat) and behind.
 // Returns weight = T alpha, and g = alpha dL/dalpha.
 template <class R> SPLATLEARN_HD R unblend(R alpha, R q, R &transmittance, R &behind, R &g) {
-    transmittance = transmittance / (Scalar<R>(1) - alpha);
+    transmittance = quotient(transmittance, Scalar<R>(1) - alpha);
     R weight = alpha * transmittance;
     R difference = q - behind;
     behind = behind + alpha * difference;

@@ -1,1 +1,1 @@
-"""The grid's Python row: one module a stage (project, bin, rasterize, photometric, adam) and the function that chains them."""
+"""The grid's Python row: one module a stage (project, bin, rasterize, photometric, adam), and what chains them."""

@@ -1,14 +1,26 @@
-"""Stage adam: the update. One native pass over a parameter and its two moments, in the arithmetic of torch.optim.Adam."""
+"""Stage adam: the update, one native pass over parameters and their moments in the arithmetic of torch.optim.Adam."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from splatlearn.errors import SplatlearnError
 from splatlearn.ops import native
-from splatlearn.ops.checks import check_tensor
+from splatlearn.ops.checks import check_like, check_tensor
 
 
-@torch.no_grad()
+class Group(NamedTuple):
+    """A parameter with what its update needs: tensors of one shape, float32 or float64, contiguous."""
+
+    parameter: Tensor
+    gradient: Tensor
+    exp_avg: Tensor
+    exp_avg_sq: Tensor
+    lr: float
+
+
 def adam_step(
     parameter: Tensor,
     gradient: Tensor,
@@ -20,31 +32,80 @@ def adam_step(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-15,
 ) -> None:
-    """Updates `parameter`, `exp_avg` and `exp_avg_sq` in place (Kingma & Ba 2015, with bias correction; eps outside the root).
+    """Updates one parameter and its moments in place; see `adam_steps`."""
+    adam_steps([Group(parameter, gradient, exp_avg, exp_avg_sq, lr)], step=step, betas=betas, eps=eps)
+
+
+@torch.no_grad()
+def adam_steps(
+    groups: Sequence[Group],
+    *,
+    step: int,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-15,
+    visible: Tensor | None = None,
+) -> None:
+    """Updates each group's `parameter`, `exp_avg` and `exp_avg_sq` in place; on a CUDA device all groups in one launch.
+
+    Kingma & Ba 2015, with bias correction; eps is added to the root of the second moment.
 
     Args:
-        parameter, gradient, exp_avg, exp_avg_sq: one shape, float32 or float64, contiguous.
+        groups: parameters of one dtype on one device.
         step: 1 for the first update.
+        visible: [N] bool, rows (of the first dimension, which all parameters then share) to update; the others and
+            their moments stay as they are. None: all.
 
     Raises:
         SplatlearnError: a tensor does not fit, is not contiguous, or step < 1.
     """
     if step < 1:
         raise SplatlearnError(f"step must be at least 1, but is {step}")
-    check_tensor("parameter", parameter, tuple(parameter.shape))
-    state = {"parameter": parameter, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
-    for name, tensor in state.items():
-        check_tensor(name, tensor, tuple(parameter.shape), parameter)
+    if not groups:
+        return
+    checked = [_checked(group, groups[0].parameter) for group in groups]
+    first = checked[0].parameter
+    if visible is not None:
+        for group in checked:
+            check_like("visible", visible, torch.bool, tuple(group.parameter.shape[:1]), group.parameter)
+        visible = visible.contiguous()
+    if not native.runs_kernels(first):
+        for group in checked:
+            _update_on_cpu(group, step, betas, eps, visible)
+        return
+    for begin in range(0, len(checked), native.ADAM_GROUPS_MAX):
+        structs = [_struct(group, step, betas, eps) for group in checked[begin : begin + native.ADAM_GROUPS_MAX]]
+        rows = 0 if visible is None else visible.numel()
+        array = (native.Adam * len(structs))(*structs)
+        params = native.AdamGroups(native.context(first), len(structs), array, rows, native.pointer(visible))
+        native.call("adam_groups", params, first)
+
+
+def _checked(group: Group, like: Tensor) -> Group:
+    """The group with tensors that native code may read and write."""
+    check_tensor("parameter", like, tuple(like.shape) if isinstance(like, Tensor) else ())
+    check_tensor("parameter", group.parameter, tuple(group.parameter.shape), like)
+    shape = tuple(group.parameter.shape)
+    for name in ("parameter", "exp_avg", "exp_avg_sq"):
+        tensor = getattr(group, name)
+        check_tensor(name, tensor, shape, group.parameter)
         if not tensor.is_contiguous():
             raise SplatlearnError(f"{name} must be contiguous, for it is updated in place")
-    gradient = check_tensor("gradient", gradient, tuple(parameter.shape), parameter)
-    params = native.Adam(
-        native.context(parameter),
-        parameter.numel(),
-        step,
-        lr,
-        *betas,
-        eps,
-        *map(native.pointer, [parameter, gradient, exp_avg, exp_avg_sq]),
-    )
-    native.call("adam", params)
+    return group._replace(gradient=check_tensor("gradient", group.gradient, shape, group.parameter))
+
+
+def _struct(group: Group, step: int, betas: tuple[float, float], eps: float) -> native.Adam:
+    parameter, gradient, exp_avg, exp_avg_sq, lr = group
+    pointers = map(native.pointer, [parameter, gradient, exp_avg, exp_avg_sq])
+    return native.Adam(native.context(parameter), parameter.numel(), step, lr, *betas, eps, *pointers)
+
+
+def _update_on_cpu(group: Group, step: int, betas: tuple[float, float], eps: float, visible: Tensor | None) -> None:
+    if visible is None:
+        native.call("adam", _struct(group, step, betas, eps), group.parameter)
+        return
+    tensors = group[:4]
+    parameter, gradient, exp_avg, exp_avg_sq = (tensor[visible] for tensor in tensors)
+    rows = Group(parameter, gradient, exp_avg, exp_avg_sq, group.lr)
+    native.call("adam", _struct(rows, step, betas, eps), parameter)
+    for tensor, values in zip(tensors, rows[:4], strict=True):
+        tensor[visible] = values

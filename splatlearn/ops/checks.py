@@ -1,4 +1,4 @@
-"""Validation of tensors, in one place and always on: one sentence with the tensor's name, what was expected and what came."""
+"""Validation of tensors, in one place, always on: one sentence with the tensor's name, the expected and the given."""
 
 import math
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from splatlearn.errors import SplatlearnError
+from splatlearn.ops import native
 
 FLOATS = (torch.float32, torch.float64)
 
@@ -15,10 +16,10 @@ def check_tensor(name: str, value: Any, shape: tuple[int | str, ...], like: torc
 
     Args:
         shape: sizes to expect; a string stands for any size and names it in the message.
-        like: a tensor whose dtype and device must be the same; without it float32 or float64 on the CPU is expected.
+        like: a tensor whose dtype and device must be the same; without it float32 or float64, on the CPU or on CUDA.
 
     Raises:
-        SplatlearnError: not a tensor, another shape, dtype or device, or not contiguous.
+        SplatlearnError: not a tensor, another shape, dtype or device, not dense, or on CUDA without a library for it.
     """
     if not isinstance(value, torch.Tensor):
         raise SplatlearnError(f"{name} must be a tensor, but is a {type(value).__name__}")
@@ -28,8 +29,10 @@ def check_tensor(name: str, value: Any, shape: tuple[int | str, ...], like: torc
     if not fits:
         wanted = "[" + ", ".join(map(str, shape)) + "]"
         raise SplatlearnError(f"{name} must have shape {wanted}, but has {list(value.shape)}")
-    if value.device.type != "cpu":
-        raise SplatlearnError(f"{name} is on {value.device}, but this build of splatlearn has kernels for the CPU only")
+    if value.device.type not in ("cpu", "cuda"):
+        raise SplatlearnError(f"{name} is on {value.device}, but splatlearn has kernels for the CPU and CUDA only")
+    if value.is_cuda:
+        native.library("cuda")  # says what is missing before anything else is done
     if like is not None and value.device != like.device:
         raise SplatlearnError(f"{name} is on {value.device}, but the other tensors are on {like.device}")
     wanted_types = FLOATS if like is None else (like.dtype,)

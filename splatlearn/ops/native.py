@@ -1,7 +1,9 @@
-"""The door to the native core: finds and loads the library, mirrors its parameter structs (csrc/abi.h), turns failures into errors."""
+"""The door to the native core: loads its libraries, mirrors their structs (csrc/abi.h), makes errors of failures."""
 
 import ctypes
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from ctypes import POINTER, Structure, c_char_p, c_double, c_int, c_int32, c_int64, c_void_p
 from pathlib import Path
 from typing import Any
@@ -11,15 +13,20 @@ import torch
 from splatlearn.errors import SplatlearnError
 
 CPU_LIBRARY = Path(__file__).with_name("libsplatlearn_cpu.so")
-
-
-class Context(Structure):
-    _fields_ = [("scalar_bytes", c_int32), ("threads", c_int32)]
+CUDA_LIBRARY = Path(__file__).with_name("libsplatlearn_cuda.so")
+_emulated: Path | None = None  # the CUDA kernels compiled for the CPU, where CPU tensors go while `emulated` lasts
 
 
 def _fields(head: list[tuple[str, Any]], tail: str) -> list[tuple[str, Any]]:
     """Struct fields: `head` with types, then pointers named in `tail`."""
     return head + [(name, c_void_p) for name in tail.split()]
+
+
+class Context(Structure):
+    _fields_ = [
+        *_fields([(name, c_int32) for name in ("scalar_bytes", "threads", "device")], "stream scratch"),
+        ("scratch_bytes", c_int64),
+    ]
 
 
 class ProjectInputs(Structure):
@@ -61,7 +68,7 @@ class BinCount(Structure):
 
 
 class BinWrite(Structure):
-    _fields_ = _fields([("inputs", BinInputs)], "row_offsets tile_offsets row_ids slots")
+    _fields_ = _fields([("inputs", BinInputs), ("n_instances", c_int64)], "row_offsets tile_offsets row_ids slots")
 
 
 class RasterizeInputs(Structure):
@@ -103,6 +110,17 @@ class Adam(Structure):
     )
 
 
+class AdamGroups(Structure):
+    _fields_ = [
+        ("context", Context),
+        ("n_groups", c_int32),
+        ("groups", POINTER(Adam)),
+        ("n_rows", c_int64),
+        ("visible", c_void_p),
+    ]
+
+
+ADAM_GROUPS_MAX = 8
 # In the order of SPLATLEARN_STAGES in csrc/abi.h.
 STAGES: dict[str, type[Structure]] = {
     "project_forward": ProjectForward,
@@ -114,53 +132,99 @@ STAGES: dict[str, type[Structure]] = {
     "photometric": Photometric,
     "adam": Adam,
 }
+CUDA_STAGES: dict[str, type[Structure]] = STAGES | {"adam_groups": AdamGroups}
 
 
 @functools.cache
-def library() -> ctypes.CDLL:
-    """The loaded CPU library.
+def _load(path: Path) -> ctypes.CDLL:
+    mend = "; reinstall with `pip install .`, or in a checkout run `python setup.py build_ext --inplace`"
+    if not path.exists():
+        if path == CUDA_LIBRARY:
+            raise SplatlearnError(
+                f"tensors on a CUDA device need {path.name}, which was not built because nvcc was not found; "
+                "install the CUDA toolkit and reinstall with `SPLATLEARN_CUDA=1 pip install .`"
+            )
+        raise SplatlearnError(f"the native library {path} is missing{mend}")
+    try:
+        loaded = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise SplatlearnError(f"the native library {path} cannot be loaded ({error}){mend}") from error
+    loaded.splatlearn_error.restype = c_char_p
+    loaded.splatlearn_struct_sizes.restype = POINTER(c_int64)
+    sizes = loaded.splatlearn_struct_sizes()
+    stages = STAGES if path == CPU_LIBRARY else CUDA_STAGES
+    wanted = [ctypes.sizeof(struct) for struct in stages.values()] + [0]
+    if any(sizes[i] != size for i, size in enumerate(wanted)):
+        raise SplatlearnError(f"the native library {path} belongs to another version of splatlearn{mend}")
+    for name, struct in stages.items():
+        function = getattr(loaded, f"splatlearn_{name}")
+        function.argtypes, function.restype = [POINTER(struct)], c_int
+        if path != CPU_LIBRARY:
+            scratch = getattr(loaded, f"splatlearn_{name}_scratch")
+            scratch.argtypes, scratch.restype = [POINTER(struct)], c_int64
+    return loaded
+
+
+def library(device: str = "cpu") -> ctypes.CDLL:
+    """The loaded library for tensors on a `device` of this type, "cpu" or "cuda".
 
     Raises:
         SplatlearnError: it is absent, cannot be loaded, or belongs to another version of this package.
     """
-    mend = "; reinstall with `pip install .`, or in a checkout run `python setup.py build_ext --inplace`"
-    if not CPU_LIBRARY.exists():
-        raise SplatlearnError(f"the native library {CPU_LIBRARY} is missing{mend}")
+    return _load(CUDA_LIBRARY if device == "cuda" else _emulated or CPU_LIBRARY)
+
+
+@contextmanager
+def emulated(path: Path) -> Iterator[None]:
+    """While it lasts, CPU tensors go to the CUDA kernels, as the emulator at `path` runs them (csrc/emulator)."""
+    global _emulated
+    before, _emulated = _emulated, Path(path)
     try:
-        loaded = ctypes.CDLL(str(CPU_LIBRARY))
-    except OSError as error:
-        raise SplatlearnError(f"the native library {CPU_LIBRARY} cannot be loaded ({error}){mend}") from error
-    loaded.splatlearn_error.restype = c_char_p
-    loaded.splatlearn_isa_level.restype = c_char_p
-    loaded.splatlearn_struct_sizes.restype = POINTER(c_int64)
-    sizes = loaded.splatlearn_struct_sizes()
-    found = [sizes[i] for i in range(len(STAGES))]
-    if found != [ctypes.sizeof(struct) for struct in STAGES.values()] or sizes[len(STAGES)] != 0:
-        raise SplatlearnError(f"the native library {CPU_LIBRARY} belongs to another version of splatlearn{mend}")
-    for name, struct in STAGES.items():
-        function = getattr(loaded, f"splatlearn_{name}")
-        function.argtypes, function.restype = [POINTER(struct)], c_int
-    return loaded
+        yield
+    finally:
+        _emulated = before
+
+
+def runs_kernels(tensor: torch.Tensor) -> bool:
+    """Whether the CUDA kernels work on this tensor, on a card or emulated."""
+    return tensor.is_cuda or _emulated is not None
 
 
 def isa_level() -> str:
     """The instruction-set level that the CPU library chose, for example "x86-64-v4"."""
-    return library().splatlearn_isa_level().decode()
+    level = _load(CPU_LIBRARY).splatlearn_isa_level
+    level.restype = c_char_p
+    return level().decode()
 
 
-def call(stage: str, params: Structure) -> None:
-    """Runs a stage on the CPU; `params` is the stage's struct.
+def call(stage: str, params: Structure, tensor: torch.Tensor) -> None:
+    """Runs a stage where `tensor` is, on the current stream if that is a CUDA device; `params` is the stage's struct.
 
     Raises:
         SplatlearnError: the library reports a failure.
     """
-    code = getattr(library(), f"splatlearn_{stage}")(params)
+    backend = library(tensor.device.type)
+    scratch = None
+    if runs_kernels(tensor):
+        needed = getattr(backend, f"splatlearn_{stage}_scratch")(params)
+        _raise_failure(stage, backend, min(needed, 0))
+        if needed:
+            scratch = torch.empty(needed, dtype=torch.uint8, device=tensor.device)
+            inner = params if hasattr(params, "context") else params.inputs
+            inner.context.scratch, inner.context.scratch_bytes = scratch.data_ptr(), needed
+    _raise_failure(stage, backend, getattr(backend, f"splatlearn_{stage}")(params))
+
+
+def _raise_failure(stage: str, backend: ctypes.CDLL, code: int) -> None:
     if code:
-        raise SplatlearnError(f"{stage.replace('_', ' ')}: {library().splatlearn_error(code).decode()}")
+        raise SplatlearnError(f"{stage.replace('_', ' ')}: {backend.splatlearn_error(code).decode()}")
 
 
 def context(tensor: torch.Tensor) -> Context:
-    """Scalar type of `tensor` and the threads that torch may use."""
+    """Scalar type of `tensor`, the threads that torch may use, and for a CUDA device its index and current stream."""
+    if tensor.is_cuda:
+        stream = torch.cuda.current_stream(tensor.device).cuda_stream
+        return Context(tensor.element_size(), 1, tensor.device.index, stream)
     return Context(tensor.element_size(), torch.get_num_threads())
 
 

@@ -1,6 +1,5 @@
-"""Stage photometric: (1 - lambda) L1 + lambda (1 - SSIM) between a render and a photo, value and image gradient in one native pass."""
+"""Stage photometric: (1 - lambda) L1 + lambda (1 - SSIM) of a render and a photo, and its image gradient at once."""
 
-import ctypes
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from splatlearn.ops.checks import check_like, check_number, check_tensor
 
 
 def photometric_loss(image: Tensor, target: Tensor, lambda_dssim: float = 0.2) -> Tensor:
-    """The training loss of 3D Gaussian splatting (Kerbl et al. 2023, eq. 7), with 1 - SSIM for D-SSIM as their code has it.
+    """The training loss of 3D Gaussian splatting (Kerbl et al. 2023, eq. 7), with 1 - SSIM for D-SSIM as in their code.
 
     Args:
         image: [H, W, D] or [C, H, W, D] float, values in 0..1.
@@ -34,7 +33,7 @@ def photometric_loss(image: Tensor, target: Tensor, lambda_dssim: float = 0.2) -
 def ssim(image: Tensor, target: Tensor) -> float:
     """Mean structural similarity, with the window and borders of `photometric_loss`; arguments as there."""
     image, target = _checked(image, target)
-    return 1 - _evaluate(image.detach(), target, 1.0, None)
+    return 1 - _evaluate(image.detach(), target, 1.0, None).item()
 
 
 def _checked(image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,25 +48,23 @@ def _checked(image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return image, check_tensor("target", target, tuple(image.shape), image).detach()
 
 
-def _evaluate(image: Tensor, target: Tensor, lambda_dssim: float, v_image: Tensor | None) -> float:
-    """The loss; writes the loss' gradient into `v_image`."""
-    l1, similarity = ctypes.c_double(), ctypes.c_double()
+def _evaluate(image: Tensor, target: Tensor, lambda_dssim: float, v_image: Tensor | None) -> Tensor:
+    """The loss, a float64 scalar where the image is; writes the loss' gradient into `v_image`."""
+    means = image.new_empty(2, dtype=torch.float64)  # of |x - y| and of SSIM
     height, width, channels = image.shape[-3:]
-    images = image.numel() // (height * width * channels)
     params = native.Photometric(
         native.context(image),
-        images,
+        image.numel() // (height * width * channels),
         width,
         height,
         channels,
         target.dtype == torch.uint8,
         lambda_dssim,
-        *map(native.pointer, [image, target, v_image]),
-        ctypes.addressof(l1),
-        ctypes.addressof(similarity),
+        *map(native.pointer, [image, target, v_image, means]),
+        means.data_ptr() + means.element_size(),
     )
-    native.call("photometric", params)
-    return (1 - lambda_dssim) * l1.value + lambda_dssim * (1 - similarity.value)
+    native.call("photometric", params, image)
+    return (1 - lambda_dssim) * means[0] + lambda_dssim * (1 - means[1])
 
 
 class _Photometric(torch.autograd.Function):
@@ -76,10 +73,12 @@ class _Photometric(torch.autograd.Function):
         v_image = torch.empty_like(image) if ctx.needs_input_grad[0] else None
         loss = _evaluate(image, target, lambda_dssim, v_image)
         ctx.save_for_backward(v_image)
-        return image.new_tensor(loss)
+        return loss.to(image.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, v_loss: Tensor) -> tuple[Tensor, None, None]:
         (v_image,) = ctx.saved_tensors
-        return v_image if v_loss.item() == 1 else v_image * v_loss, None, None  # seldom anything but 1
+        if not v_loss.is_cuda and v_loss.item() == 1:  # seldom anything else; on CUDA to ask would be to wait
+            return v_image, None, None
+        return v_image * v_loss, None, None

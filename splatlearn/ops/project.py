@@ -1,4 +1,4 @@
-"""Stage project: 3D Gaussians to 2D ones (mean, depth, conic, opacity, colour from spherical harmonics, extent), with its backward."""
+"""Stage project: 3D Gaussians to 2D ones (mean, depth, conic, opacity, colour from harmonics, extent), and backward."""
 
 from dataclasses import dataclass
 from math import inf
@@ -68,8 +68,8 @@ def project(
         quats: [N, 4] wxyz, of a norm from 1e-12 to 1e12.
         scales: [N, 3] standard deviations along the axes, world units.
         opacities: [N] in 0..1.
-        sh0, shN: [N, 1, 3] and [N, K-1, 3] spherical-harmonics coefficients, used where `sh_degree` is given; shN may be
-            None at degree 0.
+        sh0, shN: [N, 1, 3] and [N, K-1, 3] spherical-harmonics coefficients, used where `sh_degree` is given; shN may
+            be None at degree 0.
         viewmats: [C, 4, 4] world to camera, OpenCV axes.
         Ks: [C, 3, 3] intrinsics in px; fx, fy, cx, cy are read and get gradients.
         eps2d: low-pass added to the 2D covariance, px^2.
@@ -80,7 +80,9 @@ def project(
         alpha_threshold: alpha below it is never drawn; it bounds the extent. 0 switches it off: then the extent ends
             where alpha is no normal number any more.
 
-    All tensors share a dtype (float32 or float64); gradients flow to each of them.
+    All tensors share a dtype (float32 or float64) and a device; gradients flow to each of them. On a CUDA device, where
+    to look at a value is to wait, a camera of focal lengths not above 0 or without an inverse is not refused: it sees
+    nothing.
 
     Raises:
         SplatlearnError: a tensor of another shape, dtype or device, or an option out of range.
@@ -98,12 +100,13 @@ def project(
         check_tensor("viewmats", viewmats, (cameras, 4, 4), means),
         check_tensor("Ks", Ks, (cameras, 3, 3), means),
     ]
-    for name, value, high in (("alpha_threshold", alpha_threshold, 1.0), ("eps2d", eps2d, inf), ("near_plane", near_plane, inf)):
-        check_number(name, value, 0, high)
+    check_number("alpha_threshold", alpha_threshold, 0, 1)
+    for name, value in (("eps2d", eps2d), ("near_plane", near_plane)):
+        check_number(name, value, 0, inf)
     check_number("far_plane", far_plane, near_plane)
     check_number("radius_clip", radius_clip, 0)
     focal = torch.diagonal(Ks.detach(), dim1=1, dim2=2)[:, :2]
-    if not (focal > 0).all():
+    if not Ks.is_cuda and not (focal > 0).all():
         raise SplatlearnError(f"Ks must have focal lengths above 0, but one of them is {focal.min().item():g}")
     centers = None
     if sh_degree is None:
@@ -111,14 +114,14 @@ def project(
     else:
         sh0, shN = _check_coefficients(sh0, shN, sh_degree, n, means)
         centers = _camera_centers(viewmats)
-    options = Options(
-        width, height, eps2d, near_plane, far_plane, radius_clip, sh_degree, antialiased, alpha_threshold
-    )
+    options = Options(width, height, eps2d, near_plane, far_plane, radius_clip, sh_degree, antialiased, alpha_threshold)
     return Projection(*_Project.apply(*tensors, sh0, shN, centers, options))
 
 
 def _camera_centers(viewmats: Tensor) -> Tensor:
-    """[C, 3] world; in the graph."""
+    """[C, 3] world; in the graph. Not finite on a CUDA device where there is none."""
+    if viewmats.is_cuda:
+        return torch.linalg.inv_ex(viewmats)[0][:, :3, 3].contiguous()
     try:
         return torch.linalg.inv(viewmats)[:, :3, 3].contiguous()
     except torch.linalg.LinAlgError:
@@ -136,10 +139,8 @@ def _check_coefficients(
         shN = sh0.new_zeros(n, 0, 3)
     needed = (degree + 1) ** 2 - 1
     if shN.dim() == 3 and shN.shape[1] < needed:
-        raise SplatlearnError(
-            f"shN must hold at least {needed} bases for sh_degree={degree}, but has {shN.shape[1]}"
-        )
-    # Rows may be strided (slices of one [N, K, 3] tensor); what the native code needs is that a row's scalars are adjacent.
+        raise SplatlearnError(f"shN must hold at least {needed} bases for sh_degree={degree}, but has {shN.shape[1]}")
+    # Rows may be strided (slices of one [N, K, 3] tensor); the native code needs a row's scalars to be adjacent.
     dense0, dense = check_tensor("sh0", sh0, (n, 1, 3), like), check_tensor("shN", shN, (n, "K-1", 3), like)
     return (sh0 if sh0.stride()[1:] == (3, 1) else dense0), (shN if shN.stride()[1:] == (3, 1) else dense)
 
@@ -153,9 +154,10 @@ class _Project(torch.autograd.Function):
         with_colors = options.sh_degree is not None
         sizes = [(2,), (), (3,), ()] + ([(3,)] if with_colors else [])
         out = [means.new_empty(shape + size) for size in sizes] + ([] if with_colors else [None])
-        radii = torch.empty(shape + (2,), dtype=torch.int32)
+        radii = means.new_empty(shape + (2,), dtype=torch.int32)
         inputs = _inputs(tensors, options)
-        native.call("project_forward", native.ProjectForward(inputs, *map(native.pointer, out), radii.data_ptr()))
+        params = native.ProjectForward(inputs, *map(native.pointer, [*out, radii]))
+        native.call("project_forward", params, means)
         ctx.save_for_backward(*tensors, out[4], radii)
         ctx.options = options
         ctx.set_materialize_grads(False)
@@ -178,7 +180,7 @@ class _Project(torch.autograd.Function):
             bases,
             *map(native.pointer, order[1]),
         )
-        native.call("project_backward", params)
+        native.call("project_backward", params, radii)
         return *v, None
 
 

@@ -1,4 +1,4 @@
-"""The public function: 3D Gaussians to images, by the stages project, bin and rasterize, with the signature of gsplat 1.5."""
+"""The public function: 3D Gaussians to images by the stages project, bin and rasterize, with gsplat 1.5's signature."""
 
 from typing import Any
 
@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 
 from splatlearn.errors import SplatlearnError
-from splatlearn.ops.bin import TILE, Tiles, bin
+from splatlearn.ops.bin import TILE, Ahead, Tiles, bin_ahead
 from splatlearn.ops.checks import check_tensor
 from splatlearn.ops.project import Projection, project
 from splatlearn.ops.rasterize import rasterize
 
 RENDER_MODES = ("RGB", "D", "ED", "RGB+D", "RGB+ED")
+RASTERIZE_MODES = ("classic", "antialiased")
 # Arguments of gsplat's signature that have no counterpart here, with the value that asks for nothing.
 UNSUPPORTED = {
     "sparse_grad": False,
@@ -56,7 +57,7 @@ def rasterization(
     transmittance_threshold: float = 1e-4,
     **unsupported: Any,
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    """Renders N 3D Gaussians into C images. Gradients flow to every float tensor, viewmats, Ks and backgrounds included.
+    """Renders N 3D Gaussians into C images. Gradients flow to all float tensors, viewmats, Ks and backgrounds included.
 
     Args:
         means: [N, 3] world. quats: [N, 4] wxyz, any non-zero norm. scales: [N, 3] linear, world units.
@@ -67,7 +68,7 @@ def rasterization(
             centres lie at +0.5.
         width, height: image size, px.
         near_plane, far_plane, radius_clip, eps2d, sh_degree: see `splatlearn.ops.project.project`.
-        packed: keep only visible Gaussians between the stages; `meta` then has rows [nnz] with camera_ids, gaussian_ids.
+        packed: keep only visible Gaussians between the stages; `meta` has rows [nnz] and camera_ids, gaussian_ids.
         tile_size, channel_chunk: schedule details of gsplat; any value gives the same result here.
         backgrounds: [C, D] or None for black; not applied to depth channels.
         render_mode: "RGB" colours; "D" accumulated depth; "ED" expected depth; "RGB+D", "RGB+ED" both, depth last.
@@ -85,7 +86,8 @@ def rasterization(
         NotImplementedError: an argument of gsplat's that has no counterpart here asks for something.
     """
     _refuse_unsupported(camera_model, unsupported)
-    for name, value, choices in (("render_mode", render_mode, RENDER_MODES), ("rasterize_mode", rasterize_mode, ("classic", "antialiased"))):
+    modes = (("render_mode", render_mode, RENDER_MODES), ("rasterize_mode", rasterize_mode, RASTERIZE_MODES))
+    for name, value, choices in modes:
         if value not in choices:
             raise SplatlearnError(f"{name} must be one of {', '.join(choices)}, but is {value!r}")
     sh0, shN, features = _split_colors(colors, sh_degree, means, viewmats)
@@ -100,18 +102,19 @@ def rasterization(
     rows, shown = _packed(projection, shown, ids) if ids is not None else (projection, shown)
     channels, backgrounds = _with_depth(render_mode, shown, rows.depths, backgrounds)
     cameras = viewmats.shape[0]
-    tiles = bin(
+    lists = bin_ahead(
         rows.means2d, rows.conics, rows.opacities, rows.depths, rows.radii, width, height,
         alpha_threshold=alpha_threshold, n_cameras=cameras, camera_ids=None if ids is None else ids[0],
         channels=channels.shape[-1],
     )  # fmt: skip
     render, alphas = rasterize(
-        rows.means2d, rows.conics, rows.opacities, channels, backgrounds, tiles, width, height,
+        rows.means2d, rows.conics, rows.opacities, channels, backgrounds, lists, width, height,
         n_cameras=cameras, alpha_threshold=alpha_threshold, transmittance_threshold=transmittance_threshold,
         absgrad=absgrad,
     )  # fmt: skip
     if render_mode.endswith("ED"):
         render = torch.cat([render[..., :-1], render[..., -1:] / alphas.clamp(min=1e-10)], dim=-1)
+    tiles = lists.tiles if isinstance(lists, Ahead) else lists
     return render, alphas, _meta(rows, tiles, ids, cameras, width, height)
 
 
@@ -157,7 +160,9 @@ def _visible(projection: Projection) -> tuple[Tensor, Tensor]:
     return camera_ids, gaussian_ids
 
 
-def _packed(projection: Projection, colors: Tensor | None, ids: tuple[Tensor, Tensor]) -> tuple[Projection, Tensor | None]:
+def _packed(
+    projection: Projection, colors: Tensor | None, ids: tuple[Tensor, Tensor]
+) -> tuple[Projection, Tensor | None]:
     p = projection
     rows = Projection(p.means2d[ids], p.depths[ids], p.conics[ids], p.opacities[ids], None, p.radii[ids])
     return rows, None if colors is None else colors[ids]

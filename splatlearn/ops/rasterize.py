@@ -8,10 +8,10 @@ from torch.autograd.function import once_differentiable
 
 from splatlearn.errors import SplatlearnError
 from splatlearn.ops import native
-from splatlearn.ops.bin import TILE, Tiles
+from splatlearn.ops.bin import TILE, Ahead, Tiles
 from splatlearn.ops.checks import check_number, check_size, check_tensor
 
-MOMENTS = 6  # columns of a gradient row beside the colours, see csrc/cpu/rasterize.cpp
+MOMENTS = 6  # columns of a gradient row beside the colours, as the backends of this stage write it
 
 
 def rasterize(
@@ -20,7 +20,7 @@ def rasterize(
     opacities: Tensor,
     colors: Tensor,
     backgrounds: Tensor | None,
-    tiles: Tiles,
+    tiles: Tiles | Ahead,
     width: int,
     height: int,
     *,
@@ -35,9 +35,10 @@ def rasterize(
         means2d, conics, opacities, colors: [..., 2], [..., 3], [...], [..., D] of stage project, or anything of that
             meaning; leading dimensions are the M rows that `tiles` was made of.
         backgrounds: [C, D] or None for zeros.
-        tiles: the lists of stage bin, made with the same sizes and `alpha_threshold`.
-        transmittance_threshold: a pixel stops before the Gaussian that would take its transmittance below this; 0: never.
-        absgrad: backward also writes `means2d.absgrad`, the sum over pixels of the absolute gradient of the mean, px^-1.
+        tiles: the lists of stage bin, made with the same sizes and `alpha_threshold`. Those made ahead are settled
+            here, with the picture on its way, and drawn again if their room was too small.
+        transmittance_threshold: a pixel stops before the Gaussian that would take its transmittance below it; 0: never.
+        absgrad: backward also writes `means2d.absgrad`, the sum over pixels of the mean's absolute gradient, px^-1.
 
     Returns:
         render [C, H, W, D] and alphas [C, H, W, 1] = 1 - final transmittance. Gradients flow to all float tensors and
@@ -57,7 +58,8 @@ def rasterize(
     )
     check_number("alpha_threshold", alpha_threshold, 0, 1)
     check_number("transmittance_threshold", transmittance_threshold, 0, 1)
-    _check_tiles(tiles, flat[1].numel(), n_cameras * -(-width // TILE) * -(-height // TILE))
+    n_tiles = n_cameras * -(-width // TILE) * -(-height // TILE)
+    _check_tiles(tiles.tiles if isinstance(tiles, Ahead) else tiles, flat[1].numel(), n_tiles)
     if backgrounds is not None:
         backgrounds = check_tensor("backgrounds", backgrounds, (n_cameras, colors.shape[-1]), means2d)
     sizes = (n_cameras, width, height, alpha_threshold, transmittance_threshold, absgrad)
@@ -76,17 +78,31 @@ def _check_tiles(tiles: Tiles, rows: int, count: int) -> None:
 class _Rasterize(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, means2d: Tensor, conics: Tensor, opacities: Tensor, colors: Tensor, backgrounds: Any, tiles: Tiles, sizes: Any
+        ctx: Any,
+        means2d: Tensor,
+        conics: Tensor,
+        opacities: Tensor,
+        colors: Tensor,
+        backgrounds: Tensor | None,
+        lists: Tiles | Ahead,
+        sizes: tuple[Any, ...],
     ) -> tuple[Tensor, Tensor]:
         ctx.given_means2d = means2d if sizes[-1] else None  # the very tensor that carries .absgrad
         means2d = means2d.contiguous()
         cameras, width, height = sizes[:3]
         image = (cameras, height, width)
         render, alphas = means2d.new_empty(*image, colors.shape[-1]), means2d.new_empty(*image, 1)
-        transmittance, stops = means2d.new_empty(image), torch.empty(image, dtype=torch.int32)
-        inputs = _inputs(means2d, conics, opacities, colors, backgrounds, tiles, sizes)
-        pointers = map(native.pointer, [render, alphas, transmittance, stops])
-        native.call("rasterize_forward", native.RasterizeForward(inputs, *pointers))
+        transmittance, stops = means2d.new_empty(image), means2d.new_empty(image, dtype=torch.int32)
+
+        def draw(tiles: Tiles) -> None:
+            inputs = _inputs(means2d, conics, opacities, colors, backgrounds, tiles, sizes)
+            pointers = map(native.pointer, [render, alphas, transmittance, stops])
+            native.call("rasterize_forward", native.RasterizeForward(inputs, *pointers), means2d)
+
+        draw(lists.tiles if isinstance(lists, Ahead) else lists)
+        if isinstance(lists, Ahead) and not lists.settle():
+            draw(lists.tiles)
+        tiles = lists.tiles if isinstance(lists, Ahead) else lists
         ctx.save_for_backward(means2d, conics, opacities, colors, backgrounds, transmittance, stops, *tiles)
         ctx.sizes = sizes
         return render, alphas
@@ -108,7 +124,7 @@ class _Rasterize(torch.autograd.Function):
             *map(native.pointer, v_outputs),
             *map(native.pointer, [instance_rows, v[0], v_abs, *v[1:], v_backgrounds]),
         )
-        native.call("rasterize_backward", params)
+        native.call("rasterize_backward", params, means2d)
         if absgrad:
             ctx.given_means2d.absgrad = v_abs
         return *v, v_backgrounds, None, None

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from splatlearn.ops.adam import adam_step
+from splatlearn.ops.adam import Group, adam_steps
 from splatlearn.scene.gaussians import NAMES, Gaussians
 
 EPS = 1e-15  # gradients of single Gaussians are tiny
@@ -24,11 +24,13 @@ class GaussianAdam:
     def step(self, rates: dict[str, float]) -> None:
         """One update with the gradients at hand, which are then cleared."""
         self.steps += 1
+        groups = []
         for name in NAMES:
             parameter = getattr(self.gaussians, name)
             if parameter.grad is not None and parameter.numel():
-                adam_step(parameter, parameter.grad, *self.moments[name], step=self.steps, lr=rates[name], eps=EPS)
+                groups.append(Group(parameter.detach(), parameter.grad, *self.moments[name], rates[name]))
             parameter.grad = None
+        adam_steps(groups, step=self.steps, eps=EPS)
 
     def rearrange(self, source: Tensor, changed: dict[str, Tensor], fresh: Tensor) -> None:
         """Makes Gaussian i of the new set a copy of Gaussian `source[i]`, with its moments.

@@ -1,0 +1,67 @@
+// Adam on CUDA: one pass over all parameter groups in one launch, a thread a scalar; rows that were not visible can be left out.
+#include "stage.h"
+
+#include "../math/adam.h"
+
+namespace SPLATLEARN_NAMESPACE {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kGroups = SPLATLEARN_ADAM_GROUPS_MAX;
+
+template <class S> struct Group {
+    AdamRates<S> rates;
+    int64_t count, row_width;
+    unsigned first_block;
+    S *parameter, *m, *v;
+    const S *gradient;
+};
+
+template <class S> struct Groups {
+    Group<S> group[kGroups];
+    int n;
+    const uint8_t *visible;  // rows, or null
+};
+
+template <class S> SPLATLEARN_KERNEL __launch_bounds__(kThreads) void adam_kernel(Groups<S> groups) {
+    int which = 0;
+    while (which + 1 < groups.n && blockIdx.x >= groups.group[which + 1].first_block) ++which;
+    const Group<S> &group = groups.group[which];
+    const int64_t i = int64_t(blockIdx.x - group.first_block) * kThreads + threadIdx.x;
+    if (i >= group.count || (groups.visible && !groups.visible[i / group.row_width])) return;
+    S x = group.parameter[i], m = group.m[i], v = group.v[i];
+    adam_update<S>(group.rates, group.gradient[i], x, m, v);
+    group.parameter[i] = x;
+    group.m[i] = m;
+    group.v[i] = v;
+}
+
+template <class S> Group<S> group_of(const splatlearn_Adam &p, unsigned first_block, int64_t rows) {
+    const AdamRates<S> rates = {S(1 - p.beta1), S(p.beta2), S(1 - p.beta2), S(p.eps),
+                                S(p.learning_rate / (1 - pow(p.beta1, double(p.step)))),
+                                S(sqrt(1 - pow(p.beta2, double(p.step))))};
+    return {rates, p.count, rows > 0 ? p.count / rows : 1, first_block, static_cast<S *>(p.parameter),
+            static_cast<S *>(p.exp_avg), static_cast<S *>(p.exp_avg_sq), static_cast<const S *>(p.gradient)};
+}
+
+template <class S> int update_groups(const splatlearn_AdamGroups &p) {
+    if (p.n_groups > kGroups) return kTooMany;
+    Groups<S> groups = {};
+    int64_t blocks = 0;
+    for (int i = 0; i < p.n_groups; ++i) {
+        if (p.groups[i].count == 0) continue;
+        groups.group[groups.n++] = group_of<S>(p.groups[i], unsigned(blocks), p.visible ? p.n_rows : 0);
+        blocks += blocks_for(p.groups[i].count, kThreads);
+        if (blocks > INT32_MAX) return kTooMany;
+    }
+    groups.visible = p.visible;
+    return SPLATLEARN_LAUNCH((adam_kernel<S>), unsigned(blocks), kThreads, stream_of(p.context), groups);
+}
+
+}  // namespace
+
+int adam_groups(const splatlearn_AdamGroups &params) { return SPLATLEARN_BY_SCALAR(params, params.context, update_groups); }
+int adam(const splatlearn_Adam &params) { return adam_groups({params.context, 1, &params, 0, nullptr}); }
+int64_t adam_scratch(const splatlearn_Adam &) { return 0; }
+
+}  // namespace SPLATLEARN_NAMESPACE

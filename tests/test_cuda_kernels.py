@@ -1,0 +1,283 @@
+"""What is particular to the CUDA kernels: order of threads, lists made ahead, large images, missing library. Values and
+gradients are tested with those of the CPU backend, in the tests of each stage."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import scenes
+import torch
+from conftest import moved
+from torch import Tensor
+
+from splatlearn.commands import bench
+from splatlearn.errors import SplatlearnError
+from splatlearn.ops import bin as stage_bin
+from splatlearn.ops import native
+from splatlearn.ops.adam import Group, adam_steps
+from splatlearn.ops.bin import bin as bin_tiles
+from splatlearn.ops.photometric import photometric_loss
+from splatlearn.ops.project import Options, _Project
+from splatlearn.ops.rasterization import rasterization
+from splatlearn.ops.rasterize import rasterize
+
+CARD = {"emulated": "cpu", "cuda": "cuda"}  # where tensors are when an operation is called without its wrapper
+KERNELS = ["emulated", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+def draw(name: str, dtype: torch.dtype, **options: Any) -> dict[str, Tensor]:
+    """Picture, lists and all gradients of a case."""
+    case = scenes.case(name)
+    leaves = case.scene.to(dtype).leaves()
+    render, alphas, meta = rasterization(**leaves.arguments(), **case.options, **options)
+    (render.square().sum() + alphas.sum()).backward()
+    gradients = {name: value.grad for name, value in leaves.tensors().items() if value.grad is not None}
+    lists = {name: meta[name] for name in ("flatten_ids", "isect_offsets", "tiles_per_gauss")}
+    return {"render": render.detach(), "alphas": alphas.detach()} | lists | gradients
+
+
+SAME = ("67x67", "crowd", "needles", "huge", "five-cameras", "17-channels", "RGB+D", "1-channels", "opaque")
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_kernels_agree_with_the_cpu_backend(name: str, emulated_library: Path) -> None:
+    wanted = draw(name, torch.float32)
+    with native.emulated(emulated_library):
+        got = draw(name, torch.float32)
+    for key, value in wanted.items():
+        if not value.is_floating_point():
+            assert torch.equal(got[key], value), f"{key} differs from the CPU backend"
+        elif key in ("render", "alphas"):
+            assert (got[key] - value).abs().max() <= 1e-5, f"{key} differs from the CPU backend"
+        else:
+            assert (got[key] - value).norm() <= 1e-4 * value.norm(), f"the gradient to {key} differs"
+
+
+def test_gaussians_of_many_tiles_agree_with_the_cpu_backend(emulated_library: Path) -> None:
+    """Those of more than 64 tiles are listed and summed by whole warps; up to 38 rows of 13 tiles here."""
+    scene = scenes.make(80, 40, 200, 600, degree=1, cameras=2, sizes_px=(5.0, 400.0), opacities=(0.05, 0.3))
+
+    def everything() -> dict[str, Tensor]:
+        leaves = scene.leaves()
+        render, alphas, meta = rasterization(**leaves.arguments(), absgrad=True, packed=False)
+        (render.square().sum() + alphas.sum()).backward()
+        tiles = meta["tiles_per_gauss"]
+        many = (tiles > 64).sum(1)
+        assert tiles.max() == 38 * 13 and many.min() > 5 and many.max() < 35, "too few of a kind"
+        lists = {name: meta[name] for name in ("flatten_ids", "isect_offsets")}
+        gradients = {name: value.grad for name, value in leaves.tensors().items() if value.grad is not None}
+        return {"render": render.detach(), "absgrad": meta["means2d"].absgrad} | lists | gradients
+
+    wanted = everything()
+    with native.emulated(emulated_library):
+        got = everything()
+    for key, value in wanted.items():
+        if not value.is_floating_point():
+            assert torch.equal(got[key], value), f"{key} differs from the CPU backend"
+        assert (got[key] - value).double().norm() <= 1e-9 * value.double().norm(), f"{key} differs from the CPU backend"
+
+
+SCHEDULE_SCRIPT = """
+import sys
+from pathlib import Path
+import torch
+sys.path.insert(0, sys.argv[1])
+from test_cuda_kernels import draw, loss
+from splatlearn.ops import native
+with native.emulated(Path(sys.argv[2])):
+    results = {f"{name} {key}": value for name in ("67x67", "17-channels", "RGB+ED") for key, value in
+               draw(name, torch.float32, absgrad=True).items()}
+    torch.save(results | loss(), sys.argv[3])
+"""
+
+
+def loss() -> dict[str, Tensor]:
+    """The photometric loss of two noisy pictures, and its gradient."""
+    rng = torch.Generator().manual_seed(0)
+    image, photo = torch.rand(2, 37, 45, 3, generator=rng, requires_grad=True), torch.rand(2, 37, 45, 3, generator=rng)
+    value = photometric_loss(image, photo)
+    value.backward()
+    assert image.grad is not None
+    return {"loss": value.detach(), "gradient": image.grad}
+
+
+def test_any_order_of_threads_gives_the_same_bits(tmp_path: Path, emulated_library: Path) -> None:
+    """A missing barrier, or a sum whose order the kernel does not fix, gives other bits in some order."""
+    results = []
+    for seed in ("0", "1", "7"):
+        words = map(str, (Path(__file__).parent, emulated_library, tmp_path / seed))
+        command = [sys.executable, "-c", SCHEDULE_SCRIPT, *words]
+        environment = {"SPLATLEARN_EMULATOR_SEED": seed, "OMP_NUM_THREADS": "1", "PYTHONPATH": ":".join(sys.path)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, f"with seed {seed}: {done.stderr[-1500:]}"
+        results.append(torch.load(tmp_path / seed, weights_only=True))
+    for other in results[1:]:
+        for key, value in results[0].items():
+            assert torch.equal(other[key], value), f"{key} depends on the order in which threads run"
+
+
+@pytest.mark.parametrize("backend", KERNELS, indirect=True)
+@pytest.mark.parametrize("capacity", [1, 40, 10**5])
+@pytest.mark.parametrize("name", ["67x67", "five-cameras", "aside", "none"])
+def test_lists_made_ahead_are_those_made_exactly(
+    name: str, capacity: int, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage_bin, "_capacities", {})
+    exact = draw(name, torch.float32)
+    calls: list[str] = []
+    call = native.call
+    monkeypatch.setattr(native, "call", lambda stage, *rest: (calls.append(stage), call(stage, *rest))[1])
+    for device in ("cpu", "cuda:0"):
+        stage_bin._capacities[torch.device(device)] = capacity
+    ahead = draw(name, torch.float32)
+    again = capacity < len(exact["flatten_ids"])
+    assert calls.count("rasterize_forward") == 1 + again, "not drawn again exactly where the room is too small"
+    for key, value in exact.items():
+        assert torch.equal(ahead[key], value), f"{key} depends on the room that its lists had"
+    assert min(stage_bin._capacities.values()) >= min(len(exact["flatten_ids"]), 1), "the room does not grow"
+
+
+@pytest.mark.parametrize("backend", KERNELS, indirect=True)
+def test_more_tiles_than_16_bits_can_number(backend: str) -> None:
+    """A strip of 65,540 tiles, Gaussians at its ends and on both sides of tile 65,535."""
+    width, tiles = 16 * 65540, [0, 1, 65534, 65535, 65536, 65539]
+    x = torch.tensor([16.0 * tile + 8 for tile in tiles])
+    means2d = torch.stack([x, torch.full_like(x, 0.5)], -1)
+    conics, opacities = torch.tensor([1.0, 0.0, 1.0]).repeat(len(tiles), 1), torch.full((len(tiles),), 0.5)
+    radii = torch.full((len(tiles), 2), 4, dtype=torch.int32)
+    lists = bin_tiles(means2d, conics, opacities, torch.ones(len(tiles)), radii, width, 1, n_cameras=1)
+    assert lists.gaussian_ids.tolist() == list(range(len(tiles))), "an instance is lost or in another place"
+    counts = lists.tile_offsets.diff()
+    assert counts.nonzero()[:, 0].tolist() == tiles and int(counts.sum()) == len(tiles), "a tile has another's list"
+    render, _ = rasterize(means2d, conics, opacities, torch.ones(len(tiles), 1), None, lists, width, 1)
+    assert (render[0, 0, x.long(), 0] > 0.4).all() and float(render.sum()) < 3 * len(tiles), "drawn in another place"
+
+
+@pytest.mark.parametrize("backend", KERNELS, indirect=True)
+def test_a_list_of_many_batches(backend: str) -> None:
+    """1,000 faint Gaussians on one pixel: forward in batches of 128, backward of 64, none lost at their borders."""
+    count = 1000
+    means2d = torch.full((count, 2), 8.3)
+    conics = torch.tensor([0.02, 0.0, 0.02]).repeat(count, 1)
+    opacities = torch.full((count,), 0.005, requires_grad=True)
+    colors = torch.rand(count, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    depths, radii = torch.linspace(1, 2, count), torch.full((count, 2), 40, dtype=torch.int32)
+    lists = bin_tiles(means2d, conics, opacities, depths, radii, 16, 16, n_cameras=1)
+    assert len(lists.gaussian_ids) == count
+    render, _ = rasterize(means2d, conics, opacities, colors, None, lists, 16, 16)
+    render[0, 8, 8].sum().backward()
+    alpha = 0.005 * torch.exp(torch.tensor(-0.02 * 0.2**2, dtype=torch.float64))
+    weights = alpha * (1 - alpha) ** torch.arange(count, dtype=torch.float64)
+    assert colors.grad is not None and opacities.grad is not None
+    assert (colors.grad[:, 0].double() - weights).abs().max() < 1e-6, "a Gaussian is skipped or drawn twice"
+    assert (render[0, 8, 8].detach().double() - weights @ colors.detach().double()).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("backend", KERNELS, indirect=True)
+@pytest.mark.parametrize("focal", [0.0, -20.0, float("nan")])
+def test_blind_cameras_see_nothing(focal: float, backend: str) -> None:
+    """A CUDA device is not waited for to refuse them, so the kernel must cull."""
+    scene = scenes.case("degree-2").scene.to(torch.float32)
+    sh0, shN = scene.sh()
+    Ks = scene.Ks.clone()
+    Ks[1, 0, 0] = focal
+    options = Options(scene.width, scene.height, 0.3, 0.01, 1e10, 0.0, 2, False, 1 / 255)
+    centers = torch.linalg.inv(scene.viewmats)[:, :3, 3].contiguous()
+    tensors = [scene.means, scene.quats, scene.scales, scene.opacities, scene.viewmats, Ks, sh0, shN, centers]
+    *values, radii = _Project.apply(*(moved(tensor, CARD[backend]) for tensor in tensors), options)
+    assert (radii[0] > 0).any(), "the camera that can see sees nothing either"
+    for value in [*values, radii]:
+        assert not value[1].any(), "a camera without a focal length sees something"
+
+
+@pytest.mark.parametrize("backend", ["emulated"], indirect=True)
+def test_more_instances_than_can_be_numbered_are_refused(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = scenes.case("67x67").scene.to(torch.float32).arguments()
+    _, _, meta = rasterization(**given)
+    count = len(meta["flatten_ids"])
+    monkeypatch.setattr(stage_bin, "MAX_INSTANCES", count - 1)
+    monkeypatch.setattr(stage_bin, "_capacities", {})
+    with pytest.raises(SplatlearnError, match=rf"{count:,} .*need [\d,]+ bytes.* at most {count - 1:,}") as caught:
+        rasterization(**given)
+    assert "\n" not in str(caught.value), "the error is not one sentence"
+
+
+@pytest.mark.parametrize("backend", KERNELS, indirect=True)
+def test_rows_of_no_camera_are_in_no_list(backend: str) -> None:
+    """What a CUDA device is not waited for to refuse: the native code alone, since on the CPU the ids are looked at."""
+    means2d, conics = torch.full((4, 2), 8.0), torch.tensor([0.1, 0.0, 0.1]).repeat(4, 1)
+    tensors = [means2d, conics, torch.full((4,), 0.5), torch.ones(4), torch.full((4, 2), 9, dtype=torch.int32)]
+    tensors = [moved(tensor, CARD[backend]) for tensor in [*tensors, torch.tensor([0, 7, -1, 1])]]
+    inputs = native.BinInputs(native.context(tensors[0]), 4, 2, 16, 16, 1 / 255, *map(native.pointer, tensors))
+    row_offsets = tensors[5].new_empty(5)
+    native.call("bin_count", native.BinCount(inputs, row_offsets.data_ptr()), row_offsets)
+    lists = stage_bin._write(stage_bin._Counted(inputs, tuple(tensors), row_offsets, 2), 4)
+    assert lists.tile_offsets.tolist() == [0, 1, 2], "a row of no camera is drawn"
+    assert lists.gaussian_ids[:2].tolist() == [0, 3], "a row is in another camera's list"
+
+
+def test_a_missing_cuda_library_is_told_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "CUDA_LIBRARY", tmp_path / "libsplatlearn_cuda.so")
+    with pytest.raises(SplatlearnError, match=r"CUDA device need libsplatlearn_cuda\.so.*nvcc") as caught:
+        native.library("cuda")
+    assert "\n" not in str(caught.value), "the error is not one sentence"
+    native.library("cpu")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", ["means", "viewmats", "backgrounds"])
+def test_tensors_of_two_devices_are_refused(name: str) -> None:
+    given = {key: value.cuda() if isinstance(value, Tensor) else value for key, value in
+             scenes.case("degree-2").scene.to(torch.float32).arguments().items()}  # fmt: skip
+    given[name] = given[name].cpu()
+    with pytest.raises(SplatlearnError, match="is on c") as caught:
+        rasterization(**given)
+    assert "\n" not in str(caught.value), "the error is not one sentence"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_card_works_on_the_current_stream() -> None:
+    scene = scenes.case("67x67").scene.to(torch.float32)
+    given = {key: value.cuda() if isinstance(value, Tensor) else value for key, value in scene.arguments().items()}
+    wanted, _, _ = rasterization(**given)
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(10**8)  # whoever does not queue behind this reads what is not there yet
+        late = {key: value * 1 if isinstance(value, Tensor) else value for key, value in given.items()}
+        got, _, _ = rasterization(**late)
+    stream.synchronize()
+    assert torch.equal(got, wanted), "the work is not queued on the current stream"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_step_on_a_card_waits_for_nothing_but_the_count() -> None:
+    """PyTorch raises at each operation that would wait for the device; the count comes by an event of its own."""
+    scene = scenes.case("67x67").scene.to(torch.float32)
+    given = {key: moved(value, "cuda") for key, value in scene.arguments().items()}
+    photo = torch.zeros(2, 67, 67, 3, dtype=torch.uint8, device="cuda")
+    means = given["means"] = given["means"].requires_grad_()
+    moments = torch.zeros_like(means), torch.zeros_like(means)
+
+    def step(count: int) -> None:
+        render, _, _ = rasterization(**given, packed=False)
+        photometric_loss(render, photo).backward()
+        assert means.grad is not None
+        adam_steps([Group(means, means.grad, *moments, lr=1e-4)], step=count)
+        means.grad = None
+
+    step(1)  # the first step learns how much room the lists need
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step(2)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_bench_refuses_gsplat_without_a_card() -> None:
+    with pytest.raises(SplatlearnError, match="--gsplat needs --device cuda, got 'cpu'"):
+        bench.run(["--gsplat"])
