@@ -1,10 +1,7 @@
 """The command `splatlearn eval`, for those who work from a checkout: python scripts/eval.py ..."""
 
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from splatlearn.cli import main  # noqa: E402  (the checkout goes first)
+from splatlearn.cli import main
 
 sys.exit(main(["eval", *sys.argv[1:]]))

@@ -1,6 +1,7 @@
 """The command line: finds the command, and turns errors into one sentence on stderr and a non-zero exit."""
 
 import argparse
+import difflib
 import sys
 from collections.abc import Sequence
 
@@ -13,6 +14,8 @@ COMMANDS = {
     "eval": "measure a run on held-out photographs",
     "render": "pictures or a video of a run: held-out views, an orbit, a flight through the photographs",
     "export": "write a run's Gaussians as PLY",
+    "figures": "every figure of the story, for print and as animations; --html writes the interactive page",
+    "check-gradients": "compare analytic with numeric gradients, link by link, and name what breaks the chain",
     "bench": "time every stage of a training step",
     "doctor": "what is installed here, what works, and how to mend what does not",
 }
@@ -25,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(
         prog="splatlearn", description=splatlearn.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="commands:\n" + "\n".join(f"  {name:<8} {text}" for name, text in COMMANDS.items())
+        epilog="commands:\n" + "\n".join(f"  {name:<15} {text}" for name, text in COMMANDS.items())
         + "\n\n`splatlearn COMMAND --help` tells more.",
     )  # fmt: skip
     parser.add_argument("--version", action="version", version=f"splatlearn {splatlearn.__version__}")
@@ -34,11 +37,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not words:
         parser.print_help()
         return 0
-    chosen = parser.parse_args(words[:1])
+    command = words[0]
+    if command not in COMMANDS and not command.startswith("-"):
+        nearest = max(COMMANDS, key=lambda name: difflib.SequenceMatcher(None, name, command).ratio())
+        print(f"splatlearn: unknown command {command!r}; the nearest one is {nearest!r}", file=sys.stderr)
+        return 1
+    parser.parse_args(words[:1])
     try:
-        return _run(chosen.command, words[1:])
+        return _run(command, words[1:])
     except (SplatlearnError, NotImplementedError) as error:
-        print(f"splatlearn {chosen.command}: {error}", file=sys.stderr)
+        print(f"splatlearn {command}: {error}", file=sys.stderr)
         return 1
     except Interrupted as interrupted:
         print(f"\n{interrupted}", file=sys.stderr)
@@ -54,5 +62,5 @@ def _run(command: str, words: list[str]) -> int:
     # Imported here, so that one command does not pay for another's libraries.
     from importlib import import_module
 
-    code = import_module(f"splatlearn.commands.{command}").run(words)
+    code = import_module(f"splatlearn.commands.{command.replace('-', '_')}").run(words)
     return int(code or 0)

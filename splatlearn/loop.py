@@ -47,6 +47,14 @@ class Task(ABC, Generic[Batch, Output]):
     def after_update(self, step: int) -> None:  # noqa: B027  (a hook that most tasks leave empty)
         """What follows an update, such as densification."""
 
+    def introduction(self, start: int, steps: int) -> str:
+        """A sentence to print before the steps, such as what is known of them beforehand; "" for none."""
+        return ""
+
+    def conclusion(self, step: int) -> str:
+        """A sentence to print after the last step, such as what came of it; "" for none."""
+        return ""
+
     def describe(self, batch: Batch) -> str:
         """A name of the batch for error messages, such as ``image 'IMG_1.jpg'``."""
         return "its batch"
@@ -115,6 +123,7 @@ def fit(
     """
     for callback in callbacks:
         callback.on_start(start, task)
+    _say(task.introduction(start, steps), progress)
     with _DeferredInterrupt() as interrupt, _progress_bar(start, steps, progress) as bar:
         for step in range(start + 1, steps + 1):
             batch = task.batch(step)
@@ -136,8 +145,14 @@ def fit(
                 raise _interrupted(step, task, callbacks)
         for callback in callbacks:
             callback.on_end(max(start, steps), task)
+        _say(task.conclusion(max(start, steps)), progress)
         if interrupt.requested:
             raise _interrupted(max(start, steps), task, callbacks)
+
+
+def _say(sentence: str, progress: bool) -> None:
+    if sentence and progress:
+        tqdm.write(sentence)
 
 
 def _progress_bar(start: int, steps: int, progress: bool) -> "tqdm[Any]":
@@ -225,7 +240,5 @@ def choose_device(name: str) -> torch.device:
         raise SplatlearnError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}")
     device, cards = torch.device(name), torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= cards:
-        raise SplatlearnError(
-            f"device must be one that is here, got {name!r}: PyTorch sees {cards} CUDA cards"
-        )
+        raise SplatlearnError(f"device must be one that is here, got {name!r}: PyTorch sees {cards} CUDA cards")
     return device

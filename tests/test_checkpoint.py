@@ -45,9 +45,7 @@ def test_views_and_shared_memory(tmp_path: Path) -> None:
     saved = {"rows": base[1:], "transposed": base.T, "a": tied, "b": tied, "base": base}
     tensors, _ = checkpoint.load(checkpoint.save(tmp_path, 1, saved, {}))
     for name, tensor in saved.items():
-        assert torch.equal(tensors[name], tensor), (
-            f"{name}: a view was saved with the wrong strides or offset"
-        )
+        assert torch.equal(tensors[name], tensor), f"{name}: a view was saved with the wrong strides or offset"
     tensors["a"].zero_()
     assert tensors["b"].sum() == 2, "loaded tensors share memory"
 
@@ -63,9 +61,7 @@ def test_the_last_ones_are_kept(tmp_path: Path) -> None:
     for step in (2, 10, 9_999_999, 10_000_000):
         write(tmp_path, step)
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["step_10000000", "step_9999999"], (
-        "pruning goes by name rather than step, or leaves litter"
-    )
+    assert names == ["step_10000000", "step_9999999"], "pruning goes by name rather than step, or leaves litter"
     newest = checkpoint.latest(tmp_path)
     assert newest is not None and checkpoint.step_of(newest) == 10_000_000, "latest goes by name, not by step"
 
@@ -130,9 +126,7 @@ def test_non_finite_is_never_saved(tmp_path: Path, bad: float) -> None:
         checkpoint.save(tmp_path, 2, {"x": torch.ones(2), "moment": torch.tensor([1.0, bad])}, {})
     with pytest.raises(SplatlearnError, match="step 2 was not saved: state 'loss'"):
         checkpoint.save(tmp_path, 2, {}, {"loss": bad})
-    assert [path.name for path in tmp_path.iterdir()] == ["step_0000001"], (
-        "something of the bad step was written"
-    )
+    assert [path.name for path in tmp_path.iterdir()] == ["step_0000001"], "something of the bad step was written"
 
 
 @pytest.mark.parametrize("value", [{1: "integer key"}, (1, 2), {1, 2}, torch.ones(1)])
@@ -185,9 +179,7 @@ def test_a_kill_at_any_point_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", CRASH, str(tmp_path)], check=True, env=environment)
     for point, step in {"1": 1, "2": 1, "3": 1, "4": 1, "rename": 1, "5": 2}.items():
         folder = tmp_path / point
-        assert [path for path in folder.iterdir() if path.name.startswith(".tmp")] or step == 2, (
-            "no crash at all"
-        )
+        assert [path for path in folder.iterdir() if path.name.startswith(".tmp")] or step == 2, "no crash at all"
         newest = checkpoint.latest(folder)
         assert newest is not None and checkpoint.step_of(newest) == step, f"killed at {point}: wrong latest"
         assert torch.equal(checkpoint.load(newest)[0]["x"], torch.ones(3)), f"killed at {point}: content lost"
@@ -198,9 +190,7 @@ def test_a_kill_at_any_point_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
 
 def expect_full_disk(folder: Path, tensors: dict[str, Tensor]) -> None:
     """Saving step 3 fails in one sentence; steps 1 and 2 stay as they were, and nothing else is there."""
-    with pytest.raises(
-        SplatlearnError, match="cannot save the checkpoint .*step_0000003: .*intact$"
-    ) as caught:
+    with pytest.raises(SplatlearnError, match="cannot save the checkpoint .*step_0000003: .*intact$") as caught:
         checkpoint.save(folder, 3, tensors, {})
     assert "\n" not in str(caught.value), "the error is more than a sentence"
     names = sorted(path.name for path in folder.iterdir())
@@ -219,9 +209,7 @@ def test_too_little_space_is_seen_before_writing(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("function", ["_write_tensors", "_write_bytes", "_sync"])
-def test_a_disk_that_fills_while_saving(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str
-) -> None:
+def test_a_disk_that_fills_while_saving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str) -> None:
     write(tmp_path, 1, 1)
     write(tmp_path, 2, 2)
 
@@ -246,9 +234,7 @@ def test_a_disk_that_is_really_full(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         subprocess.run(["umount", str(tmp_path)], check=True)
 
 
-def test_an_interrupt_while_saving_leaves_nothing_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupt_while_saving_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, 1)
 
     def interrupted(*_: object) -> None:

@@ -83,9 +83,7 @@ GOOD = [
 
 
 @pytest.mark.parametrize(("name", "text", "expected"), GOOD)
-def test_a_value_is_the_same_from_file_and_command_line(
-    tmp_path: Path, name: str, text: str, expected: Any
-) -> None:
+def test_a_value_is_the_same_from_file_and_command_line(tmp_path: Path, name: str, text: str, expected: Any) -> None:
     *groups, leaf = name.split(".")
     nested = f"{leaf}: {text}"
     for group in reversed(groups):
@@ -258,7 +256,5 @@ def test_help_lists_every_key() -> None:
 
 def test_peek_reads_one_key(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("task: line\nunknown: 1\n")
-    assert config.peek(tmp_path / "a.yaml", "task") == "line", (
-        "the task is not seen before the keys are checked"
-    )
+    assert config.peek(tmp_path / "a.yaml", "task") == "line", "the task is not seen before the keys are checked"
     assert config.peek(tmp_path / "a.yaml", "absent") is None, "an absent key is not None"

@@ -3,9 +3,9 @@
 import math
 
 import pytest
+import tiny_scene
 import torch
 
-import tiny_scene
 from splatlearn.scene.densify import AdaptiveDensity, quaternion_rotations
 from splatlearn.scene.gaussians import NAMES, Gaussians
 from splatlearn.scene.optimizer import GaussianAdam
@@ -37,7 +37,7 @@ def test_a_small_gaussian_is_cloned() -> None:
     pull(strategy, 3)
     strategy.after_update(1, torch.Generator())
     assert len(gaussians) == 9, "one clone was due"
-    assert torch.equal(gaussians.means[:8], before) and torch.equal(gaussians.means[8], before[3]), "not a copy in place"
+    assert torch.equal(gaussians.means[:8], before) and torch.equal(gaussians.means[8], before[3]), "not a copy"
     first = optimizer.moments["means"][0]
     assert first[3, 0] == 4 and first[8].abs().max() == 0, "the original keeps its moments, the clone begins at zero"
 
@@ -51,7 +51,7 @@ def test_a_large_gaussian_is_split() -> None:
     strategy.after_update(1, torch.Generator().manual_seed(1))
     assert len(gaussians) == 9, "the parent is replaced by two"
     for child in (7, 8):
-        assert torch.allclose(gaussians.scales[child], parent["scales"] - math.log(1.6)), "children are 1.6 times smaller"
+        assert torch.allclose(gaussians.scales[child], parent["scales"] - math.log(1.6)), "children are 1.6 times less"
         local = quaternion_rotations(parent["quats"][None])[0].T @ (gaussians.means[child] - parent["means"])
         assert 0 < (local / parent["scales"].exp()).abs().max() < 5, "a child was not drawn from its parent"
         assert optimizer.moments["sh0"][0][child].abs().max() == 0, "a child begins without moments"

@@ -94,17 +94,12 @@ def train(task: AnyTask, folder: Path, steps: int, start: int = 0, extra: tuple[
 
 def learned(folder: Path) -> list[dict[str, Any]]:
     """The metrics of a run, all but the wall time."""
-    return [
-        {k: v for k, v in line.items() if k != "seconds"}
-        for line in run.read_metrics(folder / "metrics.jsonl")
-    ]
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in run.read_metrics(folder / "metrics.jsonl")]
 
 
 def assert_same_run(one: Path, other: Path) -> None:
     paths = [checkpoint.latest(folder / "checkpoints") for folder in (one, other)]
-    assert paths[0] is not None and paths[1] is not None and paths[0].name == paths[1].name, (
-        "other last steps"
-    )
+    assert paths[0] is not None and paths[1] is not None and paths[0].name == paths[1].name, "other last steps"
     (tensors, state), (tensors2, state2) = checkpoint.load(paths[0]), checkpoint.load(paths[1])
     assert state == state2, "the resumed run's state differs"
     for name, tensor in tensors.items():
@@ -180,9 +175,7 @@ def test_a_progress_bar_is_drawn_on_demand(capfd: pytest.CaptureFixture[str]) ->
 
 @pytest.mark.parametrize("make", [line_task, Probe])
 @pytest.mark.parametrize("stop", [5, 10, 15])
-def test_a_resumed_run_equals_an_uninterrupted_one(
-    tmp_path: Path, make: Callable[[], AnyTask], stop: int
-) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, make: Callable[[], AnyTask], stop: int) -> None:
     train(make(), tmp_path / "whole", 20)
     train(make(), tmp_path / "parts", stop)
     task = make()
@@ -195,9 +188,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
 def test_lines_beyond_the_checkpoint_are_dropped(tmp_path: Path) -> None:
     train(line_task(), tmp_path / "whole", 20)
     train(line_task(), tmp_path / "parts", 10)
-    with (tmp_path / "parts" / "metrics.jsonl").open(
-        "a"
-    ) as file:  # killed at step 12, in the middle of a line
+    with (tmp_path / "parts" / "metrics.jsonl").open("a") as file:  # killed at step 12, in the middle of a line
         file.write('{"step": 12, "loss": 1.0, "seconds": 9.0}\n{"step": 14, "lo')
     task = line_task()
     train(task, tmp_path / "parts", 20, run.resume(task, tmp_path / "parts"))
@@ -257,9 +248,7 @@ def test_a_bad_parameter_is_named_before_the_update(tmp_path: Path) -> None:
         train(task, tmp_path, 20)
     assert task.calls[-1] == "loss", "the update was made with NaN"
     last = checkpoint.latest(tmp_path / "checkpoints")
-    assert last is not None and checkpoint.step_of(last) == 5, (
-        "the checkpoint before the NaN is not the last one"
-    )
+    assert last is not None and checkpoint.step_of(last) == 5, "the checkpoint before the NaN is not the last one"
     assert [line["step"] for line in learned(tmp_path)] == [1, 2, 4, 6], "the bad step was logged"
 
 
@@ -367,9 +356,7 @@ def test_ctrl_c_within_an_update_waits_for_its_end(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         train(task, tmp_path / "parts", 20)
     resumed = Probe()
-    assert run.resume(resumed, tmp_path / "parts") == 8, (
-        "the step in progress was thrown away or counted twice"
-    )
+    assert run.resume(resumed, tmp_path / "parts") == 8, "the step in progress was thrown away or counted twice"
     train(resumed, tmp_path / "parts", 20, start=8)
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
@@ -431,6 +418,4 @@ def test_devices() -> None:
 def test_metrics_are_plain_json_lines(tmp_path: Path) -> None:
     train(line_task(), tmp_path, 2)
     texts = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(text)["step"] for text in texts] == [1, 2], (
-        "metrics.jsonl is not one JSON object a line"
-    )
+    assert [json.loads(text)["step"] for text in texts] == [1, 2], "metrics.jsonl is not one JSON object a line"

@@ -40,9 +40,7 @@ def test_psnr_sums_in_float64() -> None:
 
 def test_psnr_leaves_the_graph_alone() -> None:
     render = torch.full((2, 2, 3), 0.5, requires_grad=True)
-    assert psnr(render, torch.zeros(2, 2, 3)) == pytest.approx(6.0206, abs=1e-4), (
-        "fails on a render in the graph"
-    )
+    assert psnr(render, torch.zeros(2, 2, 3)) == pytest.approx(6.0206, abs=1e-4), "fails on a render in the graph"
 
 
 @pytest.mark.parametrize("shapes", [((4, 4, 3), (4, 5, 3)), ((4, 4), (4, 4)), ((3, 4, 5), (3, 4, 5))])

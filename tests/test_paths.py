@@ -102,9 +102,7 @@ def test_orbit_of_parallel_views_uses_the_depth_of_the_points() -> None:
 
 
 def outward() -> list[Camera]:
-    return [
-        camera(np.zeros(3), np.array([math.cos(a), 0, math.sin(a)]), f"{a:.2f}") for a in np.arange(0, 6, 0.5)
-    ]
+    return [camera(np.zeros(3), np.array([math.cos(a), 0, math.sin(a)]), f"{a:.2f}") for a in np.arange(0, 6, 0.5)]
 
 
 def test_orbit_of_a_panorama_looks_around() -> None:
@@ -174,9 +172,7 @@ def test_interpolate_turns_the_short_way() -> None:
 
 
 def test_frames_share_the_median_lens() -> None:
-    cameras = [
-        camera(np.array([i, 0, 0.0]), np.array([i, 0, 5.0]), str(i), f) for i, f in enumerate((50, 70, 400))
-    ]
+    cameras = [camera(np.array([i, 0, 0.0]), np.array([i, 0, 5.0]), str(i), f) for i, f in enumerate((50, 70, 400))]
     for path in (orbit(cameras, NO_POINTS, 3), interpolate(cameras, 3)):
         assert {c.K[0, 0] for c in path} == {70}, "not the lens of median field of view"
 

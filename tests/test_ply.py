@@ -70,18 +70,14 @@ def test_layout_is_that_of_3dgs(tmp_path: Path) -> None:
         "f_rest is not channel-major"
     )
     assert first["f_rest_15"] == g["shN"][0, 0, 1], "the green channel does not begin at f_rest_15"
-    assert first["rot_0"] == g["quats"][0, 0] and first["opacity"] == g["opacities"][0], (
-        "rot or opacity moved"
-    )
+    assert first["rot_0"] == g["quats"][0, 0] and first["opacity"] == g["opacities"][0], "rot or opacity moved"
 
 
 def test_more_rows_than_one_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ply, "ROWS_AT_ONCE", 4)
     g = gaussians(11, 1)
     write_ply(tmp_path / "a.ply", g)
-    assert torch.equal(read_ply(tmp_path / "a.ply")["shN"], g["shN"]), (
-        "rows are lost or repeated where two pieces meet"
-    )
+    assert torch.equal(read_ply(tmp_path / "a.ply")["shN"], g["shN"]), "rows are lost or repeated where two pieces meet"
 
 
 @pytest.mark.parametrize(
@@ -90,9 +86,7 @@ def test_more_rows_than_one_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_any_order_type_and_extra_properties(tmp_path: Path, form: str, kind: str) -> None:
     names = ["extra", *reversed([n for n in ply._column_names(9) if not n.startswith("n")])]  # no normals
     values = np.arange(2 * len(names), dtype=np.float64).reshape(2, len(names)) / 8
-    text = header(2, names, kind, form).replace(
-        b"element vertex", b"element first 3\nproperty uchar a\nelement vertex"
-    )
+    text = header(2, names, kind, form).replace(b"element vertex", b"element first 3\nproperty uchar a\nelement vertex")
     text = text.replace(b"end_header", b"element face 9\nproperty list uchar int vertex_indices\nend_header")
     if form == "ascii":
         body = "\n".join(["7", "7", "7", *(" ".join(map(str, row)) for row in values), "3 0 0 0"]).encode()

@@ -1,4 +1,4 @@
-"""The house's order: ruff and mypy are content, the native library keeps its promises, the README's commands are CI's."""
+"""The house's order: ruff and mypy are content, the native library keeps its promises, CI runs the README's command."""
 
 import re
 import shutil
@@ -22,7 +22,8 @@ def test_tool_is_content(words: list[str]) -> None:
 def test_no_compiler_is_told_in_one_sentence(tmp_path: Path) -> None:
     script = ROOT / "setup.py"
     environment = {"PATH": str(tmp_path), "HOME": str(tmp_path)}
-    command = [sys.executable, str(script), "-q", "build_ext", "--build-lib", str(tmp_path), "--build-temp", str(tmp_path)]
+    folders = ["--build-lib", str(tmp_path), "--build-temp", str(tmp_path)]
+    command = [sys.executable, str(script), "-q", "build_ext", *folders]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     last = done.stderr.strip().splitlines()[-1]
     assert done.returncode != 0 and "no C++ compiler was found" in last and "apt install g++" in last, done.stderr

@@ -1,4 +1,4 @@
-"""A scene in the loop: it learns, it resumes bit for bit, it does not depend on threads, and it stops on what is not finite."""
+"""A scene in the loop: it learns, resumes bit for bit, does not depend on threads, stops on what is not finite."""
 
 import json
 from collections.abc import Callable
@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_scene
 import torch
 
-import tiny_scene
 from splatlearn import checkpoint, config, loop, run
 from splatlearn.errors import SplatlearnError
 from splatlearn.scene.evaluate import evaluate
@@ -165,7 +165,7 @@ def test_other_beginnings(folder: Path, tmp_path: Path, init: str) -> None:
         source = lambda: str(tmp_path / "start.ply")  # noqa: E731
     task = make(folder, init=source())
     if init == "ply":
-        assert torch.equal(task.gaussians.means, tiny_scene.gaussians().means), "the PLY is not what training starts from"
+        assert torch.equal(task.gaussians.means, tiny_scene.gaussians().means), "training starts from something else"
     else:
         assert task.gaussians.scales.std(dim=-1).min() > 0 and task.gaussians.quats.std() > 0.5, "nothing is random"
     loop.fit(task, 3, progress=False)

@@ -28,12 +28,8 @@ def noise(height: int = 40, width: int = 60, seed: int = 0) -> np.ndarray:
 
 def test_to_uint8_rounds_clamps_and_widens() -> None:
     image = torch.tensor([[[-1.0, 0.5, 2.0], [1 / 255, 254.4 / 255, 1.0]]], requires_grad=True)
-    assert to_uint8(image).tolist() == [[[0, 128, 255], [1, 254, 255]]], (
-        "values wrap around or are cut, not rounded"
-    )
-    assert to_uint8(np.full((2, 3), 7, np.uint8)).tolist() == [[[7] * 3] * 3] * 2, (
-        "a grey image is not grey any more"
-    )
+    assert to_uint8(image).tolist() == [[[0, 128, 255], [1, 254, 255]]], "values wrap around or are cut, not rounded"
+    assert to_uint8(np.full((2, 3), 7, np.uint8)).tolist() == [[[7] * 3] * 3] * 2, "a grey image is not grey any more"
     photo = noise()
     assert np.array_equal(to_uint8(photo), photo), "bytes are scaled a second time"
     assert np.array_equal(to_uint8(photo / 255), photo), "a photo does not survive the way through floats"
@@ -59,19 +55,13 @@ def test_side_by_side_layout_and_error() -> None:
     render = photo.copy()
     render[40:, 60:] = 130
     out = side_by_side(photo, render, magnify=4)
-    assert out.shape == (60, 3 * 80 + 2 * GAP, 3) and out.dtype == np.uint8, (
-        "three panels and two gaps are expected"
-    )
-    assert (out[50, 70] == 100).all() and (out[50, 80 + GAP + 70] == 130).all(), (
-        "photo and render are swapped"
-    )
+    assert out.shape == (60, 3 * 80 + 2 * GAP, 3) and out.dtype == np.uint8, "three panels and two gaps are expected"
+    assert (out[50, 70] == 100).all() and (out[50, 80 + GAP + 70] == 130).all(), "photo and render are swapped"
     error = out[:, 2 * (80 + GAP) :].astype(int).sum(axis=2)
     assert error[50, 70] > 3 * error[50, 20], "a wrong pixel is no brighter than a right one"
     stronger = side_by_side(photo, render, magnify=8)[:, 2 * (80 + GAP) :].astype(int).sum(axis=2)
     assert stronger[50, 70] > error[50, 70], "magnify does nothing"
-    assert side_by_side(photo, render, magnify=0).shape == (60, 2 * 80 + GAP, 3), (
-        "magnify 0 keeps an error panel"
-    )
+    assert side_by_side(photo, render, magnify=0).shape == (60, 2 * 80 + GAP, 3), "magnify 0 keeps an error panel"
     with pytest.raises(SplatlearnError, match="80x60 and 60x80"):
         side_by_side(photo, photo.transpose(1, 0, 2))
 
@@ -80,9 +70,7 @@ def test_caption_writes_in_the_corner_and_leaves_the_input() -> None:
     photo = np.full((120, 200, 3), 90, np.uint8)
     out = caption(photo, "photo")
     assert out[:40].max() > 200, "no white letters"
-    assert (out[60:] == 90).all() and (photo == 90).all(), (
-        "the caption spreads, or is drawn into the original"
-    )
+    assert (out[60:] == 90).all() and (photo == 90).all(), "the caption spreads, or is drawn into the original"
     assert caption(photo[:3, :2], "tiny").shape == (3, 2, 3), "a tiny picture cannot have a caption"
 
 
@@ -91,9 +79,7 @@ def test_contact_sheet_places_tiles() -> None:
     sheet = contact_sheet(tiles, columns=2, tile_width=20)
     assert sheet.shape == (11 + 13 + 14 + 2 * GAP, 40 + GAP, 3), "a row is not as high as its highest tile"
     assert (sheet[5, 5] == 0).all() and (sheet[5, 20 + GAP + 5] == 40).all(), "tiles do not go row by row"
-    assert (sheet[-5, 5] == 160).all() and (sheet[-5, -5] == 255).all(), (
-        "the last row is lost or not left-aligned"
-    )
+    assert (sheet[-5, 5] == 160).all() and (sheet[-5, -5] == 255).all(), "the last row is lost or not left-aligned"
     for arguments in (
         {"images": []},
         {"images": tiles, "columns": 0},
@@ -173,9 +159,7 @@ def test_gif_loops_and_keeps_its_colours(tmp_path: Path) -> None:
         assert gif.info["duration"] == 100, "it plays at another speed"
         for i, frame in enumerate(frames):
             gif.seek(i)
-            assert np.abs(np.asarray(gif.convert("RGB")).astype(int) - frame).mean() < 6, (
-                "a frame has wrong colours"
-            )
+            assert np.abs(np.asarray(gif.convert("RGB")).astype(int) - frame).mean() < 6, "a frame has wrong colours"
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.gif"])
@@ -232,20 +216,14 @@ def drawn(chart: str) -> np.ndarray:
 
 def test_curve_is_drawn_where_the_values_are() -> None:
     line = drawn(curve("PSNR", "", range(0, 11), [float(v) for v in range(10, 21)]))
-    assert line[0].tolist() == [0, 1000] and line[-1].tolist() == [1000, 0], (
-        "the curve is upside down or mirrored"
-    )
+    assert line[0].tolist() == [0, 1000] and line[-1].tolist() == [1000, 0], "the curve is upside down or mirrored"
     assert np.allclose(np.diff(line[:, 1]), -100), "the vertical axis is not linear"
     line = drawn(curve("loss", "", [0, 1, 2], [100.0, 10.0, 1.0], logarithmic=True))
     assert np.allclose(line[:, 1], [0, 500, 1000]), "a steep loss has no logarithmic axis"
-    assert curve("x", "", [1], [2.0]) == "" and curve("x", "", [3, 3], [1.0, 2.0]) == "", (
-        "a dot is drawn as a curve"
-    )
+    assert curve("x", "", [1], [2.0]) == "" and curve("x", "", [3, 3], [1.0, 2.0]) == "", "a dot is drawn as a curve"
 
 
-@pytest.mark.parametrize(
-    "values", [[5.0] * 9, [0.0] * 9, [1e-30] * 8 + [1e30], [-3.0, 4.0] * 5, [1e9, 1e9 + 1] * 5]
-)
+@pytest.mark.parametrize("values", [[5.0] * 9, [0.0] * 9, [1e-30] * 8 + [1e30], [-3.0, 4.0] * 5, [1e9, 1e9 + 1] * 5])
 @pytest.mark.parametrize("logarithmic", [False, True])
 def test_odd_curves_stay_in_their_box(values: list[float], logarithmic: bool) -> None:
     line = drawn(curve("x", "", range(len(values)), values, logarithmic=logarithmic))
@@ -265,9 +243,7 @@ def test_long_noisy_curves_are_thinned_and_smoothed() -> None:
 
 def test_short_numbers() -> None:
     shown = [short(v) for v in (0, 48213, 26.826, 0.0103, 1.2e-5, 1234.5, -0.25, 2.5e9)]
-    assert shown == ["0", "48,213", "26.83", "0.0103", "1.2e-05", "1,234", "-0.25", "2.5e+09"], (
-        "numbers are unreadable"
-    )
+    assert shown == ["0", "48,213", "26.83", "0.0103", "1.2e-05", "1,234", "-0.25", "2.5e+09"], "numbers are unreadable"
 
 
 # ---- report ----
@@ -307,12 +283,8 @@ def scene_run(folder: Path) -> Path:
     run = folder / "fox run"
     (run / "eval").mkdir(parents=True)
     (run / "config.yaml").write_text("task: scene\nsteps: 7000\ndata:\n  path: scenes/fox\n")
-    lines = [
-        {"step": s, "loss": 1 / s, "psnr": 20.0 + s / 100, "num_gaussians": 900 + s} for s in range(1, 101)
-    ]
-    (run / "metrics.jsonl").write_text(
-        "".join(json.dumps(line) + "\n" for line in lines) + '{"step": 101, "lo'
-    )
+    lines = [{"step": s, "loss": 1 / s, "psnr": 20.0 + s / 100, "num_gaussians": 900 + s} for s in range(1, 101)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 101, "lo')
     views = [
         {"name": "sub/a.jpg", "psnr": 25.125, "ssim": 0.8},
         {"name": "sub/b.jpg", "psnr": None, "ssim": 0.9},
@@ -350,9 +322,7 @@ def test_report_of_a_scene(tmp_path: Path) -> None:
     pictures = [source for source in page.all("img", "src") if source]
     assert len(pictures) == 3, "two views and a GIF are expected; a broken PNG is left out"
     assert all(source.startswith("data:image/") for source in pictures), "a picture is not inside the page"
-    assert "train configs/scene.yaml" in page.text and f"render '{run}'" in page.text, (
-        "a name with a space breaks"
-    )
+    assert "train configs/scene.yaml" in page.text and f"render '{run}'" in page.text, "a name with a space breaks"
 
 
 def test_report_needs_nothing_from_outside(tmp_path: Path) -> None:
@@ -360,9 +330,7 @@ def test_report_needs_nothing_from_outside(tmp_path: Path) -> None:
     page = Page(write_report(run))
     text = (run / "report.html").read_text(encoding="utf-8")
     assert "http:" not in text and "https:" not in text and "@import" not in text, "the page asks the network"
-    assert "prefers-color-scheme: dark" in text and 'name="viewport"' in text, (
-        "dark or narrow screens are forgotten"
-    )
+    assert "prefers-color-scheme: dark" in text and 'name="viewport"' in text, "dark or narrow screens are forgotten"
     for link in page.all("a", "href"):
         assert (run / unquote(link)).exists(), f"the link {link} leads nowhere"
 
@@ -375,19 +343,13 @@ def test_report_escapes_what_files_say(tmp_path: Path) -> None:
     lines = [{"step": s, evil: s, "loss": 1.0} for s in (1, 2)]
     (run / "metrics.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
     rows = {evil: {"psnr": 3.0, evil: 1}}
-    (run / "eval" / "metrics.json").write_text(
-        json.dumps({"psnr": 3.0, evil: evil, "split": evil, "views": rows})
-    )
+    (run / "eval" / "metrics.json").write_text(json.dumps({"psnr": 3.0, evil: evil, "split": evil, "views": rows}))
     save_png(run / "eval" / "<img src=x onerror=1>.png", noise())
     page = Page(write_report(run))
     assert [tag for tag, _ in page.tags].count("script") == 1, "a file of the run put a script into the page"
-    assert not {"i", "b"} & {tag for tag, attrs in page.tags if "onerror" in attrs}, (
-        "an event handler came in"
-    )
+    assert not {"i", "b"} & {tag for tag, attrs in page.tags if "onerror" in attrs}, "an event handler came in"
     assert all("onerror" not in attrs for _, attrs in page.tags), "an event handler came in by a file's name"
-    assert "<b>run&" in page.text and page.text.count("alert(1)") >= 4, (
-        "what the files say is not shown as text"
-    )
+    assert "<b>run&" in page.text and page.text.count("alert(1)") >= 4, "what the files say is not shown as text"
 
 
 def test_report_of_a_line(tmp_path: Path) -> None:
@@ -397,9 +359,7 @@ def test_report_of_a_line(tmp_path: Path) -> None:
     (tmp_path / "eval" / "metrics.json").write_text('{"loss": 0.0103, "weight": 1.998, "bias": -1.003}')
     page = Page(write_report(tmp_path))
     assert "y = 1.998 x − 1.003" in page.text, "the learned line is not told"
-    assert sum("data-curve" in attrs for _, attrs in page.tags) == 3, (
-        "loss, weight and bias are not all drawn"
-    )
+    assert sum("data-curve" in attrs for _, attrs in page.tags) == 3, "loss, weight and bias are not all drawn"
     assert "Gaussians" not in page.text and "photograph" not in page.text, "a line is told as a scene"
 
 
@@ -426,9 +386,7 @@ def test_report_of_a_damaged_run(tmp_path: Path, files: dict[str, str]) -> None:
     assert tmp_path.name in page.text and "nan" not in page.text.split(), "a damaged file spoils the page"
 
 
-def test_report_links_large_videos_and_shows_some_views(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_report_links_large_videos_and_shows_some_views(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = scene_run(tmp_path)
     for i in range(20):
         save_png(run / "eval" / f"view_{i:02}.png", noise())
@@ -438,9 +396,7 @@ def test_report_links_large_videos_and_shows_some_views(
     monkeypatch.setattr(report, "EMBED_BYTES", 1000)
     page = Page(write_report(run))
     assert len(page.all("video", "src")) == 1, "a large video is embedded, or the small one is not"
-    assert "flight%20%231.mp4" in page.all("a", "href"), (
-        "the large video is not linked, or its name is not quoted"
-    )
+    assert "flight%20%231.mp4" in page.all("a", "href"), "the large video is not linked, or its name is not quoted"
     assert "flight%20%231.gif" not in page.all("a", "href"), "the same video is shown twice"
     assert page.text.index("orbit.mp4") < page.text.index("flight #1.mp4"), "the orbit is not the first video"
     assert len(page.all("img", "loading")) <= report.MOST_VIEWS, "a page of all views is too heavy to open"

@@ -1,4 +1,4 @@
-"""splatlearn demo: the whole way on data of its own: photographs, structure from motion, training, evaluation, a turntable."""
+"""splatlearn demo: the whole way on data of its own: photographs, their cameras, training, evaluation, a turntable."""
 
 import shutil
 import time
@@ -15,7 +15,9 @@ STEPS = 2500
 
 def run(words: list[str]) -> None:
     parser = Parser("demo", __doc__)
-    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder to write (default: demo); it must be new or empty")
+    parser.add_argument(
+        "--out", type=Path, default=Path("demo"), help="folder to write (default: demo); it must be new or empty"
+    )
     parser.add_argument("--photos", type=int, default=40, help="photographs to make (default: 40)")
     parser.add_argument("--steps", type=int, default=STEPS, help=f"training steps (default: {STEPS})")
     parser.add_argument("--seed", type=int, default=0, help="seed of all that is random (default: 0)")
@@ -30,7 +32,9 @@ def demo(out: Path, photos: int, steps: int, seed: int) -> None:
     from splatlearn.scene.task import SceneTask
 
     if photos < 8 or steps < 1:
-        raise SplatlearnError(f"a demo needs --photos of at least 8 and --steps of at least 1, got {photos} and {steps}")
+        raise SplatlearnError(
+            f"a demo needs --photos of at least 8 and --steps of at least 1, got {photos} and {steps}"
+        )
     if out.exists() and any(out.iterdir()):
         raise SplatlearnError(f"{out} exists already and is not empty: name another folder with --out")
     began = time.perf_counter()

@@ -6,7 +6,7 @@ from typing import Any
 
 from splatlearn import run as runs
 from splatlearn.commands.arguments import Parser
-from splatlearn.commands.opened import open_run
+from splatlearn.commands.opened import open_run, picture_name
 from splatlearn.files import replacing
 
 PICTURES = 8  # side-by-side pictures that are kept
@@ -15,14 +15,14 @@ PICTURES = 8  # side-by-side pictures that are kept
 def run(words: list[str]) -> None:
     parser = Parser("eval", __doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="a run folder")
-    parser.add_argument("--lpips", action="store_true", help="also LPIPS (needs the extra splatlearn[lpips] and weights)")
+    parser.add_argument("--lpips", action="store_true", help="also LPIPS (needs splatlearn[lpips] and weights)")
     arguments = parser.parse_args(words)
     task, step = open_run(arguments.run)
     print(sentence(evaluate_run(task, arguments.run, step, lpips=arguments.lpips)))
 
 
 def evaluate_run(task: Any, folder: Path, step: int, *, lpips: bool = False) -> dict[str, Any]:
-    """Evaluates a task, writes eval/metrics.json, pictures and report.html into its run folder, and returns the figures."""
+    """Evaluates a task; writes eval/metrics.json, pictures and report.html into its run folder; returns the figures."""
     from splatlearn.show.report import write_report
 
     result = _scene(task, folder, lpips) if hasattr(task, "gaussians") else task.evaluate()
@@ -45,8 +45,7 @@ def _scene(task: Any, folder: Path, lpips: bool) -> dict[str, Any]:
 
     def picture(camera: Any, render: Any, photo: Any) -> None:
         if camera.name in kept:
-            name = camera.name.replace("/", "_").rsplit(".", 1)[0]
-            save_png(folder / "eval" / f"{name}.png", side_by_side(photo, render))
+            save_png(folder / "eval" / picture_name(camera.name), side_by_side(photo, render))
 
     return evaluate(task, lpips=lpips, progress=True, each=picture)
 
@@ -59,5 +58,6 @@ def sentence(result: dict[str, Any]) -> str:
     width, height = result["resolution"]
     return (
         f"{kind} PSNR {result['psnr']:.2f} dB, SSIM {result['ssim']:.3f} on {len(result['views'])} photographs at "
-        f"{width}x{height}; {result['num_gaussians']:,} Gaussians, {result['steps']:,} steps, {result['train_seconds']:.0f} s"
+        f"{width}x{height}; {result['num_gaussians']:,} Gaussians, {result['steps']:,} steps, "
+        f"{result['train_seconds']:.0f} s"
     )

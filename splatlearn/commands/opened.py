@@ -42,6 +42,13 @@ def config_of(folder: Path) -> Path:
     return path
 
 
+def picture_name(image: str) -> str:
+    """File name of the PNG of a photograph; folders and the faces of a panorama (`a/b.jpg#left`) are kept apart."""
+    path, _, face = image.partition("#")
+    stem = path.replace("/", "_").rsplit(".", 1)[0]
+    return f"{stem}_{face}.png" if face else f"{stem}.png"
+
+
 def load_gaussians(source: Path) -> Any:
     """The Gaussians of a run folder's last checkpoint (its photographs are not needed), or of a PLY file."""
     from splatlearn.scene.gaussians import Gaussians

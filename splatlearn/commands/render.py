@@ -8,17 +8,22 @@ import torch
 from tqdm import tqdm
 
 from splatlearn.commands.arguments import Parser
-from splatlearn.commands.opened import open_run
+from splatlearn.commands.opened import open_run, picture_name
 from splatlearn.errors import SplatlearnError
 
 VIDEO = (".mp4", ".gif")
+PATHS = ("test", "train", "orbit", "interpolate")
 
 
 def run(words: list[str]) -> None:
     parser = Parser("render", __doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="a run folder of a scene")
-    parser.add_argument("--path", choices=("test", "train", "orbit", "interpolate"), default="orbit", help="default: orbit")
-    parser.add_argument("--out", type=Path, help="an .mp4 or .gif file, or a folder for PNGs (default: RUN/renders/PATH.mp4; PNGs for test, train)")
+    parser.add_argument("--path", choices=PATHS, default="orbit", help="default: orbit")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="an .mp4 or .gif, or a folder for PNGs (default: RUN/renders/PATH.mp4, or PNGs for photos)",
+    )
     parser.add_argument("--frames", type=int, default=120, help="pictures along an orbit or flight (default: 120)")
     parser.add_argument("--fps", type=float, default=30.0, help="frames a second of a video (default: 30)")
     parser.add_argument("--width", type=int, help="width in pixels; the height follows (default: as the photographs)")
@@ -28,12 +33,19 @@ def run(words: list[str]) -> None:
         raise SplatlearnError(f"{arguments.run} is not the run of a scene: there is nothing to render")
     from splatlearn.show.report import write_report
 
-    print(f"wrote {render(task, arguments.run, arguments.path, arguments.out, arguments.frames, arguments.fps, arguments.width)}")
+    a = arguments
+    print(f"wrote {render(task, a.run, a.path, a.out, a.frames, a.fps, a.width)}")
     write_report(arguments.run)  # which shows the videos of its run folder
 
 
 def render(
-    task: Any, folder: Path, path: str, out: Path | None = None, frames: int = 120, fps: float = 30.0, width: int | None = None
+    task: Any,
+    folder: Path,
+    path: str,
+    out: Path | None = None,
+    frames: int = 120,
+    fps: float = 30.0,
+    width: int | None = None,
 ) -> Path:
     """Draws the cameras of a path into a video or a folder of PNGs; returns where."""
     from splatlearn.show.video import write_video
@@ -79,4 +91,4 @@ def _write_pictures(folder: Path, cameras: list[Any], pictures: Iterator[torch.T
     from splatlearn.show.pictures import save_png
 
     for camera, picture in zip(cameras, pictures, strict=True):
-        save_png(folder / (camera.name.replace("/", "_").rsplit(".", 1)[0] + ".png"), picture)
+        save_png(folder / picture_name(camera.name), picture)

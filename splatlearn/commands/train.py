@@ -14,7 +14,7 @@ from splatlearn.files import replacing
 USAGE = """usage: splatlearn train CONFIG [--key.sub value ...]
        splatlearn train --resume RUN
 
-Learns what CONFIG says (configs/line.yaml, configs/scene.yaml, configs/scene_fast.yaml) into a new run folder; Ctrl-C saves.
+Learns what CONFIG says (configs/line.yaml, scene.yaml or scene_fast.yaml there) into a new run folder; Ctrl-C saves.
 --resume goes on from the last checkpoint of RUN, bit for bit as if it had never stopped (on the CPU)."""
 
 
@@ -88,5 +88,6 @@ def _evaluate_now(step: int, task: Any, folder: Path) -> None:
     del result["views"]
     with replacing(folder / "eval" / "history.jsonl") as path:
         old = folder / "eval" / "history.jsonl"
-        kept = [line for line in old.read_text().splitlines() if json.loads(line)["step"] < step] if old.exists() else []
+        lines = old.read_text().splitlines() if old.exists() else []
+        kept = [line for line in lines if json.loads(line)["step"] < step]
         path.write_text("\n".join([*kept, json.dumps({"step": step, **result})]) + "\n")

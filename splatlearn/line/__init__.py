@@ -1,7 +1,8 @@
 """A line through noisy points: the smallest thing that the loop learns, and the one to read first."""
 
+from splatlearn.line.bowl import Bowl
 from splatlearn.line.data import NoisyLine
-from splatlearn.line.neuron import LinearNeuron
+from splatlearn.line.neuron import LinearNeuron, squared_error
 from splatlearn.line.task import LineTask
 
-__all__ = ["LineTask", "LinearNeuron", "NoisyLine"]
+__all__ = ["Bowl", "LineTask", "LinearNeuron", "NoisyLine", "squared_error"]

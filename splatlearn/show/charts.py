@@ -44,9 +44,7 @@ def curve(
         return round((step - xs[0]) / (xs[-1] - xs[0]), 4)
 
     def points(series: Sequence[float]) -> str:
-        return " ".join(
-            f"{1000 * across(x):.1f},{1000 * place(y):.1f}" for x, y in zip(xs, series, strict=True)
-        )
+        return " ".join(f"{1000 * across(x):.1f},{1000 * place(y):.1f}" for x, y in zip(xs, series, strict=True))
 
     last = points(smooth)
     raw = f'<polyline class="raw" points="{points(ys)}"/>' if smooth is not ys else ""
@@ -56,9 +54,7 @@ def curve(
     x_ticks = [t for t in _ticks(xs[0], xs[-1], 4) if xs[0] <= t <= xs[-1]]
     x_labels = "".join(f'<span style="left:{100 * across(t):.2f}%">{short(t)}</span>' for t in x_ticks)
     data = html.escape(
-        json.dumps(
-            [[across(x), place(y), short(round(x)), short(y)] for x, y in zip(xs, smooth, strict=True)]
-        )
+        json.dumps([[across(x), place(y), short(round(x)), short(y)] for x, y in zip(xs, smooth, strict=True)])
     )
     label, svg = html.escape(title), 'viewBox="0 0 1000 1000" preserveAspectRatio="none" role="img"'
     return f"""<figure class="chart hue{hue}" data-curve="{data}">

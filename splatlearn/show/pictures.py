@@ -21,9 +21,7 @@ Image = torch.Tensor | np.ndarray
 GAP = 6  # pixels between panels
 PAPER = (255, 255, 255)
 # from no error to the end of the scale: dark to bright, so that it can be read without colour too
-ERROR_COLORS = np.array(
-    [(8, 8, 20), (84, 20, 110), (190, 55, 84), (245, 135, 40), (252, 250, 190)], np.float64
-)
+ERROR_COLORS = np.array([(8, 8, 20), (84, 20, 110), (190, 55, 84), (245, 135, 40), (252, 250, 190)], np.float64)
 
 
 def to_uint8(image: Image) -> np.ndarray:

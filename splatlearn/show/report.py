@@ -144,9 +144,7 @@ def _curves(run: RunFolder) -> str:
         steps, values = zip(*run.curves.get(key, [(0.0, 0.0)]), strict=True)
         charts.append(curve(title, note, steps, values, hue, logarithmic="loss" in key))
     charts = [chart for chart in charts if chart][:MOST_CHARTS]
-    intro = (
-        "<h2>How it learned</h2><p>Each value over the steps of training. Point at a curve to read it.</p>"
-    )
+    intro = "<h2>How it learned</h2><p>Each value over the steps of training. Point at a curve to read it.</p>"
     return f'{intro}<div class="charts">{"".join(charts)}</div>' if charts else ""
 
 

@@ -45,9 +45,7 @@ class RunFolder:
             if isinstance(value, dict) and all(isinstance(row, dict) for row in value.values()):
                 rows = [{**row, "name": str(name)} for name, row in value.items()]
             elif isinstance(value, list) and all(isinstance(row, dict) for row in value):
-                rows = [
-                    {**row, "name": str(row.get("name", row.get("image", i)))} for i, row in enumerate(value)
-                ]
+                rows = [{**row, "name": str(row.get("name", row.get("image", i)))} for i, row in enumerate(value)]
             if rows:
                 return [key for key in rows[0] if is_number(rows[0][key])], rows
         return [], []

@@ -1,0 +1,88 @@
+"""A short real training of a scene, watched: the pictures, losses and snapshots that figures are drawn from."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from splatlearn.loop import AnyTask, Callback, fit
+from splatlearn.scene.cameras import Camera
+from splatlearn.scene.colmap import ColmapScene
+from splatlearn.scene.task import Rates, SceneTask, View
+
+
+@dataclass
+class SceneRun:
+    """A short real training, watched: the task as it ended, pictures of one camera at some steps, losses, snapshots."""
+
+    task: "_SmallTask"
+    camera: Camera
+    photo: Tensor  # [H, W, 3] uint8
+    steps: list[int] = field(default_factory=list)
+    pictures: list[Tensor] = field(default_factory=list)  # [H, W, 3] float
+    losses: list[float] = field(default_factory=list)
+    snapshots: list[dict[str, Tensor]] = field(default_factory=list)  # at the kept steps
+
+
+class _Watch(Callback):
+    def __init__(self, run: SceneRun, wanted: Sequence[int]) -> None:
+        self.run, self.wanted = run, set(wanted)
+
+    def on_start(self, start: int, task: AnyTask) -> None:
+        self._keep(start)
+
+    def on_step(self, step: int, loss: float, task: AnyTask) -> None:
+        self.run.losses.append(loss)
+        if step in self.wanted:
+            self._keep(step)
+
+    def _keep(self, step: int) -> None:
+        task = self.run.task
+        self.run.steps.append(step)
+        with torch.no_grad():
+            self.run.pictures.append(task.render(task.small(self.run.camera)).image.clamp(0, 1))
+        self.run.snapshots.append({name: value.clone() for name, value in task.gaussians.tensors().items()})
+
+
+class _SmallTask(SceneTask):
+    """A scene task whose photographs are scaled down to what a figure needs."""
+
+    widest = 320
+
+    def small(self, camera: Camera) -> Camera:
+        """The camera at the size of figures."""
+        factor = min(1.0, self.widest / camera.width)
+        return camera.scaled(max(1, round(camera.width * factor)), max(1, round(camera.height * factor)))
+
+    def batch(self, step: int) -> View:
+        return reduced_to(super().batch(step), self.small)
+
+
+def reduced_to(view: View, small: Callable[[Camera], Camera]) -> View:
+    """A view of a smaller camera, its photo averaged over areas."""
+    camera = small(view.camera)
+    if (camera.width, camera.height) == (view.camera.width, view.camera.height):
+        return view
+    planes = view.photo.permute(2, 0, 1)[None].float() / (255 if view.photo.dtype == torch.uint8 else 1)
+    planes = torch.nn.functional.interpolate(planes, size=(camera.height, camera.width), mode="area")
+    return View(camera, planes[0].permute(1, 2, 0).contiguous())
+
+
+def train(
+    data: ColmapScene.Config, steps: int = 400, frames: int = 24, init: str = "random", progress: bool = True
+) -> SceneRun:
+    """Trains on a COLMAP folder in small pictures, with no change in the number of Gaussians, and watches.
+
+    ``init`` as in a scene's config; "random" begins from random colours, sizes and turns at the points of the model.
+    """
+    config = SceneTask.Config(data=data, steps=steps, init=init, sh_degree=1, sh_every=max(steps, 1), device="cpu")
+    config.densify.start = steps
+    config.rates = Rates(means=1e-3, means_final=1e-5, scales=0.02, quats=0.01, opacities=0.08, sh0=0.03)
+    task = _SmallTask(config)
+    camera = task.scene.train[0]
+    photo = reduced_to(View(camera, task.scene.photo(camera)), task.small).photo
+    run = SceneRun(task, task.small(camera), photo)
+    wanted = [round(steps * (i / (frames - 1)) ** 2) for i in range(frames)]
+    fit(task, steps, callbacks=[_Watch(run, wanted)], progress=progress)
+    return run

@@ -1,0 +1,181 @@
+"""The planes on which a loss landscape is looked at: random, of the training's own path, and of the Hessian."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from splatlearn.errors import SplatlearnError
+from splatlearn.landscape.parameters import (
+    Loss,
+    Moved,
+    Parameters,
+    check_like,
+    copies,
+    flatten,
+    trainable,
+    unflatten,
+)
+
+PARALLEL = 0.9  # |cosine| of two random directions beyond which another is drawn: they would span hardly a plane
+
+
+@dataclass(frozen=True)
+class Plane:
+    """A point and two directions in the space of the parameters, by name, and what the choice of them says.
+
+    kind: random, trajectory or hessian. explained: the share of the path's variance along each direction (trajectory).
+    eigenvalues: the curvature of the loss along each direction (hessian).
+    """
+
+    kind: str
+    origin: dict[str, Tensor]
+    directions: tuple[dict[str, Tensor], dict[str, Tensor]]
+    explained: tuple[float, float] | None = None
+    eigenvalues: tuple[float, float] | None = None
+
+    def project(self, snapshots: Sequence[Parameters]) -> Tensor:
+        """Where each of P snapshots lies on the plane, as coordinates (a, b): [P, 2] float64, by least squares."""
+        basis = torch.stack([flatten(direction) for direction in self.directions])
+        origin = flatten(self.origin)
+        shadows = torch.stack([basis @ (flatten(snapshot) - origin) for snapshot in snapshots])
+        return torch.linalg.solve(basis @ basis.T, shadows.T).T
+
+
+def describe(plane: Plane) -> str:
+    """What the choice of the plane says, in a sentence."""
+    if plane.explained is not None:
+        one, two = plane.explained
+        return f"the plane of the path holds {one + two:.1%} of its variance ({one:.1%} and {two:.1%})"
+    if plane.eigenvalues is not None:
+        return "curvature along the top two eigenvectors: {:.4g} and {:.4g}".format(*plane.eigenvalues)
+    return "two random directions, each filter as long as the model's own"
+
+
+def random_plane(parameters: Parameters, generator: torch.Generator | None = None) -> Plane:
+    """Two random directions, filter by filter as long as the parameters (Li et al. 2018, section 4).
+
+    A filter is a row of a tensor along its first dimension, such as the weights into one neuron, or one Gaussian; a
+    tensor of one dimension or none, such as a bias, is a filter as a whole. A step of 1 changes each by its own size.
+    """
+    if sum(value.numel() for value in parameters.values()) < 2:
+        raise SplatlearnError("a plane needs at least 2 trainable parameters")
+    if not any(bool(value.detach().any()) for value in parameters.values()):
+        raise SplatlearnError("random directions are scaled to the parameters, but those are all zero")
+    first = _filter_normalised(parameters, generator)
+    for _ in range(100):
+        second = _filter_normalised(parameters, generator)
+        one, two = flatten(first), flatten(second)
+        if abs(float(one @ two)) < PARALLEL * float(one.norm() * two.norm()):
+            return Plane("random", copies(parameters), (first, second))
+    raise SplatlearnError("random directions are all parallel: too few parameters are not zero")
+
+
+def trajectory_plane(snapshots: Sequence[Parameters]) -> Plane:
+    """The two principal components of a training's path, of length 1, through its last point; with explained variance.
+
+    Raises SplatlearnError for fewer than 3 snapshots, for ones whose shapes change, and for a path that does not bend.
+    """
+    if len(snapshots) < 3:
+        raise SplatlearnError(f"the plane of a path needs at least 3 snapshots, got {len(snapshots)}")
+    last = snapshots[-1]
+    for snapshot in snapshots:
+        check_like(last, snapshot)
+    path = torch.stack([flatten(snapshot) for snapshot in snapshots])
+    _, spread, components = torch.linalg.svd(path - path.mean(dim=0), full_matrices=False)
+    if len(spread) < 2 or not float(spread[1]) > 1e-12 * float(spread[0]):
+        raise SplatlearnError("the path lies on a straight line: it spans no plane")
+    share = spread.square() / spread.square().sum()
+    directions = (unflatten(components[0], last), unflatten(components[1], last))
+    return Plane("trajectory", copies(last), directions, explained=(float(share[0]), float(share[1])))
+
+
+def hessian_plane(
+    model: torch.nn.Module, loss: Loss, batch: Any, generator: torch.Generator | None = None, rounds: int = 24
+) -> Plane:
+    """The two eigenvectors of the loss's Hessian with the largest eigenvalues, of length 1, through the parameters.
+
+    By Lanczos' method with full reorthogonalisation, in float64: ``rounds`` products of the Hessian with a vector, no
+    matrix. A product is a derivative of the gradient where the loss can be differentiated twice, and else a central
+    difference of gradients, which is as exact as the model's own dtype lets it be.
+    """
+    parameters = trainable(model)
+    size = sum(value.numel() for value in parameters.values())
+    if size < 2:
+        raise SplatlearnError("a plane needs at least 2 trainable parameters")
+    product = _hessian_product(model, loss, batch)
+    device = next(iter(parameters.values())).device
+    start = torch.randn(size, generator=generator, dtype=torch.float64).to(device)
+    basis, diagonal, beside = [start / start.norm()], [], []
+    for _ in range(min(rounds, size)):
+        image = product(basis[-1])
+        diagonal.append(image @ basis[-1])
+        for _ in range(2):  # twice is enough to stay orthogonal in floating point
+            image = image - torch.stack(basis).T @ (torch.stack(basis) @ image)
+        beside.append(image.norm())
+        if float(beside[-1]) < 1e-10 * float(diagonal[0].abs() + beside[0]) + 1e-300:
+            break
+        basis.append(image / beside[-1])
+    n = len(diagonal)
+    small = torch.diag(torch.stack(diagonal))
+    if n > 1:
+        off = torch.diag(torch.stack(beside[: n - 1]), 1)
+        small = small + off + off.T
+    else:
+        raise SplatlearnError("the Hessian shows no second direction: the loss bends the same way in all")
+    values, vectors = torch.linalg.eigh(small)
+    ritz = vectors.T @ torch.stack(basis[:n])
+    directions = (unflatten(ritz[-1], parameters), unflatten(ritz[-2], parameters))
+    return Plane("hessian", copies(parameters), directions, eigenvalues=(float(values[-1]), float(values[-2])))
+
+
+def _filter_normalised(parameters: Parameters, generator: torch.Generator | None) -> dict[str, Tensor]:
+    direction = {}
+    for name, value in parameters.items():
+        value = value.detach()
+        draw = torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value)
+        rows = len(value) if value.dim() > 1 else 1
+        lengths = value.reshape(rows, -1).norm(dim=1) if value.numel() else value.new_zeros(rows)
+        drawn = draw.reshape(rows, -1).norm(dim=1).clamp(min=1e-30) if value.numel() else value.new_ones(rows)
+        direction[name] = (draw.reshape(rows, -1) * (lengths / drawn)[:, None]).reshape(value.shape)
+    return direction
+
+
+def _hessian_product(model: torch.nn.Module, loss: Loss, batch: Any) -> Callable[[Tensor], Tensor]:
+    parameters = trainable(model)
+    values = list(parameters.values())
+
+    def gradient(create_graph: bool = False) -> Tensor:
+        with torch.enable_grad():
+            found = torch.autograd.grad(loss(model, batch), values, create_graph=create_graph, allow_unused=True)
+        filled = (torch.zeros_like(v) if g is None else g for g, v in zip(found, values, strict=True))
+        return torch.cat([g.reshape(-1).double() for g in filled])
+
+    def by_difference(vector: Tensor) -> Tensor:
+        exact = max(torch.finfo(value.dtype).eps for value in values)
+        step = exact ** (1 / 3) * max(1.0, float(flatten(parameters).norm())) / float(vector.norm())
+        sides = []
+        for sign in (1, -1):
+            with Moved(parameters, unflatten(sign * step * vector, parameters)):
+                sides.append(gradient())
+        return (sides[0] - sides[1]) / (2 * step)
+
+    probe = torch.randn(flatten(parameters).shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    difference = by_difference(probe.to(values[0].device))
+    slope = gradient(create_graph=True)  # only now: moving the parameters spoils a graph made before
+
+    def by_derivative(vector: Tensor) -> Tensor:
+        found = torch.autograd.grad(slope @ vector, values, retain_graph=True, allow_unused=True)
+        filled = (torch.zeros_like(v) if g is None else g for g, v in zip(found, values, strict=True))
+        return torch.cat([g.reshape(-1).double() for g in filled])
+
+    # A stage that is differentiable once makes the second derivative an error, or, where it meets the constant gradient
+    # of the loss itself, silently leaves it out. So the derivative is believed only where a difference agrees with it.
+    try:
+        derivative = by_derivative(probe.to(slope))
+    except RuntimeError:
+        return by_difference
+    agree = float((derivative - difference).norm()) <= 0.05 * float(difference.norm())
+    return by_derivative if agree else by_difference

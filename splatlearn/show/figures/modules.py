@@ -1,0 +1,93 @@
+"""Figure i: a model's blocks drawn from its own modules, in the order they ran, with the shapes that left them."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from splatlearn.show.figures.style import BLUE, INK, ORANGE, RULE, SKY, SOFT, new_figure, styled
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MOST = 26  # blocks drawn of a long model
+
+
+class Block(NamedTuple):
+    """A module as it ran: its path in the model, class, output shape, count of parameters, and depth of nesting."""
+
+    path: str
+    kind: str
+    shape: tuple[int, ...]
+    parameters: int
+    depth: int
+
+
+def blocks_of(model: torch.nn.Module, run: Callable[[], Any]) -> list[Block]:
+    """What `run`, which calls the model, made of those of its modules that hold parameters, in order of first call."""
+    entered: list[str] = []
+    shapes: dict[str, tuple[int, ...]] = {}
+    named = {name: module for name, module in model.named_modules() if name and any(True for _ in module.parameters())}
+
+    def before(name: str) -> Callable[..., None]:
+        return lambda *_: entered.append(name) if name not in entered else None
+
+    def after(name: str) -> Callable[..., None]:
+        def keep(_module: Any, _inputs: Any, output: Any) -> None:
+            first = output[0] if isinstance(output, (tuple, list)) else output
+            if isinstance(first, torch.Tensor):
+                shapes[name] = tuple(first.shape)
+
+        return keep
+
+    hooks = [module.register_forward_pre_hook(before(name)) for name, module in named.items()]
+    hooks += [module.register_forward_hook(after(name)) for name, module in named.items()]
+    try:
+        with torch.no_grad():
+            run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [
+        Block(name, type(named[name]).__name__, shapes.get(name, ()), _size(named[name]), name.count("."))
+        for name in entered
+    ]
+
+
+def _size(module: torch.nn.Module) -> int:
+    return sum(value.numel() for value in module.parameters())
+
+
+@styled
+def modules_figure(blocks: list[Block], title: str) -> "Figure":
+    """The blocks from the input, on top, to the output; a block within another is indented."""
+    from matplotlib.patches import FancyBboxPatch
+
+    shown = blocks[:MOST]
+    figure = new_figure(0.34 * len(shown) + 0.9)
+    axes = figure.add_subplot()
+    for row, block in enumerate(shown):
+        left = 0.05 * block.depth
+        color = (BLUE, SKY, ORANGE, RULE)[min(block.depth, 3)]
+        box = FancyBboxPatch(
+            (left, row + 0.14),
+            0.62 - left,
+            0.72,
+            boxstyle="round,pad=0,rounding_size=0.01",
+            fc=color,
+            alpha=0.3,
+            ec=INK,
+        )
+        axes.add_patch(box)
+        axes.text(left + 0.012, row + 0.5, f"{block.kind}  {block.path}", va="center", fontsize=7.5)
+        axes.text(
+            0.65, row + 0.5, "×".join(map(str, block.shape)), va="center", family="DejaVu Sans Mono", fontsize=7.5
+        )
+        axes.text(0.99, row + 0.5, f"{block.parameters:,}", va="center", ha="right", fontsize=7.5, color=SOFT)
+    axes.set(xlim=(0, 1), ylim=(len(shown), -0.6))
+    axes.text(0.65, -0.2, "output", fontsize=7.5, color=SOFT)
+    axes.text(0.99, -0.2, "parameters", ha="right", fontsize=7.5, color=SOFT)
+    more = f" (the first {MOST} of {len(blocks)})" if len(blocks) > MOST else ""
+    axes.set_title(title + more)
+    axes.set_axis_off()
+    return figure

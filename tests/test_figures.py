@@ -1,0 +1,197 @@
+"""The figures: each shows what it was given, files come in all formats, and the planar learner's derivatives hold."""
+
+import math
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import torch
+
+from splatlearn.cli import main
+from splatlearn.commands import figures as command
+from splatlearn.commands import watched
+from splatlearn.landscape import landscape
+from splatlearn.line import LineTask, hard
+from splatlearn.line.landscape import NeuronPath
+from splatlearn.loop import fit
+from splatlearn.scene.colmap import ColmapScene
+from splatlearn.scene.gaussians import Gaussians
+from splatlearn.show import planar, sculpture
+from splatlearn.show.figures import style
+from splatlearn.show.figures.basins import basins_figure, measure
+from splatlearn.show.figures.bowl import bowl_figure, steps_shown
+from splatlearn.show.figures.chain import links_shown
+from splatlearn.show.figures.covariance import covariance_matrix
+from splatlearn.show.figures.fitting import fitting_figure
+from splatlearn.show.figures.hard import START, hard_figure
+from splatlearn.show.figures.line import line_figure
+from splatlearn.show.figures.modules import blocks_of, modules_figure
+from splatlearn.show.figures.pipeline import pipeline_figure
+from splatlearn.show.figures.slices import slices_figure
+from splatlearn.show.figures.timelapse import timelapse_figure, timelapse_frame
+
+
+def texts(figure: object) -> str:
+    """All that is written in a figure."""
+    from matplotlib.text import Text
+
+    return " | ".join(text.get_text() for text in figure.findobj(Text))  # type: ignore[attr-defined]
+
+
+def drawn(figure: object) -> np.ndarray:
+    picture = style.pixels(figure, dpi=50)  # type: ignore[arg-type]
+    assert picture.std() > 5, "the figure is blank"
+    return picture
+
+
+@pytest.fixture(scope="module")
+def line() -> tuple[LineTask, NeuronPath]:
+    task, path = LineTask(LineTask.Config(device="cpu", steps=225)), NeuronPath()
+    fit(task, 225, callbacks=[path], progress=False)
+    return task, path
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> watched.SceneRun:
+    folder = sculpture.write_folder(tmp_path_factory.mktemp("sculpture"), count=6)
+    return watched.train(ColmapScene.Config(path=str(folder)), steps=40, frames=8, progress=False)
+
+
+def test_the_line_is_drawn_where_it_is(line: tuple[LineTask, NeuronPath]) -> None:
+    task, path = line
+    figure = line_figure(task.points.x, task.points.y, path.points, 225, task.bowl.minimum)
+    assert "step 225: y =  1.949 x + 1.178" in texts(figure), "weight and bias are not told"
+    early = line_figure(task.points.x, task.points.y, path.points, 0, task.bowl.minimum)
+    assert "step 0: y = -1.000 x + 8.000" in texts(early), "the first guess is not told"
+    assert np.abs(drawn(figure).astype(float) - drawn(early)).mean() > 1, "the line does not move"
+
+
+def test_the_bowls_walk_grows(line: tuple[LineTask, NeuronPath]) -> None:
+    task, path = line
+    assert "first guess" in texts(bowl_figure(task.bowl, path.points, 10)) and steps_shown(225, 24)[0] == 0
+    assert steps_shown(225, 24)[-1] == 225, "the animation does not end at the last step"
+    assert not np.array_equal(
+        drawn(bowl_figure(task.bowl, path.points, 10)), drawn(bowl_figure(task.bowl, path.points))
+    )
+
+
+def test_trapped_and_escaping_are_told_as_measured() -> None:
+    told = texts(hard_figure())
+    begin = torch.tensor([START], dtype=torch.float64)
+    reached = [
+        int(hard.ends(walk, begin)[0]) == 0 for walk in hard.WALKS if walk.name not in ("Nesterov", "large steps")
+    ]
+    assert told.count("escapes") == sum(reached) >= 2 and told.count("trapped") == len(reached) - sum(reached) >= 1
+    labels = measure(8)
+    told = texts(basins_figure(labels))
+    for name, ends in labels.items():
+        assert name in told and f"{hard.success(ends):.0%}" in told, f"the share of {name} is not told"
+
+
+def test_a_covariance_has_its_axes() -> None:
+    matrix = covariance_matrix(2.0, 0.5, 30)
+    variances, vectors = np.linalg.eigh(matrix)
+    assert variances == pytest.approx([0.25, 4.0]), "standard deviations are not the axes' lengths"
+    assert abs(vectors[:, 1] @ [math.cos(math.pi / 6), 0.5]) == pytest.approx(1), "the long axis is turned elsewhere"
+
+
+def test_the_planar_gradient_by_hand_is_autograds() -> None:
+    target = planar.picture(12).double()
+    rows = planar.fit(target.float(), count=9, steps=5, keep=3).rows[-1].double().requires_grad_()
+    (by_autograd,) = torch.autograd.grad((planar.render(rows, 12) - target).square().mean(), rows)
+    by_hand, loss = planar.gradient(rows.detach(), target)
+    assert (by_autograd.abs().amax(dim=0) > 1e-6).all(), "a column of zeros is compared"
+    assert torch.allclose(by_hand, by_autograd, rtol=1e-11, atol=1e-15), "a formula in the docs is wrong"
+    assert loss == pytest.approx(float((planar.render(rows.detach(), 12) - target).square().mean()))
+
+
+def test_gaussians_learn_the_picture() -> None:
+    target = planar.picture(24)
+    fitted = planar.fit(target, count=60, steps=60, keep=5)
+    assert fitted.losses[-1] < 0.1 * fitted.losses[0], "nothing is learned"
+    assert fitted.steps[0] == 0 and fitted.steps[-1] == 60 and len(fitted.rows) == len(fitted.steps)
+    assert "60 Gaussians" in texts(figure := fitting_figure(target, fitted))
+    drawn(figure)
+
+
+def test_a_scene_emerges(scene: watched.SceneRun) -> None:
+    assert scene.steps[0] == 0 and scene.steps[-1] == 40 and len(scene.losses) == 40
+    errors = [float((picture - scene.photo / 255).abs().mean()) for picture in scene.pictures]
+    assert errors[-1] < 0.6 * errors[0], "the last picture is not nearer to the photograph"
+    drawn(timelapse_figure(scene.pictures, scene.steps, scene.photo))
+    assert f"step {scene.steps[3]}" in texts(
+        timelapse_frame(scene.pictures[3], scene.steps[3], scene.losses, scene.photo)
+    )
+
+
+def test_the_pipeline_shows_a_steps_own_results(scene: watched.SceneRun) -> None:
+    model = Gaussians(scene.snapshots[4])
+    figure = pipeline_figure(model, scene.camera, scene.photo, scene.task.scene.points)
+    told = texts(figure)
+    assert "Gaussians; the 9 that weigh most" in told and "5  error: loss 0." in told
+    drawn(figure)
+    assert all(value.grad is None for value in model.parameters()), "the figure leaves gradients behind"
+
+
+def test_a_landscapes_slices(line: tuple[LineTask, NeuronPath]) -> None:
+    task, path = line
+    snapshots = [{"weight": p[:1].reshape(1, 1), "bias": p[1:]} for p in path.points[::25].float()]
+    slices = [
+        landscape(
+            task.neuron, lambda model, batch: (model(batch.x) - batch.y).square().mean(), task.points, plane=kind,
+            trajectory=snapshots, size=5, progress=False,
+        )
+        for kind in ("random", "trajectory", "hessian")
+    ]  # fmt: skip
+    told = texts(figure := slices_figure(slices, "a neuron"))
+    assert "100.0% of variance" in told and "λ = 7.9 and 1.52" in told, "what the planes say is not told"
+    drawn(figure)
+
+
+def test_blocks_are_the_models_own() -> None:
+    layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model = torch.nn.Sequential(
+        torch.nn.Embedding(20, 8), torch.nn.TransformerEncoder(layer, 2), torch.nn.Linear(8, 20)
+    )
+    blocks = blocks_of(model.train(), lambda: model(torch.arange(6)[None]))
+    assert [block.path for block in blocks][:2] == ["0", "1"] and blocks[-1].path == "2", (
+        "the order is not that of the run"
+    )
+    assert blocks[-1].shape == (1, 6, 20) and blocks[-1].parameters == 8 * 20 + 20
+    told = texts(figure := modules_figure(blocks, "a Transformer"))
+    assert "TransformerEncoderLayer  1.layers.0" in told and "1×6×20" in told, "modules or shapes are missing"
+    assert not any(module._forward_hooks for module in model.modules()), "hooks are left in the model"
+    drawn(figure)
+
+
+def test_files_of_every_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["figures", "--only", "b,e,i,j", "--out", str(tmp_path), "--still"]) == 0
+    names = {"b_loss", "e_gaussian", "j_chain"}
+    assert {path.name for path in tmp_path.iterdir()} == {f"{n}.{kind}" for n in names for kind in style.FORMATS}
+    assert (tmp_path / "b_loss.svg").read_text().startswith("<?xml") and iio.imread(tmp_path / "b_loss.png").std() > 5
+    assert (tmp_path / "b_loss.pdf").read_bytes().startswith(b"%PDF")
+    told = capsys.readouterr().out
+    assert "wrote 9 files" in told and "no Transformer" in told, "what was left out is not told"
+
+
+def test_animations(tmp_path: Path, line: tuple[LineTask, NeuronPath]) -> None:
+    task, path = line
+    figures = (line_figure(task.points.x, task.points.y, path.points, step, task.bowl.minimum) for step in (0, 20, 225))
+    paths = style.animate(figures, tmp_path, "a", fps=2, dpi=40)
+    assert [p.suffix for p in paths] == [".mp4", ".gif"] and paths[0].stat().st_size > 1000
+    frames = iio.imread(paths[1])
+    assert len(frames) == 3 and np.abs(frames[0].astype(float) - frames[2]).mean() > 1, "the animation stands still"
+
+
+def test_a_chain_shows_the_links_that_work() -> None:
+    chain = command.Story().chains["line"]
+    assert [link.name for link in links_shown(chain)] == ["matmul", "add", "sub", "pow", "mean"]
+
+
+def test_what_makes_no_figures_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["figures", "--only", "z"]) == 1 and "got 'z'" in capsys.readouterr().err
+    assert main(["figures", "--run", str(tmp_path)]) == 1 and "not a run folder" in capsys.readouterr().err
+    (tmp_path / "config.yaml").write_text("task: line\n")
+    assert main(["figures", "--run", str(tmp_path), "--only", "h", "--out", str(tmp_path / "o")]) == 1
+    assert "not the run of a scene" in capsys.readouterr().err
