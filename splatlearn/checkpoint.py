@@ -233,6 +233,5 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 def _damaged(file: Path, reason: str) -> SplatlearnError:
     return SplatlearnError(
-        f"checkpoint file {file} cannot be used: {reason}; "
-        f"remove {file.parent} to go on from the checkpoint before it"
+        f"checkpoint file {file} cannot be used: {reason}; remove {file.parent} to go on from the checkpoint before it"
     )

@@ -141,9 +141,7 @@ def _build(cls: type, values: dict[str, Any], base: Any, prefix: str) -> Any:
 # ---- reading values ----
 
 
-def _read_tree(
-    cls: type, tree: dict[Any, Any], source: str, values: dict[str, Any], prefix: str = ""
-) -> None:
+def _read_tree(cls: type, tree: dict[Any, Any], source: str, values: dict[str, Any], prefix: str = "") -> None:
     """Check a YAML mapping against ``cls`` and put its values, converted, into the dotted ``values``."""
     leaves = {leaf.name: leaf for leaf in _leaves(cls)}
     for part, value in tree.items():
@@ -178,9 +176,7 @@ def _read_overrides(cls: type, overrides: Sequence[str], values: dict[str, Any])
         name = flag[2:].replace("-", "_")
         if name not in leaves:
             nearest = _nearest(name, leaves)
-            raise SplatlearnError(
-                f"command line: unknown key '{flag}'; the nearest valid one is '--{nearest}'"
-            )
+            raise SplatlearnError(f"command line: unknown key '{flag}'; the nearest valid one is '--{nearest}'")
         leaf = leaves[name]
         if not equals and words and not words[0].startswith("--"):
             text = words.pop(0)
@@ -253,9 +249,7 @@ class _Loader(yaml.SafeLoader):
         for name, _ in node.value:
             if isinstance(name, yaml.ScalarNode):
                 if name.value in seen:
-                    raise yaml.MarkedYAMLError(
-                        None, None, f"key '{name.value}' is there twice", name.start_mark
-                    )
+                    raise yaml.MarkedYAMLError(None, None, f"key '{name.value}' is there twice", name.start_mark)
                 seen.add(name.value)
         return super().construct_mapping(node, deep)
 

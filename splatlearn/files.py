@@ -29,9 +29,7 @@ def replacing(path: Path) -> Iterator[Path]:
             os.close(folder)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise SplatlearnError(
-            f"{path} could not be written ({reason}); what was there before is untouched."
-        ) from error
+        raise SplatlearnError(f"{path} could not be written ({reason}); what was there before is untouched.") from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -22,8 +22,7 @@ def create(run: Path) -> None:
         raise SplatlearnError(f"cannot make the run folder {run}: {error.strerror}") from error
     if occupied:
         raise SplatlearnError(
-            f"run folder {run} exists already; name another with --out, "
-            f"or go on with: splatlearn train --resume {run}"
+            f"run folder {run} exists already; name another with --out, or go on with: splatlearn train --resume {run}"
         )
 
 

@@ -1,4 +1,4 @@
-"""Adaptive density control: where the picture pulls hard on a Gaussian it is cloned or split, and what is useless is pruned."""
+"""Adaptive density control: Gaussians that the picture pulls hard are cloned or split, and the useless are pruned."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -62,7 +62,9 @@ class AdaptiveDensity:
             if not 0 <= self.stop <= 1:
                 raise SplatlearnError(f"densify.stop must be from 0 to 1, but is {self.stop}")
 
-    def __init__(self, config: Config, gaussians: Gaussians, optimizer: GaussianAdam, extent: float, steps: int) -> None:
+    def __init__(
+        self, config: Config, gaussians: Gaussians, optimizer: GaussianAdam, extent: float, steps: int
+    ) -> None:
         self.config = config
         self.gaussians = gaussians
         self.optimizer = optimizer

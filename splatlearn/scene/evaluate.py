@@ -35,7 +35,11 @@ def evaluate(
     views = []
     for camera in tqdm(cameras, desc="evaluating", unit="photo", disable=not progress):
         render, photo = task.render(camera).image.clamp(0, 1), task.scene.photo(camera).to(task.device)
-        view: dict[str, Any] = {"name": camera.name, "psnr": metrics.psnr(render, photo), "ssim": metrics.ssim(render, photo)}
+        view: dict[str, Any] = {
+            "name": camera.name,
+            "psnr": metrics.psnr(render, photo),
+            "ssim": metrics.ssim(render, photo),
+        }
         if lpips:
             view["lpips"] = metrics.lpips(render, photo)
         views.append(view)

@@ -78,7 +78,7 @@ class Gaussians(nn.Module):
         Args:
             points: [N, 3] float world; colors: [N, 3] uint8.
             init: "sfm": the point's colour, an isotropic scale from the 3 nearest neighbours, opacity 0.1 (Kerbl et al.
-                2023); "random": the scale varies about that by axis, and rotation, colour and opacity are drawn at random.
+                2023); "random": the scale varies about that by axis; rotation, colour and opacity are random.
             generator: for "random".
 
         Raises:

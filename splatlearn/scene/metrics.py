@@ -67,9 +67,7 @@ def _lpips_model(network: Network) -> Any:  # a torchmetrics module: its type is
         raise SplatlearnError("LPIPS needs the extra lpips: pip install 'splatlearn[lpips]'.") from error
     except OSError as error:
         reason = getattr(error, "reason", None) or error.strerror or error
-        raise SplatlearnError(
-            f"the weights of the LPIPS network {network} could not be had: {reason}."
-        ) from error
+        raise SplatlearnError(f"the weights of the LPIPS network {network} could not be had: {reason}.") from error
 
 
 def _pair(image: Image, target: Image, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:

@@ -144,9 +144,7 @@ def _read_header(file: BinaryIO, path: Path) -> _Header:
         raise SplatlearnError(f"{path} is not a PLY file: it does not begin with 'ply'.")
     while True:
         if file.tell() > HEADER_LIMIT or not (line := file.readline(HEADER_LIMIT)).endswith(b"\n"):
-            raise SplatlearnError(
-                f"{path} has a PLY header without end_header in its first {HEADER_LIMIT} bytes."
-            )
+            raise SplatlearnError(f"{path} has a PLY header without end_header in its first {HEADER_LIMIT} bytes.")
         words = line.decode("utf-8", "replace").split()
         match words:
             case ["end_header"]:
@@ -198,9 +196,7 @@ def _columns(file: BinaryIO, header: _Header, path: Path) -> dict[str, np.ndarra
     """The vertex values by property name, after checking that the file is long enough to hold them."""
     start = file.tell() + (header.skip if header.order else 0)
     size = os.fstat(file.fileno()).st_size
-    needed = (
-        start + header.count * header.stride - (0 if header.order else 1)
-    )  # the last newline may be missing
+    needed = start + header.count * header.stride - (0 if header.order else 1)  # the last newline may be missing
     if header.count and needed > size:
         raise SplatlearnError(
             f"{path} is too short: its header promises {header.count} vertices of {header.stride} bytes, "
@@ -211,18 +207,12 @@ def _columns(file: BinaryIO, header: _Header, path: Path) -> dict[str, np.ndarra
         return {name: np.empty(0, np.float32) for name in names}
     if header.order:
         file.seek(start)
-        table = np.fromfile(
-            file, [(name, header.order + kind) for name, kind in header.properties], header.count
-        )
+        table = np.fromfile(file, [(name, header.order + kind) for name, kind in header.properties], header.count)
         return {name: table[name] for name in names}
     try:
-        rows = np.loadtxt(
-            file, np.float64, comments=None, skiprows=header.skip, max_rows=header.count, ndmin=2
-        )
+        rows = np.loadtxt(file, np.float64, comments=None, skiprows=header.skip, max_rows=header.count, ndmin=2)
     except ValueError as error:
-        raise SplatlearnError(
-            f"{path} has text among its vertices that is not a table of numbers."
-        ) from error
+        raise SplatlearnError(f"{path} has text among its vertices that is not a table of numbers.") from error
     if rows.shape != (header.count, len(names)):
         raise SplatlearnError(
             f"{path} has {rows.shape[0]} rows of {rows.shape[1]} numbers, "
@@ -245,9 +235,7 @@ def _rest_count(names: Iterable[str], path: Path) -> int:
     rest = sum(name.startswith("f_rest_") for name in names)
     if rest not in REST_COUNTS:
         counts = ", ".join(map(str, REST_COUNTS))
-        raise SplatlearnError(
-            f"{path} has {rest} f_rest properties, expected one of {counts} (SH degree 0 to 4)."
-        )
+        raise SplatlearnError(f"{path} has {rest} f_rest properties, expected one of {counts} (SH degree 0 to 4).")
     return rest
 
 
@@ -266,9 +254,7 @@ def _checked(tensors: Mapping[str, torch.Tensor | np.ndarray], path: Path) -> di
     n = arrays["means"].shape[0] if arrays["means"].ndim else 0
     k = arrays["shN"].shape[1] + 1 if arrays["shN"].ndim == 3 else 1
     if k not in REST_COUNTS.values():
-        raise SplatlearnError(
-            f"{path} cannot be written: shN has {k - 1} coefficients, expected 0, 3, 8, 15 or 24."
-        )
+        raise SplatlearnError(f"{path} cannot be written: shN has {k - 1} coefficients, expected 0, 3, 8, 15 or 24.")
     shapes = {
         "means": (n, 3),
         "scales": (n, 3),

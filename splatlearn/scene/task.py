@@ -17,7 +17,6 @@ from splatlearn.scene.densify import AdaptiveDensity
 from splatlearn.scene.gaussians import NAMES, Gaussians, Rendering
 from splatlearn.scene.optimizer import GaussianAdam
 
-
 AHEAD = 2  # photographs that threads decode ahead, where not all fit into memory
 
 
