@@ -175,5 +175,5 @@ def neighbour_distances(points: np.ndarray, neighbours: int = 3) -> np.ndarray:
     count = min(neighbours, len(points) - 1)
     if count == 0:
         return np.full(len(points), max(size, 0.01))
-    distances = cKDTree(points).query(points, k=count + 1)[0][:, 1:]
+    distances = np.asarray(cKDTree(points).query(points, k=count + 1)[0])[:, 1:]
     return np.maximum(np.sqrt((distances**2).mean(axis=1)), floor)
