@@ -3,9 +3,9 @@
 The kernels are in emulator_kernels.cu; each test runs a program of them, in many schedules, under ASan, UBSan and TSan.
 The kernels of the package run under ASan and UBSan here, and under TSan by hand (no report is the right answer):
 
-    python setup.py build_emulator --out /tmp/emulated_tsan.so --sanitize thread
+    python setup.py build_emulator --out build/emulated_tsan.so --sanitize thread
     export PYTHONPATH=. LD_PRELOAD=$(g++ -print-file-name=libtsan.so) OMP_NUM_THREADS=1
-    python tests/run_kernels.py /tmp/emulated_tsan.so
+    python tests/run_kernels.py build/emulated_tsan.so
 """
 
 import os
