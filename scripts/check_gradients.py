@@ -1,4 +1,4 @@
-"""The command `splatlearn check-gradients`, for those who work from a checkout: python scripts/check_gradients.py ..."""
+"""The command `splatlearn check-gradients`, from a checkout: python scripts/check_gradients.py ..."""
 
 import sys
 

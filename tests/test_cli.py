@@ -141,6 +141,7 @@ def test_errors_are_one_sentence(run: Path, tmp_path: Path, capsys: pytest.Captu
     assert "'train'" in told(capsys, "trian", SCENE)
     assert "--photos" in told(capsys, "demo", "--photos", "1", "--out", str(tmp_path / "demo"))
     assert "--size" in told(capsys, "bench", "--size", "huge")
+    assert "--threads" in told(capsys, "bench", "--threads", "0")
 
 
 def test_scripts_do_what_commands_do(tmp_path: Path) -> None:

@@ -43,7 +43,9 @@ def run(words: list[str]) -> None:
     parser.add_argument("--peer-ms", type=float, help="a peer's milliseconds a step on this machine, for the ratio")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args(words)
-    if arguments.threads:
+    if arguments.threads is not None:
+        if arguments.threads < 1:
+            raise SplatlearnError(f"--threads must be at least 1, got {arguments.threads}")
         torch.set_num_threads(arguments.threads)
     if arguments.steps < 1:
         raise SplatlearnError(f"--steps must be at least 1, got {arguments.steps}")
