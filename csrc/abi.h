@@ -37,7 +37,7 @@ typedef struct {
     double radius_clip;                // Gaussians with both radii at or below it are culled, px
     double alpha_threshold;            // alpha below it is not drawn (0: never)
     const real *means;                 // [N,3] world
-    const real *quats;                 // [N,4] wxyz, any non-zero norm
+    const real *quats;                 // [N,4] wxyz, of a norm from 1e-12 to 1e12
     const real *scales;                // [N,3] standard deviations, world units
     const real *opacities;             // [N] 0..1
     const real *sh0;                   // [N,1,3] or null

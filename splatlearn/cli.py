@@ -32,17 +32,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         + "\n\n`splatlearn COMMAND --help` tells more.",
     )  # fmt: skip
     parser.add_argument("--version", action="version", version=f"splatlearn {splatlearn.__version__}")
-    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND")
-    parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    parser.add_argument("command", metavar="COMMAND")
     if not words:
         parser.print_help()
         return 0
     command = words[0]
-    if command not in COMMANDS and not command.startswith("-"):
+    if command in ("-h", "--help", "--version"):
+        parser.parse_args(words[:1])  # prints and exits
+    if command not in COMMANDS:
         nearest = max(COMMANDS, key=lambda name: difflib.SequenceMatcher(None, name, command).ratio())
         print(f"splatlearn: unknown command {command!r}; the nearest one is {nearest!r}", file=sys.stderr)
         return 1
-    parser.parse_args(words[:1])
     try:
         return _run(command, words[1:])
     except (SplatlearnError, NotImplementedError) as error:

@@ -139,6 +139,7 @@ def test_errors_are_one_sentence(run: Path, tmp_path: Path, capsys: pytest.Captu
     assert ".mp4" in told(capsys, "render", str(run), "--out", str(tmp_path / "film.avi"))
     assert "'sideways'" in told(capsys, "render", str(run), "--path", "sideways")
     assert "'train'" in told(capsys, "trian", SCENE)
+    assert "'--frob'" in told(capsys, "--frob")
     assert "--photos" in told(capsys, "demo", "--photos", "1", "--out", str(tmp_path / "demo"))
     assert "--size" in told(capsys, "bench", "--size", "huge")
     assert "--threads" in told(capsys, "bench", "--threads", "0")

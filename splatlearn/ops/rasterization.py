@@ -60,7 +60,7 @@ def rasterization(
     """Renders N 3D Gaussians into C images. Gradients flow to all float tensors, viewmats, Ks and backgrounds included.
 
     Args:
-        means: [N, 3] world. quats: [N, 4] wxyz, any non-zero norm. scales: [N, 3] linear, world units.
+        means: [N, 3] world. quats: [N, 4] wxyz, of a norm from 1e-12 to 1e12. scales: [N, 3] linear, world units.
         opacities: [N] in 0..1.
         colors: [N, D] or [C, N, D] features of any D; with `sh_degree`, spherical harmonics [N, K, 3], or a pair
             ([N, 1, 3], [N, K-1, 3]) which saves a concatenation.
