@@ -106,12 +106,14 @@ typedef struct {
     int64_t *tile_offsets;             // [C*B+1] out: where each tile's instances begin
     int32_t *row_ids;                  // [I] out: row of each instance, by tile, then depth, then row
     int64_t *slots;                    // [I] out: place of each instance in row-major order (rows of gradients)
+    int32_t *overflow;                 // CUDA: set to 1 where I is more than n_instances, else left as it is; may be null
 } splatlearn_BinWrite;
 
 // ---------------------------------------------------------------- rasterize
 typedef struct {
     splatlearn_Context context;
-    int64_t n_rows, n_cameras, n_instances;
+    int64_t n_rows, n_cameras;
+    int64_t n_instances;               // length of row_ids and of what follows them; where row_offsets[M] is more, no tile has a list
     int32_t width, height;
     int32_t channels;                  // D
     int32_t absgrad;                   // backward also sums absolute mean gradients
@@ -184,6 +186,7 @@ typedef struct {
     const splatlearn_Adam *groups;     // [n_groups] on the host; their contexts are not read
     int64_t n_rows;                    // rows that every group's tensors have, if `visible` is given
     const uint8_t *visible;            // [n_rows] rows to update, 1, or to leave as they are, 0; null: all
+    const int32_t *skip;               // on the device: where it is not 0 nothing is updated; may be null
 } splatlearn_AdamGroups;
 
 // The entry points: int splatlearn_NAME(const Params *). The CPU library also has splatlearn_isa_level(), the CUDA library

@@ -18,6 +18,7 @@ from splatlearn.commands import bench
 from splatlearn.errors import SplatlearnError
 from splatlearn.ops import bin as stage_bin
 from splatlearn.ops import native
+from splatlearn.ops import room as rooms
 from splatlearn.ops.adam import Group, adam_steps
 from splatlearn.ops.bin import bin as bin_tiles
 from splatlearn.ops.photometric import photometric_loss
@@ -88,6 +89,7 @@ import torch
 sys.path.insert(0, sys.argv[1])
 from test_cuda_kernels import draw, loss
 from splatlearn.ops import native
+from splatlearn.ops import room as rooms
 with native.emulated(Path(sys.argv[2])):
     results = {f"{name} {key}": value for name in ("67x67", "17-channels", "RGB+ED") for key, value in
                draw(name, torch.float32, absgrad=True).items()}
@@ -126,19 +128,19 @@ def test_any_order_of_threads_gives_the_same_bits(tmp_path: Path, emulated_libra
 def test_lists_made_ahead_are_those_made_exactly(
     name: str, capacity: int, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stage_bin, "_capacities", {})
+    monkeypatch.setattr(rooms, "_capacities", {})
     exact = draw(name, torch.float32)
     calls: list[str] = []
     call = native.call
     monkeypatch.setattr(native, "call", lambda stage, *rest: (calls.append(stage), call(stage, *rest))[1])
     for device in ("cpu", "cuda:0"):
-        stage_bin._capacities[torch.device(device)] = capacity
+        rooms._capacities[torch.device(device)] = capacity
     ahead = draw(name, torch.float32)
     again = capacity < len(exact["flatten_ids"])
     assert calls.count("rasterize_forward") == 1 + again, "not drawn again exactly where the room is too small"
     for key, value in exact.items():
         assert torch.equal(ahead[key], value), f"{key} depends on the room that its lists had"
-    assert min(stage_bin._capacities.values()) >= min(len(exact["flatten_ids"]), 1), "the room does not grow"
+    assert min(rooms._capacities.values()) >= min(len(exact["flatten_ids"]), 1), "the room does not grow"
 
 
 @pytest.mark.parametrize("backend", KERNELS, indirect=True)
@@ -199,8 +201,8 @@ def test_more_instances_than_can_be_numbered_are_refused(backend: str, monkeypat
     given = scenes.case("67x67").scene.to(torch.float32).arguments()
     _, _, meta = rasterization(**given)
     count = len(meta["flatten_ids"])
-    monkeypatch.setattr(stage_bin, "MAX_INSTANCES", count - 1)
-    monkeypatch.setattr(stage_bin, "_capacities", {})
+    monkeypatch.setattr(rooms, "MAX_INSTANCES", count - 1)
+    monkeypatch.setattr(rooms, "_capacities", {})
     with pytest.raises(SplatlearnError, match=rf"{count:,} .*need [\d,]+ bytes.* at most {count - 1:,}") as caught:
         rasterization(**given)
     assert "\n" not in str(caught.value), "the error is not one sentence"
@@ -215,7 +217,7 @@ def test_rows_of_no_camera_are_in_no_list(backend: str) -> None:
     inputs = native.BinInputs(native.context(tensors[0]), 4, 2, 16, 16, 1 / 255, *map(native.pointer, tensors))
     row_offsets = tensors[5].new_empty(5)
     native.call("bin_count", native.BinCount(inputs, row_offsets.data_ptr()), row_offsets)
-    lists = stage_bin._write(stage_bin._Counted(inputs, tuple(tensors), row_offsets, 2), 4)
+    lists = stage_bin._write(stage_bin._Counted(inputs, tuple(tensors), tensors[0], row_offsets, 2, 3), 4)
     assert lists.tile_offsets.tolist() == [0, 1, 2], "a row of no camera is drawn"
     assert lists.gaussian_ids[:2].tolist() == [0, 3], "a row is in another camera's list"
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import splatlearn
 from splatlearn.errors import SplatlearnError
-from splatlearn.ops import bin as stage_bin
+from splatlearn.ops import room as rooms
 from splatlearn.ops.rasterization import rasterization
 
 pytestmark = pytest.mark.usefixtures("backend")
@@ -243,7 +243,7 @@ def test_a_scene_too_large_for_memory_is_refused_before_it_is_allocated(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     scene = scenes.make(70, 600, 1024, 1024, degree=0, sizes_px=(500.0, 900.0), opacities=(0.9, 1.0))
-    monkeypatch.setattr(stage_bin, "available_memory", lambda: 10**7)
+    monkeypatch.setattr(rooms, "available_memory", lambda: 10**7)
     with pytest.raises(SplatlearnError, match=r"need [\d,]+ bytes") as caught:
         rasterization(**scene.to(torch.float32).arguments())
     assert "10,000,000" in str(caught.value), "the error does not say what is available"

@@ -21,9 +21,11 @@ template <class S> struct Groups {
     Group<S> group[kGroups];
     int n;
     const uint8_t *visible;  // rows, or null
+    const int32_t *skip;     // update nothing where it is not 0, or null
 };
 
 template <class S> SPLATLEARN_KERNEL __launch_bounds__(kThreads) void adam_kernel(Groups<S> groups) {
+    if (groups.skip && *groups.skip) return;
     int which = 0;
     while (which + 1 < groups.n && blockIdx.x >= groups.group[which + 1].first_block) ++which;
     const Group<S> &group = groups.group[which];
@@ -55,13 +57,14 @@ template <class S> int update_groups(const splatlearn_AdamGroups &p) {
         if (blocks > INT32_MAX) return kTooMany;
     }
     groups.visible = p.visible;
+    groups.skip = p.skip;
     return SPLATLEARN_LAUNCH((adam_kernel<S>), unsigned(blocks), kThreads, stream_of(p.context), groups);
 }
 
 }  // namespace
 
 int adam_groups(const splatlearn_AdamGroups &params) { return SPLATLEARN_BY_SCALAR(params, params.context, update_groups); }
-int adam(const splatlearn_Adam &params) { return adam_groups({params.context, 1, &params, 0, nullptr}); }
+int adam(const splatlearn_Adam &params) { return adam_groups({params.context, 1, &params, 0, nullptr, nullptr}); }
 int64_t adam_scratch(const splatlearn_Adam &) { return 0; }
 
 }  // namespace SPLATLEARN_NAMESPACE

@@ -219,6 +219,7 @@ template <class Key> struct ListParams {
     const int32_t *row_of_slot;
     const int64_t *row_offsets;
     int64_t n_rows, capacity, n_tiles;
+    int32_t *overflow;            // or null
     int64_t *tile_offsets, *out_slots;
     int32_t *row_ids;
 };
@@ -226,6 +227,7 @@ template <class Key> struct ListParams {
 template <class Key> SPLATLEARN_KERNEL __launch_bounds__(kThreads) void lists_kernel(ListParams<Key> p) {
     const int64_t k = int64_t(blockIdx.x) * kThreads + threadIdx.x;
     const int64_t instances = instances_of(p.row_offsets, p.n_rows, p.capacity);
+    if (k == 0 && p.overflow && p.row_offsets[p.n_rows] > p.capacity) *p.overflow = 1;
     if (k < instances) {
         const uint32_t slot = p.slots[k];
         p.out_slots[k] = slot;
@@ -298,7 +300,7 @@ template <class S, class Key> int write_with_keys(const splatlearn_BinWrite &out
                                   s.sort, s.sort_size, stream));
     }
     const ListParams<Key> lists = {s.sorted_tiles, s.sorted_slots, s.row_of_slot, out.row_offsets, in.n_rows, capacity, tiles,
-                                   out.tile_offsets, out.slots, out.row_ids};
+                                   out.overflow, out.tile_offsets, out.slots, out.row_ids};
     const int64_t threads = capacity > tiles + 1 ? capacity : tiles + 1;
     return SPLATLEARN_LAUNCH((lists_kernel<Key>), blocks_for(threads, kThreads), kThreads, stream, lists);
 }

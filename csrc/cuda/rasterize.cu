@@ -385,6 +385,9 @@ SPLATLEARN_KERNEL __launch_bounds__(kThreads, kResident<S>) void rasterize_backw
     }
 }
 
+// Whether the lists had room; else no Gaussian has a row.
+SPLATLEARN_DEVICE bool had_room(const splatlearn_RasterizeBackward &grad) { return grad.row_offsets[grad.in.n_rows] <= grad.in.n_instances; }
+
 // Sums columns first..first+N-1 of a Gaussian's rows from `begin`, every `stride`th.
 template <class S, int N>
 SPLATLEARN_DEVICE void sum_columns(const S *rows, int64_t begin, int64_t end, int stride, int columns, int first, S *sums) {
@@ -404,7 +407,7 @@ template <class S, int N> SPLATLEARN_DEVICE void store_columns(const BackwardPar
     if (first == 0) {
         S *v_mean = static_cast<S *>(grad.v_means2d) + 2 * row, *v_conic = static_cast<S *>(grad.v_conics) + 3 * row;
         S &v_opacity = static_cast<S *>(grad.v_opacities)[row];
-        if (grad.row_offsets[row] < grad.row_offsets[row + 1]) {
+        if (had_room(grad) && grad.row_offsets[row] < grad.row_offsets[row + 1]) {
             const Moments<S> moments = {sums[0], sums[1], sums[2], sums[3], sums[4], sums[5]};
             moments_backward<S>(p.packed[row].splat, moments, v_mean, v_conic, v_opacity);
         } else {  // in no list, and never packed
@@ -428,8 +431,8 @@ template <class S> SPLATLEARN_KERNEL __launch_bounds__(kThreads) void sum_rows_k
     const splatlearn_RasterizeBackward &grad = p.grad;
     const int64_t mine = int64_t(blockIdx.x) * kThreads + threadIdx.x;
     const int lane = threadIdx.x % kWarp, columns = kMoments + grad.in.channels + (grad.in.absgrad ? 2 : 0);
-    const bool exists = mine < grad.in.n_rows;
-    const int64_t begin = exists ? grad.row_offsets[mine] : 0, end = exists ? grad.row_offsets[mine + 1] : 0;
+    const bool exists = mine < grad.in.n_rows, listed = exists && had_room(grad);
+    const int64_t begin = listed ? grad.row_offsets[mine] : 0, end = listed ? grad.row_offsets[mine + 1] : 0;
     const bool large = end - begin > kOwnRows;
     const S *rows = static_cast<const S *>(grad.instance_rows);
     for (int first = 0; exists && !large && first < columns; first += N) {

@@ -31,9 +31,10 @@ def adam_step(
     lr: float,
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-15,
+    skip: Tensor | None = None,
 ) -> None:
     """Updates one parameter and its moments in place; see `adam_steps`."""
-    adam_steps([Group(parameter, gradient, exp_avg, exp_avg_sq, lr)], step=step, betas=betas, eps=eps)
+    adam_steps([Group(parameter, gradient, exp_avg, exp_avg_sq, lr)], step=step, betas=betas, eps=eps, skip=skip)
 
 
 @torch.no_grad()
@@ -44,6 +45,7 @@ def adam_steps(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-15,
     visible: Tensor | None = None,
+    skip: Tensor | None = None,
 ) -> None:
     """Updates each group's `parameter`, `exp_avg` and `exp_avg_sq` in place; on a CUDA device all groups in one launch.
 
@@ -54,6 +56,8 @@ def adam_steps(
         step: 1 for the first update.
         visible: [N] bool, rows (of the first dimension, which all parameters then share) to update; the others and
             their moments stay as they are. None: all.
+        skip: [1] int32: where it is not 0 nothing is updated; on a CUDA device it is not waited for. Such is
+            `splatlearn.ops.room.Room.overflow`, of a step that is to be made again. None: update.
 
     Raises:
         SplatlearnError: a tensor does not fit, is not contiguous, or step < 1.
@@ -68,15 +72,18 @@ def adam_steps(
         for group in checked:
             check_like("visible", visible, torch.bool, tuple(group.parameter.shape[:1]), group.parameter)
         visible = visible.contiguous()
+    if skip is not None:
+        check_like("skip", skip, torch.int32, (1,), first)
     if not native.runs_kernels(first):
-        for group in checked:
+        for group in checked if skip is None or not skip.item() else []:
             _update_on_cpu(group, step, betas, eps, visible)
         return
     for begin in range(0, len(checked), native.ADAM_GROUPS_MAX):
         structs = [_struct(group, step, betas, eps) for group in checked[begin : begin + native.ADAM_GROUPS_MAX]]
         rows = 0 if visible is None else visible.numel()
         array = (native.Adam * len(structs))(*structs)
-        params = native.AdamGroups(native.context(first), len(structs), array, rows, native.pointer(visible))
+        flags = map(native.pointer, [visible, skip])
+        params = native.AdamGroups(native.context(first), len(structs), array, rows, *flags)
         native.call("adam_groups", params, first)
 
 

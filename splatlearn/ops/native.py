@@ -68,7 +68,9 @@ class BinCount(Structure):
 
 
 class BinWrite(Structure):
-    _fields_ = _fields([("inputs", BinInputs), ("n_instances", c_int64)], "row_offsets tile_offsets row_ids slots")
+    _fields_ = _fields(
+        [("inputs", BinInputs), ("n_instances", c_int64)], "row_offsets tile_offsets row_ids slots overflow"
+    )
 
 
 class RasterizeInputs(Structure):
@@ -117,6 +119,7 @@ class AdamGroups(Structure):
         ("groups", POINTER(Adam)),
         ("n_rows", c_int64),
         ("visible", c_void_p),
+        ("skip", c_void_p),
     ]
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from splatlearn.errors import SplatlearnError
-from splatlearn.ops.bin import TILE, Ahead, Tiles, bin_ahead
+from splatlearn.ops.bin import TILE, Tiles, bin
 from splatlearn.ops.checks import check_tensor
 from splatlearn.ops.project import Projection, project
 from splatlearn.ops.rasterize import rasterize
@@ -79,7 +79,9 @@ def rasterization(
     Returns:
         render_colors [C, H, W, X], render_alphas [C, H, W, 1], and a dict of what happened: means2d (in the graph, px,
         takes retain_grad), radii, depths, conics, opacities, tiles_per_gauss, isect_offsets [C, tiles_y, tiles_x],
-        flatten_ids, width, height, tile_width, tile_height, tile_size, n_cameras.
+        flatten_ids, width, height, tile_width, tile_height, tile_size, n_cameras. On a CUDA device the host waits for
+        the length of flatten_ids alone; within a `splatlearn.ops.room.Room` not even for that: then they end in numbers
+        without a meaning.
 
     Raises:
         SplatlearnError: an argument of another shape, dtype or value, or lists too large for the memory.
@@ -102,20 +104,20 @@ def rasterization(
     rows, shown = _packed(projection, shown, ids) if ids is not None else (projection, shown)
     channels, backgrounds = _with_depth(render_mode, shown, rows.depths, backgrounds)
     cameras = viewmats.shape[0]
-    lists = bin_ahead(
+    tiles = bin(
         rows.means2d, rows.conics, rows.opacities, rows.depths, rows.radii, width, height,
         alpha_threshold=alpha_threshold, n_cameras=cameras, camera_ids=None if ids is None else ids[0],
-        channels=channels.shape[-1],
+        channels=channels.shape[-1], ahead=True,
     )  # fmt: skip
     render, alphas = rasterize(
-        rows.means2d, rows.conics, rows.opacities, channels, backgrounds, lists, width, height,
+        rows.means2d, rows.conics, rows.opacities, channels, backgrounds, tiles, width, height,
         n_cameras=cameras, alpha_threshold=alpha_threshold, transmittance_threshold=transmittance_threshold,
         absgrad=absgrad,
     )  # fmt: skip
     if render_mode.endswith("ED"):
         render = torch.cat([render[..., :-1], render[..., -1:] / alphas.clamp(min=1e-10)], dim=-1)
-    tiles = lists.tiles if isinstance(lists, Ahead) else lists
-    return render, alphas, _meta(rows, tiles, ids, cameras, width, height)
+    settled = tiles if tiles.ahead is None else tiles.ahead.tiles
+    return render, alphas, _meta(rows, settled, ids, cameras, width, height)
 
 
 def _refuse_unsupported(camera_model: str, arguments: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from torch.autograd.function import once_differentiable
 
 from splatlearn.errors import SplatlearnError
 from splatlearn.ops import native
-from splatlearn.ops.bin import TILE, Ahead, Tiles
+from splatlearn.ops.bin import TILE, Tiles
 from splatlearn.ops.checks import check_number, check_size, check_tensor
 
 MOMENTS = 6  # columns of a gradient row beside the colours, as the backends of this stage write it
@@ -20,7 +20,7 @@ def rasterize(
     opacities: Tensor,
     colors: Tensor,
     backgrounds: Tensor | None,
-    tiles: Tiles | Ahead,
+    tiles: Tiles,
     width: int,
     height: int,
     *,
@@ -59,7 +59,7 @@ def rasterize(
     check_number("alpha_threshold", alpha_threshold, 0, 1)
     check_number("transmittance_threshold", transmittance_threshold, 0, 1)
     n_tiles = n_cameras * -(-width // TILE) * -(-height // TILE)
-    _check_tiles(tiles.tiles if isinstance(tiles, Ahead) else tiles, flat[1].numel(), n_tiles)
+    _check_tiles(tiles, flat[1].numel(), n_tiles)
     if backgrounds is not None:
         backgrounds = check_tensor("backgrounds", backgrounds, (n_cameras, colors.shape[-1]), means2d)
     sizes = (n_cameras, width, height, alpha_threshold, transmittance_threshold, absgrad)
@@ -84,7 +84,7 @@ class _Rasterize(torch.autograd.Function):
         opacities: Tensor,
         colors: Tensor,
         backgrounds: Tensor | None,
-        lists: Tiles | Ahead,
+        tiles: Tiles,
         sizes: tuple[Any, ...],
     ) -> tuple[Tensor, Tensor]:
         ctx.given_means2d = means2d if sizes[-1] else None  # the very tensor that carries .absgrad
@@ -99,11 +99,12 @@ class _Rasterize(torch.autograd.Function):
             pointers = map(native.pointer, [render, alphas, transmittance, stops])
             native.call("rasterize_forward", native.RasterizeForward(inputs, *pointers), means2d)
 
-        draw(lists.tiles if isinstance(lists, Ahead) else lists)
-        if isinstance(lists, Ahead) and not lists.settle():
-            draw(lists.tiles)
-        tiles = lists.tiles if isinstance(lists, Ahead) else lists
-        ctx.save_for_backward(means2d, conics, opacities, colors, backgrounds, transmittance, stops, *tiles)
+        draw(tiles)
+        if tiles.ahead is not None:
+            if not tiles.ahead.settle():
+                draw(tiles.ahead.tiles)
+            tiles = tiles.ahead.tiles
+        ctx.save_for_backward(means2d, conics, opacities, colors, backgrounds, transmittance, stops, *tiles[:4])
         ctx.sizes = sizes
         return render, alphas
 

@@ -1,0 +1,152 @@
+"""Room for the lists of stage bin on CUDA: how much there is, and `Room`, with which a training step waits for nothing.
+
+How many instances (a Gaussian in a tile) a view has is known on the device alone, so the lists are written into room
+that earlier views have needed. `rasterization` waits for the count, and nothing else, before it returns. Within a
+`Room` it does not: lists that lack room stay empty, a flag on the device says so, and whatever is given the flag
+changes nothing until the host has learned of it. A training step, the same for every backend:
+
+    room = Room(device)
+    for step in ...:
+        if not room.settle():  # the step before lacked room and changed nothing
+            repeat(step - 1)  # with its batch and its number, from `with room:` on; there is room now
+        with room:
+            render, alphas, meta = rasterization(..., packed=False)
+        loss(render).backward()
+        seen += visible & (room.overflow == 0)  # so for whatever else a step counts or sums
+        adam_steps(groups, step=step, skip=room.overflow)
+
+and `settle` in the same way before anything else reads the parameters: a checkpoint, densification, an evaluation, the
+end. `settle` waits for the counts alone of the views since its last call, which a device has at the beginning of a
+step, so that it works on while the host prepares the next. Training with a room has the same bits as without.
+"""
+
+import os
+from contextvars import ContextVar, Token
+from types import TracebackType
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from splatlearn.errors import SplatlearnError
+from splatlearn.ops import native
+
+MAX_INSTANCES = 2**31 - 1  # on CUDA, where an instance's number has 32 bits
+# Scratch bytes an instance while the CUDA kernels sort: two keys, two values and a row, and the sort's own buffers.
+SORT_BYTES = 28
+
+# Instances to make room for, by device: a quarter more than a view has needed, slowly forgotten.
+_capacities: dict[torch.device, int] = {}
+_current: ContextVar["Room | None"] = ContextVar("room", default=None)
+
+
+def capacity(device: torch.device) -> int | None:
+    """Instances to make room for before a view's own number is known; None before the first view."""
+    return _capacities.get(device)
+
+
+def remember(device: torch.device, instances: int) -> None:
+    """Notes what a view has needed."""
+    before = _capacities.get(device, 0)
+    _capacities[device] = min(max(instances + instances // 4 + 1024, before - before // 64), MAX_INSTANCES)
+
+
+class Arriving:
+    """A number on its way from the device; the host need not wait for it before it is asked for."""
+
+    def __init__(self, number: Tensor) -> None:
+        self._number, self._event = number, None
+        if number.is_cuda:
+            self._number = torch.empty_like(number, device="cpu", pin_memory=True).copy_(number, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record(torch.cuda.current_stream(number.device))
+
+    def wait(self) -> int:
+        if self._event is not None:
+            self._event.synchronize()
+        return int(self._number)
+
+
+class _Pending(NamedTuple):
+    """A view whose lists were written before their length was known."""
+
+    instances: Arriving
+    capacity: int
+    like: Tensor  # of the view's dtype and device
+    channels: int
+
+
+class Room:
+    """While `with room:` lasts, `rasterization` on the room's device waits for nothing; see the head of this file."""
+
+    def __init__(self, device: torch.device | str) -> None:
+        self.overflow = torch.zeros(1, dtype=torch.int32, device=device)  # 1: a view since `settle` lacked room
+        self._pending: list[_Pending] = []
+        self._tokens: list[Token[Room | None]] = []
+
+    def __enter__(self) -> "Room":
+        self._tokens.append(_current.set(self))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        _current.reset(self._tokens.pop())
+
+    def settle(self) -> bool:
+        """Whether all views since the last call had room; if not, they have it the next time.
+
+        Raises:
+            SplatlearnError: a view's lists and their gradients would not fit into memory.
+        """
+        pending, self._pending = self._pending, []
+        counts = [view.instances.wait() for view in pending]
+        lacking = [(view, n) for view, n in zip(pending, counts, strict=True) if n > view.capacity]
+        if lacking:
+            self.overflow.zero_()
+        for view, instances in lacking:
+            refuse_if_too_large(instances, view.like, view.channels)
+        for instances in counts:
+            remember(self.overflow.device, instances)
+        return not lacking
+
+    def expect(self, instances: Tensor, capacity: int, like: Tensor, channels: int) -> None:
+        """For stage bin: notes a view that is written into this room."""
+        self._pending.append(_Pending(Arriving(instances), capacity, like, channels))
+
+
+def current(device: torch.device) -> Room | None:
+    """The room that views on `device` are to be written into without waiting."""
+    room = _current.get()
+    return room if room is not None and room.overflow.device == device else None
+
+
+def refuse_if_too_large(instances: int, like: Tensor, channels: int) -> None:
+    """Refuses before allocating: an instance takes its lists, the scratch memory of sorting, and a row of gradients."""
+    kernels = native.runs_kernels(like)
+    needed = instances * (12 + (SORT_BYTES if kernels else 0) + like.element_size() * (channels + 8))
+    if kernels and instances > MAX_INSTANCES:
+        raise SplatlearnError(
+            f"this view has {instances:,} Gaussian-tile instances, whose lists and gradients need {needed:,} bytes, "
+            f"but the CUDA kernels take at most {MAX_INSTANCES:,} instances; render it smaller or with fewer Gaussians"
+        )
+    if instances < 1 << 20:
+        return  # at most tens of megabytes: not worth asking the system
+    available = _available_on_card(like.device) if like.is_cuda else available_memory()
+    if needed > available:
+        raise SplatlearnError(
+            f"this view has {instances:,} Gaussian-tile instances, whose lists and gradients need {needed:,} bytes, "
+            f"but only {available:,} bytes of memory are available; render it smaller or with fewer Gaussians"
+        )
+
+
+def _available_on_card(device: torch.device) -> int:
+    """Bytes that a CUDA device has free, and those that PyTorch holds of it without using them."""
+    return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def available_memory() -> int:
+    """Bytes of memory that can still be had without swapping."""
+    try:
+        with open("/proc/meminfo") as lines:
+            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
