@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "show": BASE | {"line", "scene", "text", "ops", "landscape", "gradients"},
 }  # all else is the outermost layer, as the command line is: it may import all of these, and none of these it
 
-LAZY = {"pycolmap", "scipy", "matplotlib", "imageio", "imageio_ffmpeg", "jsonargparse"}
+LAZY = {"pycolmap", "scipy", "matplotlib", "imageio", "imageio_ffmpeg", "jsonargparse", "tokenizers"}
 
 MAY_INCLUDE = {
     "math": {"math"},

@@ -37,7 +37,7 @@ def available() -> list[str]:
     """The learners of this installation."""
     from importlib.util import find_spec
 
-    return ["line", "scene"] + ["text"] * (find_spec("splatlearn.text") is not None)
+    return ["line", "scene"] + ["text"] * (find_spec("splatlearn.text.task") is not None)
 
 
 def check(task: str, progress: bool = False) -> Chain:

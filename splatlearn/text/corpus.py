@@ -1,0 +1,149 @@
+"""A corpus: text as two long arrays of tokens, one to learn from and one held out, read from disk as they are needed.
+
+Tokens are kept in a cache, as encoding a large text takes minutes: ``$XDG_CACHE_HOME/splatlearn/text/KEY`` (by default
+below ``~/.cache``), or the folder that ``cache`` names, but never the folder of the text. KEY is a hash of the text and
+of all that decides its tokens, so that nothing in the cache is ever stale; files are written whole or not at all and
+checked against their SHA-256 when they are opened. A cache can be deleted at any time.
+"""
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from splatlearn.config import key
+from splatlearn.errors import SplatlearnError
+from splatlearn.files import replacing
+from splatlearn.text.documents import Part, gather, sha256_of, split, text_of
+from splatlearn.text.tokenizers import BYTES, Tokenizer, TokenizerKind, from_state, make_tokenizer
+
+FORMAT = 1
+INDEX = "tokens.json"
+
+
+class Corpus:
+    """A text's tokens.
+
+    train, test: [N] memory-mapped uint16, or uint32 for a vocabulary above 65,536; nothing of one is in the other.
+    tokenizer; sha256 of the text; test_bytes, the UTF-8 bytes of what is held out; summary, a sentence to print.
+
+    Raises SplatlearnError for a text that is missing, empty, too short or not UTF-8.
+    """
+
+    @dataclass
+    class Config:
+        """Which text, and how it becomes tokens."""
+
+        path: str = key("", "a UTF-8 file, or a folder of them; empty: the topics of Python's own documentation")
+        tokenizer: TokenizerKind = key("character", "what a token is")
+        vocabulary: int = key(1024, "tokens that bpe learns from the text")
+        holdout: float = key(0.1, "share of the text that is held out")
+        seed: int = key(0, "seed of the choice of documents that are held out")
+        cache: str = key("", "folder of the token cache; empty: splatlearn/text in the user's cache folder")
+
+        def __post_init__(self) -> None:
+            if self.vocabulary < BYTES:
+                raise SplatlearnError(f"'data.vocabulary' must be at least {BYTES}, got {self.vocabulary}")
+            if not 0 < self.holdout < 1:
+                raise SplatlearnError(f"'data.holdout' must be above 0 and below 1, got {self.holdout}")
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        documents, self.sha256 = gather(config.path)
+        settings: dict[str, Any] = {"format": FORMAT, "text": self.sha256, "tokenizer": config.tokenizer}
+        settings |= {"holdout": config.holdout, "seed": config.seed}
+        if config.tokenizer == "bpe":
+            settings["vocabulary"] = config.vocabulary
+        self.folder = cache_folder(config.cache) / _hash_of(settings)[:32]
+        index = _read_index(self.folder)
+        if index is None:
+            index = self._build(*split(documents, config.holdout, config.seed), documents)
+        self.tokenizer = from_state(index["tokenizer"])
+        self.train, self.test = (
+            np.memmap(self.folder / f"{side}.bin", dtype=index["dtype"], mode="r") for side in ("train", "test")
+        )
+        self.train_bytes, self.test_bytes = (int(index["files"][side]["text_bytes"]) for side in ("train", "test"))
+        self.summary = (
+            f"{_name_of(config.path)}: {len(documents)} document{'s' * (len(documents) > 1)}, "
+            f"{self.train_bytes + self.test_bytes:,} bytes, SHA-256 {self.sha256[:16]}; {len(self.train):,} tokens to "
+            f"learn from and {len(self.test):,} held out, of {self.tokenizer.vocabulary:,} kinds"
+        )
+
+    def _build(self, train: Sequence[Part], test: Sequence[Part], documents: Sequence[Any]) -> dict[str, Any]:
+        """Encodes both sides into the cache; returns its index, which is written last."""
+        whole = [Part(document) for document in documents] if self.config.tokenizer == "character" else train
+        tokenizer = _tokenizer_for(self.config, whole)
+        dtype = "uint16" if tokenizer.vocabulary <= 1 << 16 else "uint32"
+        index: dict[str, Any] = {"format": FORMAT, "dtype": dtype, "tokenizer": tokenizer.state(), "files": {}}
+        total = sum(document.characters for document in documents)
+        try:
+            with tqdm(total=total, desc="encoding the text", unit="character", unit_scale=True, leave=False) as bar:
+                for side, parts in (("train", train), ("test", test)):
+                    path = self.folder / f"{side}.bin"
+                    written = _write_tokens(path, text_of(parts), tokenizer, dtype, bar)
+                    index["files"][side] = {"text_bytes": written, "sha256": sha256_of(path)}
+            with replacing(self.folder / INDEX) as temporary:
+                temporary.write_text(json.dumps({**index, "seal": _hash_of(index)}), encoding="utf-8")
+        except SplatlearnError as error:
+            if isinstance(error.__cause__, OSError):
+                raise SplatlearnError(f"{error} 'data.cache' names another folder for the tokens.") from error
+            raise
+        return index
+
+
+def cache_folder(chosen: str = "") -> Path:
+    """Where tokens are kept: the folder chosen, or splatlearn/text in the user's cache folder."""
+    if chosen:
+        return Path(chosen).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    root = Path(base) if os.path.isabs(base) else Path("~/.cache").expanduser()  # a relative one does not count (XDG)
+    return root / "splatlearn" / "text"
+
+
+def _tokenizer_for(config: Corpus.Config, parts: Sequence[Part]) -> Tokenizer:
+    """Byte pairs are learned from what is learned from; the alphabet is that of the whole text."""
+    if config.tokenizer == "character":
+        alphabet: set[str] = set("\n") if len(parts) > 1 else set()  # documents have empty lines between them
+        for piece in text_of(parts):
+            alphabet.update(piece)
+        return make_tokenizer(config.tokenizer, sorted(alphabet))
+    return make_tokenizer(config.tokenizer, text_of(parts), config.vocabulary)
+
+
+def _write_tokens(path: Path, pieces: Iterator[str], tokenizer: Tokenizer, dtype: str, bar: "tqdm[Any]") -> int:
+    """Writes the tokens of a text; returns its bytes in UTF-8."""
+    count = 0
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        for piece in pieces:
+            file.write(tokenizer.array(piece).astype(dtype).tobytes())
+            count += len(piece.encode("utf-8"))
+            bar.update(len(piece))
+    return count
+
+
+def _read_index(folder: Path) -> dict[str, Any] | None:
+    """The index of a cache that is whole, or None: then it is made again."""
+    try:
+        index = json.loads((folder / INDEX).read_bytes())
+        seal = index.pop("seal")
+        whole = seal == _hash_of(index) and all(
+            sha256_of(folder / f"{side}.bin") == index["files"][side]["sha256"] for side in ("train", "test")
+        )
+    except (OSError, ValueError, AttributeError, KeyError, TypeError):
+        return None
+    return dict(index) if whole else None
+
+
+def _hash_of(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _name_of(path: str) -> str:
+    return path or f"the documentation topics of Python {platform.python_version()}"

@@ -1,0 +1,238 @@
+"""Corpora: nothing held out is learned from, cached tokens are those of the text, bad text is told in a sentence."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from splatlearn.errors import SplatlearnError
+from splatlearn.text import corpus as corpora
+from splatlearn.text import documents
+from splatlearn.text.corpus import Corpus, cache_folder
+from splatlearn.text.documents import Document, gather, paragraphs, split, text_of
+from splatlearn.text.tokenizers import KINDS
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder
+
+
+def lines(count: int, word: str = "line") -> str:
+    return "".join(f"{word} {i} é\n" for i in range(count))
+
+
+def read(path: Path | str = "", **keys: object) -> Corpus:
+    return Corpus(Corpus.Config(path=str(path), **keys))  # type: ignore[arg-type]
+
+
+# ---- what is learned from and what is held out ----
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_files_tail_is_held_out(kind: str, tmp_path: Path) -> None:
+    text = lines(500)
+    path = tmp_path / "a.txt"
+    path.write_text(text)
+    found = read(path, tokenizer=kind, vocabulary=300)
+    cut = int(len(text) * 0.9)
+    assert found.tokenizer.decode(found.train.tolist()) == text[:cut], "it is not the first nine tenths that is learned"
+    assert found.tokenizer.decode(found.test.tolist()) == text[cut:], "it is not the last tenth that is held out"
+    assert found.test_bytes == len(text[cut:].encode()), "bits per byte would be of other bytes"
+    assert isinstance(found.train, np.memmap) and found.train.dtype == np.uint16 and found.train.ndim == 1
+
+
+def test_a_large_vocabulary_takes_wider_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("".join(map(chr, range(0x10000, 0x10000 + 70_000))))
+    found = read(path)
+    assert found.train.dtype == np.uint32 and int(found.test.max()) == 69_999, "tokens above 65,535 are cut off"
+
+
+def test_whole_documents_of_a_folder_are_held_out(tmp_path: Path) -> None:
+    for name in "abcdefghij":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.md").write_text(lines(100, name))
+    found = read(tmp_path, holdout=0.2)
+    text = found.tokenizer.decode(found.test.tolist())
+    words = {line.split()[0] for line in text.splitlines() if line}
+    learned = found.tokenizer.decode(found.train.tolist())
+    assert len(words) == 2 and not any(f"{word} 1 " in learned for word in words), "a held-out document is learned from"
+    assert sum(word in learned for word in (f"{name} 99 é\n" for name in "abcdefghij")) == 8, "a document is lost"
+    other = read(tmp_path, holdout=0.2, seed=1)
+    assert other.tokenizer.decode(other.test.tolist()) != text, "the seed has no effect"
+
+
+@pytest.mark.parametrize("copies", [2, 5])
+def test_copies_are_never_on_both_sides(copies: int, tmp_path: Path) -> None:
+    for i in range(copies):
+        (tmp_path / f"{i}.txt").write_text(lines(200))
+    found = read(tmp_path, holdout=0.1)
+    train, test = (found.tokenizer.decode(side.tolist()) for side in (found.train, found.test))
+    assert len(test) > 100 and test.strip() not in train, "what is held out is learned from its copy"
+
+
+def test_pythons_topics_are_parted_without_overlap() -> None:
+    topics, _ = gather("")
+    for seed in range(5):
+        train, test = split(topics, 0.1, seed)
+        learned, held = (set().union(*(paragraphs(part.document.text) for part in side)) for side in (train, test))
+        assert len(held) > 50 and not learned & held, "a paragraph is both learned and held out"
+        names = sorted(part.document.name for part in [*train, *test])
+        assert names == sorted(topic.name for topic in topics), "a topic is lost or cut"
+        sizes = [sum(part.document.characters for part in side) for side in (train, test)]
+        assert 0.05 < sizes[1] / sum(sizes) <= 0.1, "another share is held out"
+    assert len({topic.group for topic in topics}) < len(topics), "no topics repeat each other: the test shows nothing"
+
+
+def test_the_embedded_corpus_tells_its_hash() -> None:
+    found = read()
+    assert 300_000 < len(found.train) < 600_000 and found.sha256[:16] in found.summary, "the corpus' hash is not told"
+    assert f"{len(found.train):,} tokens" in found.summary and "Python 3." in found.summary
+
+
+def test_pieces_make_up_the_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "BLOCK", 7)  # so that blocks end within characters
+    text = "ééé漢字\r\nb" * 9 + "\n" + "🐈" * 20
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    document = Document("a", "a", path)
+    assert document.characters == len(text), "the byte order mark is counted, or a character is lost"
+    for begin, end in ((0, None), (5, 30), (0, 0), (17, 18), (60, None), (0, 1000)):
+        assert "".join(document.pieces(begin, end)) == text[begin:end], "a part is not the one asked for"
+    assert max(map(len, document.pieces())) < 30, "a file is read at once"
+
+
+def test_documents_are_kept_apart() -> None:
+    parts, _ = split([Document(str(i), str(i), text=f"{i}{i}\n") for i in range(9)], 0.2, 0)
+    text = "".join(text_of(parts))
+    assert text.count("\n\n\n") == len(parts) - 1, "one document runs into the next"
+
+
+# ---- the cache ----
+
+
+def test_tokens_are_encoded_once(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text(lines(50))
+    first = read(path, tokenizer="bpe", vocabulary=300)
+    assert first.folder.is_relative_to(own_cache) and os.listdir(tmp_path) == ["a.txt"], "the cache is elsewhere"
+    monkeypatch.setattr(corpora, "make_tokenizer", None)  # whatever is encoded again fails
+    again = read(path, tokenizer="bpe", vocabulary=300)
+    assert np.array_equal(first.train, again.train) and again.tokenizer.state() == first.tokenizer.state()
+    assert again.summary == first.summary and again.test_bytes == first.test_bytes
+
+
+def test_another_text_or_setting_has_tokens_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text(lines(50))
+    settings: list[dict[str, object]] = [{}, {"tokenizer": "byte"}, {"holdout": 0.3}, {"seed": 1}]
+    settings += [{"tokenizer": "bpe", "vocabulary": size} for size in (300, 301)]
+    folders = [read(path, **keys).folder for keys in settings]
+    path.write_text(lines(51))
+    folders.append(read(path).folder)
+    assert len(set(folders)) == len(folders), "tokens of one text or setting are taken for those of another"
+    assert read(path).tokenizer.decode(read(path).test.tolist()).endswith("line 50 é\n"), "old tokens of a changed text"
+
+
+@pytest.mark.parametrize("name", ["train.bin", "test.bin", "tokens.json"])
+@pytest.mark.parametrize("how", ["flipped", "cut", "gone"])
+def test_a_damaged_cache_is_made_again(name: str, how: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text(lines(50))
+    before = read(path)
+    train, file = before.train.copy(), before.folder / name
+    content = bytearray(file.read_bytes())
+    if how == "gone":
+        file.unlink()
+    else:
+        content[len(content) // 2] ^= 1
+        file.unlink()  # the file is mapped: another one takes its place
+        file.write_bytes(content if how == "flipped" else content[: len(content) // 2])
+    again = read(path)
+    assert np.array_equal(again.train, train), "damaged tokens are believed"
+    assert again.tokenizer.state() == before.tokenizer.state(), "a damaged tokenizer is believed"
+
+
+def test_a_cache_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(lines(50))
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(SplatlearnError, match="could not be written .*'data.cache' names another folder"):
+        read(tmp_path / "a.txt", cache=str(tmp_path / "file"))
+
+
+def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    for value in ("", "relative"):
+        monkeypatch.setenv("XDG_CACHE_HOME", value)
+        assert cache_folder() == Path("/home/somebody/.cache/splatlearn/text"), "not the user's cache folder"
+    assert cache_folder("~/mine") == Path("/home/somebody/mine"), "the folder that was asked for is not taken"
+
+
+# ---- bad text ----
+
+
+def test_bad_text_is_told_in_a_sentence(tmp_path: Path) -> None:
+    def written(name: str, content: bytes) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+        return path
+
+    (tmp_path / "empty").mkdir()
+    cases = [
+        (tmp_path / "nowhere.txt", "nowhere.txt is no file or folder of text"),
+        (written("a.txt", b""), "a.txt is empty"),
+        (written("bom.txt", b"\xef\xbb\xbf"), "a text of 0 characters is too short"),
+        (written("one.txt", b"x"), "a text of 1 characters is too short to hold out 0.1"),
+        (written("latin.txt", b"caf\xe9 au lait"), "latin.txt is not UTF-8 text: byte 3 does not"),
+        (written("cut.txt", "né".encode()[:-1]), "cut.txt is not UTF-8 text: byte 1 does not"),
+        (written("far.txt", b"a" * (1 << 20) + b"\xff"), "far.txt is not UTF-8 text: byte 1,048,576 does"),
+        (written("wide.txt", "wide".encode("utf-16")), "wide.txt is not UTF-8 text: byte 0 does"),
+        (tmp_path / "empty", "empty holds no text"),
+        (written("pictures/a.jpg", b"\xff\xd8\xff\xe0").parent, "pictures holds no text"),
+        (written("hidden/.a.txt", b"hidden").parent, "hidden holds no text"),
+        (written("mixed/a.md", b"good").parent / "a.md" / "deeper", "is no file or folder"),
+    ]
+    for path, message in cases:
+        with pytest.raises(SplatlearnError, match=message):
+            read(path)
+    written("bad/a.py", b"print()\n" * 10)
+    written("bad/b.md", b"\xff")
+    with pytest.raises(SplatlearnError, match="b.md is not UTF-8 text: byte 0"):
+        read(tmp_path / "bad")
+
+
+def test_pictures_beside_the_text_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "code.py").write_text(lines(30))
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0")
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "config").write_text("[core] secret\n")
+    found = read(tmp_path)
+    text = found.tokenizer.decode([*found.train.tolist(), *found.test.tolist()])
+    assert text == lines(30), "something else than the text is learned"
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"holdout": 0.0}, "'data.holdout' must be above 0 and below 1, got 0.0"),
+        ({"holdout": 1.0}, "'data.holdout' must be above 0 and below 1, got 1.0"),
+        ({"vocabulary": 100}, "'data.vocabulary' must be at least 256, got 100"),
+    ],
+)
+def test_bad_settings_are_named(keys: dict[str, float], message: str) -> None:
+    with pytest.raises(SplatlearnError, match=message):
+        Corpus.Config(**keys)  # type: ignore[arg-type]
+
+
+def test_nothing_half_written_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"a" * 3_000_000 + b"\xff")  # bad only at the end, when tokens have been written
+    monkeypatch.setattr(Document, "characters", 3_000_001)
+    with pytest.raises(SplatlearnError, match="byte 3,000,000"):
+        read(path, tokenizer="byte", cache=str(tmp_path / "cache"))
+    assert not list((tmp_path / "cache").rglob("*.*")), "tokens of half a text are left in the cache"
