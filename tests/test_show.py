@@ -1,10 +1,7 @@
-"""Pictures, videos and the report: whole, the right way up, and never running a stranger's HTML."""
+"""Pictures, videos and charts: whole, the right way up, and to scale."""
 
-import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
-from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -12,10 +9,8 @@ import torch
 from PIL import Image
 
 from splatlearn.errors import SplatlearnError
-from splatlearn.show import report
 from splatlearn.show.charts import curve, short
-from splatlearn.show.pictures import GAP, caption, contact_sheet, save_png, side_by_side, to_uint8
-from splatlearn.show.report import write_report
+from splatlearn.show.pictures import GAP, caption, contact_sheet, error_map, save_png, side_by_side, to_uint8
 from splatlearn.show.video import write_video
 
 
@@ -64,6 +59,16 @@ def test_side_by_side_layout_and_error() -> None:
     assert side_by_side(photo, render, magnify=0).shape == (60, 2 * 80 + GAP, 3), "magnify 0 keeps an error panel"
     with pytest.raises(SplatlearnError, match="80x60 and 60x80"):
         side_by_side(photo, photo.transpose(1, 0, 2))
+
+
+def test_an_error_map_is_to_scale() -> None:
+    photo = np.full((2, 3, 3), 100, np.uint8)
+    render = photo.copy()
+    render[0, 0], render[0, 1], render[0, 2] = 110, 120, 255
+    drawn = error_map(photo, render, magnify=4).astype(int).sum(axis=2)
+    assert (drawn[1] == 36).all() and drawn[0, 0] < drawn[0, 1] < drawn[0, 2], "a larger error is not brighter"
+    assert drawn[0, 2] == 252 + 250 + 190, "beyond the end of the scale it is not the last colour"
+    assert np.array_equal(error_map(render, photo), error_map(photo, render)), "too bright and too dark differ"
 
 
 def test_caption_writes_in_the_corner_and_leaves_the_input() -> None:
@@ -244,165 +249,3 @@ def test_long_noisy_curves_are_thinned_and_smoothed() -> None:
 def test_short_numbers() -> None:
     shown = [short(v) for v in (0, 48213, 26.826, 0.0103, 1.2e-5, 1234.5, -0.25, 2.5e9)]
     assert shown == ["0", "48,213", "26.83", "0.0103", "1.2e-05", "1,234", "-0.25", "2.5e+09"], "numbers are unreadable"
-
-
-# ---- report ----
-
-
-class Page(HTMLParser):
-    """Collects tags, sources and text, and notices tags that do not close."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(path.read_text(encoding="utf-8"))
-        assert not self.open, f"tags stay open: {self.open}"
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "img", "path", "polyline", "polygon"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open and self.open.pop() == tag, f"{tag} closes what is not open"
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        if not self.open or self.open[-1] not in ("script", "style"):
-            self.text += data
-
-    def all(self, tag: str, key: str) -> list[str]:
-        return [attrs[key] or "" for name, attrs in self.tags if name == tag and key in attrs]
-
-
-def scene_run(folder: Path) -> Path:
-    run = folder / "fox run"
-    (run / "eval").mkdir(parents=True)
-    (run / "config.yaml").write_text("task: scene\nsteps: 7000\ndata:\n  path: scenes/fox\n")
-    lines = [{"step": s, "loss": 1 / s, "psnr": 20.0 + s / 100, "num_gaussians": 900 + s} for s in range(1, 101)]
-    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 101, "lo')
-    views = [
-        {"name": "sub/a.jpg", "psnr": 25.125, "ssim": 0.8},
-        {"name": "sub/b.jpg", "psnr": None, "ssim": 0.9},
-    ]
-    metrics = {
-        "psnr": 26.826, "ssim": 0.8412, "lpips": None, "split": "test", "resolution": [540, 960],
-        "num_gaussians": 48213, "steps": 7000, "train_seconds": 1093.2, "views": views,
-    }  # fmt: skip
-    (run / "eval" / "metrics.json").write_text(json.dumps(metrics))
-    for name in ("sub_a", "sub_b"):
-        save_png(run / "eval" / f"{name}.png", side_by_side(noise(), noise(seed=1)))
-    (run / "eval" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    return run
-
-
-def test_report_of_a_scene(tmp_path: Path) -> None:
-    run = scene_run(tmp_path)
-    write_video(run / "orbit.gif", moving(3))
-    path = write_report(run)
-    assert path == run / "report.html", "the report is not where the design says"
-    page = Page(path)
-    for word in (
-        "26.83",
-        "0.8412",
-        "48,213",
-        "18:13",
-        "540 × 960",
-        "25.12 dB",
-        "sub_a",
-        "task: scene",
-        "Held-out",
-    ):
-        assert word in page.text, f"{word} is missing: a part of the run is not shown"
-    assert sum("data-curve" in attrs for _, attrs in page.tags) == 3, "a curve is missing"
-    pictures = [source for source in page.all("img", "src") if source]
-    assert len(pictures) == 3, "two views and a GIF are expected; a broken PNG is left out"
-    assert all(source.startswith("data:image/") for source in pictures), "a picture is not inside the page"
-    assert "train configs/scene.yaml" in page.text and f"render '{run}'" in page.text, "a name with a space breaks"
-
-
-def test_report_needs_nothing_from_outside(tmp_path: Path) -> None:
-    run = scene_run(tmp_path)
-    page = Page(write_report(run))
-    text = (run / "report.html").read_text(encoding="utf-8")
-    assert "http:" not in text and "https:" not in text and "@import" not in text, "the page asks the network"
-    assert "prefers-color-scheme: dark" in text and 'name="viewport"' in text, "dark or narrow screens are forgotten"
-    for link in page.all("a", "href"):
-        assert (run / unquote(link)).exists(), f"the link {link} leads nowhere"
-
-
-def test_report_escapes_what_files_say(tmp_path: Path) -> None:
-    evil = "<script>alert(1)</script>\"'&"
-    run = tmp_path / "<b>run&"
-    (run / "eval").mkdir(parents=True)
-    (run / "config.yaml").write_text(f"task: '<i>line'\nnote: |\n  {evil}\n")
-    lines = [{"step": s, evil: s, "loss": 1.0} for s in (1, 2)]
-    (run / "metrics.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
-    rows = {evil: {"psnr": 3.0, evil: 1}}
-    (run / "eval" / "metrics.json").write_text(json.dumps({"psnr": 3.0, evil: evil, "split": evil, "views": rows}))
-    save_png(run / "eval" / "<img src=x onerror=1>.png", noise())
-    page = Page(write_report(run))
-    assert [tag for tag, _ in page.tags].count("script") == 1, "a file of the run put a script into the page"
-    assert not {"i", "b"} & {tag for tag, attrs in page.tags if "onerror" in attrs}, "an event handler came in"
-    assert all("onerror" not in attrs for _, attrs in page.tags), "an event handler came in by a file's name"
-    assert "<b>run&" in page.text and page.text.count("alert(1)") >= 4, "what the files say is not shown as text"
-
-
-def test_report_of_a_line(tmp_path: Path) -> None:
-    (tmp_path / "eval").mkdir()
-    lines = [{"step": s, "loss": 1 / s, "weight": 2.0, "bias": -1.0, "seconds": 0.1} for s in range(1, 50)]
-    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    (tmp_path / "eval" / "metrics.json").write_text('{"loss": 0.0103, "weight": 1.998, "bias": -1.003}')
-    page = Page(write_report(tmp_path))
-    assert "y = 1.998 x − 1.003" in page.text, "the learned line is not told"
-    assert sum("data-curve" in attrs for _, attrs in page.tags) == 3, "loss, weight and bias are not all drawn"
-    assert "Gaussians" not in page.text and "photograph" not in page.text, "a line is told as a scene"
-
-
-@pytest.mark.parametrize(
-    "files",
-    [
-        {},
-        {"metrics.jsonl": ""},
-        {"metrics.jsonl": '[1]\nnull\n{"loss": 1}\n{"step": "x"}\n{"step": 1, "loss": NaN}\n\xff'},
-        {"eval/metrics.json": "[]"},
-        {"eval/metrics.json": '{"psnr": Infinity, "ssim": NaN, "split": null, "a": [], "resolution": 3}'},
-        {"eval/metrics.json": '{"psnr": 3, "views": [{}, {"name": null}], "num_gaussians": "many"}'},
-        {"config.yaml": "task: [scene"},
-        {"config.yaml": "- scene"},
-        {"config.yaml": "a: 2026-13-45"},
-        {"metrics.jsonl": "[" * 100_000, "eval/metrics.json": "[" * 100_000},
-    ],
-)
-def test_report_of_a_damaged_run(tmp_path: Path, files: dict[str, str]) -> None:
-    (tmp_path / "eval").mkdir()
-    for name, content in files.items():
-        (tmp_path / name).write_text(content, encoding="latin-1")
-    page = Page(write_report(tmp_path))
-    assert tmp_path.name in page.text and "nan" not in page.text.split(), "a damaged file spoils the page"
-
-
-def test_report_links_large_videos_and_shows_some_views(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = scene_run(tmp_path)
-    for i in range(20):
-        save_png(run / "eval" / f"view_{i:02}.png", noise())
-    (run / "flight #1.mp4").write_bytes(bytes(2000))
-    (run / "flight #1.gif").write_bytes(bytes(500))
-    (run / "orbit.mp4").write_bytes(bytes(900))
-    monkeypatch.setattr(report, "EMBED_BYTES", 1000)
-    page = Page(write_report(run))
-    assert len(page.all("video", "src")) == 1, "a large video is embedded, or the small one is not"
-    assert "flight%20%231.mp4" in page.all("a", "href"), "the large video is not linked, or its name is not quoted"
-    assert "flight%20%231.gif" not in page.all("a", "href"), "the same video is shown twice"
-    assert page.text.index("orbit.mp4") < page.text.index("flight #1.mp4"), "the orbit is not the first video"
-    assert len(page.all("img", "loading")) <= report.MOST_VIEWS, "a page of all views is too heavy to open"
-    assert "of 23 are shown" in page.text, "it is not told that views are left out"
-
-
-def test_report_of_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(SplatlearnError, match="not a run folder"):
-        write_report(tmp_path / "none")

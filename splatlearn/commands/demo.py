@@ -27,7 +27,7 @@ def run(words: list[str]) -> None:
 
 def demo(out: Path, photos: int, steps: int, seed: int) -> None:
     """Makes `out`/photos, `out`/colmap and the run folder `out`/run."""
-    from splatlearn.scene.reconstruct import structure_from_motion
+    from splatlearn.scene.reconstruct import Settings, reconstruct
     from splatlearn.scene.still_life import make_photographs
     from splatlearn.scene.task import SceneTask
 
@@ -41,7 +41,7 @@ def demo(out: Path, photos: int, steps: int, seed: int) -> None:
     print(f"1/4  {photos} photographs of a still life, by ray casting through a distorted lens")
     make_photographs(out / "photos", count=photos, seed=seed)
     print("2/4  structure from motion: where was the camera?")
-    summary = structure_from_motion(out / "photos", out / "colmap", seed=seed)
+    summary = reconstruct(out / "photos", out / "colmap", Settings(seed=seed))
     print(f"     {summary.registered} of {summary.total} photographs placed, {summary.points:,} points")
     shutil.rmtree(out / "photos")  # the COLMAP folder holds them
     print("3/4  training: forward, loss, backward, update, repeat")
@@ -68,7 +68,7 @@ done in {seconds:.0f} s: held-out PSNR {psnr:.2f} dB. It wrote
   {out}/run/report.html         curves, figures and pictures: open it in a browser
   {out}/run/renders/orbit.mp4   the turntable
   {out}/run/point_cloud.ply     the Gaussians, for any splat viewer
-  {out}/run/eval/               photo | render | error of held-out views
+  {out}/run/eval/               photographs and renders of held-out views
   {out}/colmap/                 the photographs and their cameras
 try next
   splatlearn train configs/scene.yaml --data.path MY_COLMAP_FOLDER --out runs/mine

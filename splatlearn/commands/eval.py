@@ -9,8 +9,6 @@ from splatlearn.commands.arguments import Parser
 from splatlearn.commands.opened import open_run, picture_name
 from splatlearn.files import replacing
 
-PICTURES = 8  # side-by-side pictures that are kept
-
 
 def run(words: list[str]) -> None:
     parser = Parser("eval", __doc__)
@@ -28,26 +26,74 @@ def evaluate_run(task: Any, folder: Path, step: int, *, lpips: bool = False) -> 
     result = _scene(task, folder, lpips) if hasattr(task, "gaussians") else task.evaluate()
     lines = runs.read_metrics(folder / "metrics.jsonl")
     result |= {"steps": step, "train_seconds": lines[-1]["seconds"] if lines else 0.0}
-    with replacing(folder / "eval" / "metrics.json") as path:
-        path.write_text(json.dumps(result, indent=1) + "\n")
+    if hasattr(task, "points"):
+        _write_points(folder, task.points)
+    _write_json(folder / "eval" / "metrics.json", result)
     write_report(folder)
     return result
 
 
 def _scene(task: Any, folder: Path, lpips: bool) -> dict[str, Any]:
+    """The figures; photograph and render of every view, and where the cameras are, go into the eval folder."""
     from splatlearn.scene.evaluate import evaluate
-    from splatlearn.show.pictures import save_png, side_by_side
+    from splatlearn.show.pictures import save_png
+    from splatlearn.show.report_space import space_record
 
-    cameras = task.scene.test or task.scene.train
-    kept = {camera.name for camera in cameras[:: max(1, -(-len(cameras) // PICTURES))]}
-    for old in (folder / "eval").glob("*.png"):
-        old.unlink()
+    kept = set()
 
-    def picture(camera: Any, render: Any, photo: Any) -> None:
-        if camera.name in kept:
-            save_png(folder / "eval" / picture_name(camera.name), side_by_side(photo, render))
+    def keep(camera: Any, render: Any, photo: Any) -> None:
+        name = picture_name(camera.name)
+        kept.add(name)
+        save_png(folder / "eval" / "photos" / name, photo)
+        save_png(folder / "eval" / "renders" / name, render)
 
-    return evaluate(task, lpips=lpips, progress=True, each=picture)
+    result = evaluate(task, lpips=lpips, progress=True, each=keep)
+    for view in result["views"]:
+        view["picture"] = picture_name(view["name"])
+    for old in (folder / "eval").glob("*/*.png"):  # of views that were held out then, and are not now
+        if old.parent.name in ("photos", "renders") and old.name not in kept:
+            old.unlink()
+    scene = task.scene
+    record = space_record(scene.train, scene.test, scene.points, scene.point_colors)
+    _write_json(folder / "eval" / "space.json", record, indent=None)
+    return result
+
+
+def _write_points(folder: Path, points: Any) -> None:
+    """The line's points, for the report and for whoever wants to draw them."""
+    rows = zip(points.x.flatten().tolist(), points.y.flatten().tolist(), strict=True)
+    with replacing(folder / "eval" / "points.csv") as path:
+        path.write_text("x,y\n" + "".join(f"{x:.9g},{y:.9g}\n" for x, y in rows))
+
+
+def write_versions(folder: Path) -> None:
+    """Writes versions.json: what a run was made with."""
+    import platform
+
+    import numpy
+    import torch
+
+    import splatlearn
+
+    cuda = torch.cuda.is_available()
+    _write_json(
+        folder / "versions.json",
+        {
+            "splatlearn": splatlearn.__version__,
+            "torch": torch.__version__,
+            "numpy": numpy.__version__,
+            "python": platform.python_version(),
+            "system": f"{platform.system()} {platform.machine()}",
+            "threads": torch.get_num_threads(),
+            "graphics card": torch.cuda.get_device_name() if cuda else None,
+            "CUDA of torch": torch.version.cuda if cuda else None,
+        },
+    )
+
+
+def _write_json(path: Path, content: dict[str, Any], indent: int | None = 1) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=indent) + "\n")
 
 
 def sentence(result: dict[str, Any]) -> str:

@@ -3,8 +3,8 @@
 import html
 
 # the browser is told to load nothing but what is inside the page
-POLICY = "default-src 'none'; img-src data:; media-src data:; "
-POLICY += "style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+POLICY = "default-src 'none'; img-src data: blob:; media-src data:; worker-src blob:; "
+POLICY += "style-src 'unsafe-inline'; script-src 'unsafe-inline' blob:"
 
 STYLE = """
 :root { color-scheme: light dark; --paper: #f6f5f1; --card: #fffefc; --ink: #1d1b26; --soft: #6a6676;
@@ -44,6 +44,7 @@ h2 + p { margin: 0 0 18px; color: var(--soft); max-width: 46em; }
 .tile b small { font-size: 15px; font-weight: 500; color: var(--soft); letter-spacing: 0; margin-left: 3px; }
 .tile i { font-style: normal; font-size: 12.5px; line-height: 1.35; color: var(--soft); display: block; }
 .tile.best b { color: var(--accent); }
+.remark { margin: 14px 0 0; color: var(--soft); max-width: 40em; font-size: 15px; }
 .screen { margin: 0; text-align: center; }
 .screen video, .screen img { display: block; margin: 0 auto; max-width: 100%; max-height: 560px;
   border-radius: 18px; box-shadow: 0 2px 6px #0002, 0 24px 60px #0003; background: #000; }
@@ -135,8 +136,8 @@ dialog.addEventListener("click", () => dialog.close());
 """
 
 
-def page(title: str, top: str, body: str) -> str:
-    """A whole HTML document; `title` is plain text, `top` (the hero) and `body` are HTML."""
+def page(title: str, top: str, body: str, style: str = "", script: str = "") -> str:
+    """A whole HTML document; `title` is plain text, `top` (the hero) and `body` are HTML; style, script are added."""
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -144,14 +145,14 @@ def page(title: str, top: str, body: str) -> str:
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="{html.escape(POLICY)}">
 <title>{html.escape(title)}</title>
-<style>{STYLE}</style>
+<style>{STYLE}{style}</style>
 </head>
 <body>
 <header class="top"><div>{top}</div></header>
 <main>{body}</main>
 <footer>Made by splatlearn. This page holds all it shows and loads nothing.</footer>
 <dialog aria-label="Enlarged picture"><img alt=""></dialog>
-<script>{SCRIPT}</script>
+<script>{SCRIPT}{script}</script>
 </body>
 </html>
 """

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Image = torch.Tensor | np.ndarray
 
+PNG_LEVEL = 4  # of zlib: photographs are 3 % larger than at its default, and written 2.5 times as fast
 GAP = 6  # pixels between panels
 PAPER = (255, 255, 255)
 # from no error to the end of the scale: dark to bright, so that it can be read without colour too
@@ -59,14 +60,22 @@ def side_by_side(
     names = captions or ("photo", "render", f"error x{magnify:g}")
     panels = [left, right]
     if magnify:
-        error = np.abs(left.astype(np.float64) - right).mean(axis=2) / 255
-        place = np.clip(error * magnify, 0, 1)
-        stops = np.linspace(0, 1, len(ERROR_COLORS))
-        panels.append(np.stack([np.interp(place, stops, c) for c in ERROR_COLORS.T], axis=2).astype(np.uint8))
+        panels.append(error_map(left, right, magnify))
     panels = [caption(panel, name) for panel, name in zip(panels, names, strict=False)]
     gap = np.full((left.shape[0], GAP, 3), PAPER, np.uint8)
     pieces = [piece for panel in panels for piece in (gap, panel)][1:]
     return np.concatenate(pieces, axis=1)
+
+
+def error_map(photo: Image, render: Image, magnify: float = 4.0) -> np.ndarray:
+    """How two images of one size differ, uint8 [H,W,3]: the mean over channels of |photo - render|, times `magnify`.
+
+    Dark is right; the scale ends, bright, at an error of 1 / `magnify` of the full range.
+    """
+    error = np.abs(to_uint8(photo).astype(np.float64) - to_uint8(render)).mean(axis=2) / 255
+    place = np.clip(error * magnify, 0, 1)
+    stops = np.linspace(0, 1, len(ERROR_COLORS))
+    return np.stack([np.interp(place, stops, c) for c in ERROR_COLORS.T], axis=2).astype(np.uint8)
 
 
 def caption(image: Image, text: str) -> np.ndarray:
@@ -131,7 +140,7 @@ def save_png(path: Path | str, image: Image) -> None:
 
     picture = Pillow.fromarray(to_uint8(image))
     with replacing(Path(path)) as temporary:
-        picture.save(temporary, format="PNG")
+        picture.save(temporary, format="PNG", compress_level=PNG_LEVEL)
 
 
 def _font(size: int) -> "FreeTypeFont | ImageFont":

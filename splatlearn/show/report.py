@@ -4,44 +4,60 @@ A section is left out where the run folder has nothing for it, so that a scene, 
 stopped halfway are served alike. Whatever comes from a file is escaped.
 """
 
-import base64
-import html
-import io
 import shlex
 from pathlib import Path
-from urllib.parse import quote
 
 from splatlearn.errors import SplatlearnError
 from splatlearn.files import replacing
+from splatlearn.show import report_line, report_space, report_text, report_views
 from splatlearn.show.charts import curve, short
 from splatlearn.show.page import page
+from splatlearn.show.report_html import (
+    bytes_told,
+    cell,
+    data_uri,
+    duration_told,
+    escaped,
+    jpeg,
+    link,
+    opened_picture,
+    table,
+)
+from splatlearn.show.report_words import headline, remarks
 from splatlearn.show.run_folder import VIDEO_TYPES, RunFolder, is_number, read_run
 
 EMBED_BYTES = 8_000_000  # a larger video is linked: browsers grow slow on longer data URIs
-MOST_VIEWS = 8  # pictures shown, evenly chosen
-VIEW_WIDTH = 1800  # pixels to which an embedded picture is scaled down
+MOST_VIEWS = 8  # pictures of eval/ shown, evenly chosen, where it holds no photographs and renders apart
+VIEW_WIDTH = 1800  # pixels to which such a picture is scaled down
 MOST_VIDEOS = 3
 MOST_CHARTS = 9
+
+SCRIPT = Path(__file__).with_name("report.js")
 
 # key of metrics.jsonl -> title, note, hue; charts come in this order, unknown keys follow
 CURVES = {
     "loss": ("Loss", "how wrong the last answer was", 2),
+    "val_loss": ("Held-out loss", "on text never trained on", 4),
     "psnr": ("PSNR, dB", "likeness to the training photographs", 1),
     "test_psnr": ("Held-out PSNR, dB", "likeness to photographs never trained on", 1),
     "ssim": ("SSIM", "likeness of structure, 1 is equal", 1),
     "test_ssim": ("Held-out SSIM", "structure, on photographs never trained on", 1),
+    "test_loss": ("Held-out loss", "on data never trained on", 4),
     "num_gaussians": ("Gaussians", "how many the scene is made of", 3),
     "weight": ("Weight", "the slope of the line", 1),
     "bias": ("Bias", "where the line crosses x = 0", 3),
-    "test_loss": ("Held-out loss", "on data never trained on", 4),
+    "step_ms": ("Milliseconds a step", "between two lines of the log", 3),
+    "seconds": ("Seconds", "since the training began, pauses left out", 4),
 }
-NO_CURVE = ("step", "seconds", "epoch", "sh_degree")
+NO_CURVE = ("step", "epoch", "sh_degree")
 # key of eval/metrics.json -> label, unit, decimals, hint
 TILES = {
     "psnr": ("PSNR", "dB", 2, "6 dB more is half the error"),
     "ssim": ("SSIM", "", 4, "1 is the photograph itself"),
     "lpips": ("LPIPS", "", 4, "0 looks the same to people"),
     "loss": ("Loss", "", None, "on the data, after the last step"),
+    "bits_per_byte": ("Bits a byte", "", 3, "8 is guessing"),
+    "perplexity": ("Perplexity", "", None, "as unsure as among so many tokens"),
     "weight": ("Weight", "", None, "the slope that was learned"),
     "bias": ("Bias", "", None, "the height at x = 0"),
     "num_gaussians": ("Gaussians", "", None, "soft ellipsoids in the scene"),
@@ -51,8 +67,13 @@ TILES = {
 FILES = {
     "point_cloud.ply": "the scene, for any 3DGS viewer",
     "config.yaml": "all settings of this run",
+    "versions.json": "what it was made with",
     "metrics.jsonl": "a line a logged step",
     "eval/metrics.json": "the figures above",
+    "eval/renders": "each render, and the photograph of its name in eval/photos",
+    "renders": "what splatlearn render wrote",
+    "timelapse": "pictures of the training, for splatlearn render --timelapse",
+    "tensorboard": "the same curves for tensorboard --logdir",
     "checkpoints": "to go on from",
 }
 
@@ -67,10 +88,21 @@ def write_report(run: Path | str) -> Path:
         raise SplatlearnError(f"{folder} is not a run folder.")
     found = read_run(folder)
     name = folder.resolve().name or "run"
-    body = "".join([_curves(found), _views(found), _numbers(found), _files(found), _next_steps(found)])
+    sections = [
+        report_line.line_section(found),
+        report_text.samples_section(found),
+        _curves(found),
+        report_views.views_section(found) or _views(found),
+        report_space.space_section(found),
+        _numbers(found),
+        _files(found),
+        _next_steps(found),
+    ]
+    style = report_views.STYLE + report_space.STYLE + report_line.STYLE + report_text.STYLE
+    text = page(f"{name} · splatlearn", _hero(found, name), "".join(sections), style, SCRIPT.read_text("utf-8"))
     path = folder / "report.html"
     with replacing(path) as temporary:
-        temporary.write_text(page(f"{name} · splatlearn", _hero(found, name), body), encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
     return path
 
 
@@ -79,9 +111,10 @@ def write_report(run: Path | str) -> Path:
 
 def _hero(run: RunFolder, name: str) -> str:
     eyebrow = f"splatlearn · {run.task}" if run.task else "splatlearn"
-    words = f'<p class="eyebrow">{_e(eyebrow)}</p><h1>{_e(name)}</h1><p class="lead">{_lead(run)}</p>'
+    words = f'<p class="eyebrow">{escaped(eyebrow)}</p><h1>{escaped(name)}</h1><p class="lead">{headline(run)}</p>'
     tiles = "".join(_tile(key, run.metrics[key]) for key in TILES if is_number(run.metrics.get(key)))
     words += f'<div class="tiles">{tiles}</div>' if tiles else ""
+    words += "".join(f'<p class="remark">{sentence}</p>' for sentence in remarks(run))
     films = [film for path in run.videos[:MOST_VIDEOS] if (film := _film(run, path))]
     if not films:
         return words
@@ -89,30 +122,12 @@ def _hero(run: RunFolder, name: str) -> str:
     return f'<div class="hero"><div>{words}</div>{films[0]}</div>{rest}'
 
 
-def _lead(run: RunFolder) -> str:
-    """A sentence that says what came of the run."""
-    weight, bias, gaussians = (run.metrics.get(key) for key in ("weight", "bias", "num_gaussians"))
-    if is_number(weight) and is_number(bias):
-        sign = "+" if bias >= 0 else "−"
-        return f"The line that was learned: <b>y = {weight:.4g} x {sign} {abs(bias):.4g}</b>"
-    if is_number(run.metrics.get("psnr")):
-        count = f"{int(gaussians):,} Gaussians" if is_number(gaussians) else "a scene"
-        splits = {"test": "held-out photographs", "train": "the training photographs"}
-        against = splits.get(str(run.metrics.get("split")), "photographs")
-        return f"Photographs became {count}. The figures compare their renders with {against}."
-    if run.curves:
-        last = max(points[-1][0] for points in run.curves.values())
-        return f"{int(last):,} steps so far. There is no evaluation yet."
-    return "There is nothing to show yet: this run has no metrics."
-
-
 def _tile(key: str, value: float) -> str:
     label, unit, decimals, hint = TILES[key]
     shown = short(value) if decimals is None else f"{value:.{decimals}f}"
-    if key == "train_seconds" and value >= 100:
-        minutes, seconds = divmod(round(value), 60)
-        shown, unit = f"{minutes}:{seconds:02}", "min"
-    best = " best" if key in ("psnr", "weight", "bias") else ""
+    if key == "train_seconds" and value >= 0:
+        shown, _, unit = duration_told(value).partition(" ")
+    best = " best" if key in ("psnr", "weight", "bias", "bits_per_byte") else ""
     unit = f"<small>{unit}</small>" if unit else ""
     return f'<div class="tile{best}"><span>{label}</span><b>{shown}{unit}</b><i>{hint}</i></div>'
 
@@ -122,46 +137,58 @@ def _film(run: RunFolder, path: Path) -> str:
     kind = VIDEO_TYPES[path.suffix.lower()]
     try:
         size = path.stat().st_size
-        media = "" if size > EMBED_BYTES else _data_uri(kind, path.read_bytes())
+        media = "" if size > EMBED_BYTES else data_uri(kind, path.read_bytes())
     except OSError:
         return ""
-    text = f"{_link(run, path)} ({_bytes(size)})"
+    text = f"{link(run.folder, path)} ({bytes_told(size)})"
     if not media:
         return f'<figure class="screen"><figcaption>It lies beside this page: {text}</figcaption></figure>'
     if kind.startswith("video"):
         media = f'<video src="{media}" autoplay muted loop playsinline controls></video>'
     else:
-        media = f'<img src="{media}" alt="{_e(path.stem)}">'
+        media = f'<img src="{media}" alt="{escaped(path.stem)}">'
     return f'<figure class="screen">{media}<figcaption>{text}</figcaption></figure>'
 
 
 def _curves(run: RunFolder) -> str:
+    curves = run.curves | {"step_ms": _step_times(run)}
     known = (*CURVES, *NO_CURVE)
-    others = [key for key in sorted(run.curves) if key not in known and "lr" not in key.split("_")]
+    others = [key for key in sorted(curves) if key not in known and "lr" not in key.split("_")]
     charts = []
     for key in [*CURVES, *others]:
         title, note, hue = CURVES.get(key, (key.replace("_", " "), "", 4))
-        steps, values = zip(*run.curves.get(key, [(0.0, 0.0)]), strict=True)
+        steps, values = zip(*(curves.get(key) or [(0.0, 0.0)]), strict=True)
         charts.append(curve(title, note, steps, values, hue, logarithmic="loss" in key))
     charts = [chart for chart in charts if chart][:MOST_CHARTS]
     intro = "<h2>How it learned</h2><p>Each value over the steps of training. Point at a curve to read it.</p>"
     return f'{intro}<div class="charts">{"".join(charts)}</div>' if charts else ""
 
 
+def _step_times(run: RunFolder) -> list[tuple[float, float]]:
+    """Milliseconds a step between the lines of the log; where a run was resumed its clock may stand still."""
+    clock = run.curves.get("seconds", [])
+    found = []
+    for (step, seconds), (later, then) in zip(clock, clock[1:], strict=False):
+        if then > seconds:
+            found.append((later, 1000 * (then - seconds) / (later - step)))
+    return found
+
+
 def _views(run: RunFolder) -> str:
     n = min(MOST_VIEWS, len(run.views))
-    scores = {_stem(row["name"]): row.get("psnr") for row in run.view_scores()[1]}
+    scores = {report_views.picture_stem(row): row.get("psnr") for row in run.view_scores()[1]}
     figures, widest = [], 0.0
     for path in (run.views[i * len(run.views) // n] for i in range(n)):
-        picture = _picture(path)
+        picture = opened_picture(path)
         if picture is None:
             continue
-        source, width, height = picture
+        content, width, height = jpeg(picture, VIEW_WIDTH)
+        source = data_uri("image/jpeg", content)
         widest = max(widest, width / height)
-        psnr = scores.get(_stem(path.name))
+        psnr = scores.get(path.stem)
         score = f"<span>{psnr:.2f} dB</span>" if is_number(psnr) else ""
-        image = f'<img src="{source}" width="{width}" height="{height}" alt="{_e(path.stem)}" loading="lazy">'
-        text = f"<figcaption><span>{_e(path.stem)}</span>{score}</figcaption>"
+        image = f'<img src="{source}" width="{width}" height="{height}" alt="{escaped(path.stem)}" loading="lazy">'
+        text = f"<figcaption><span>{escaped(path.stem)}</span>{score}</figcaption>"
         figures.append(f'<figure class="view"><div>{image}</div>{text}</figure>')
     if not figures:
         return ""
@@ -181,13 +208,13 @@ def _numbers(run: RunFolder) -> str:
         figures["resolution"] = " × ".join(map(str, size))
     if not figures:
         return ""
-    rows = [f"<th>{_e(key.replace('_', ' '))}</th>{_cell(value)}" for key, value in figures.items()]
-    tables = [_table(rows)]
+    rows = [f"<th>{escaped(key.replace('_', ' '))}</th>{cell(value)}" for key, value in figures.items()]
+    tables = [table(rows)]
     columns, views = run.view_scores()
     if views:
-        head = "".join(f'<th class="n">{_e(column)}</th>' for column in columns)
-        rows = [f"<td>{_e(row['name'])}</td>{''.join(_cell(row.get(c)) for c in columns)}" for row in views]
-        tables.append(_table([f"<th>view</th>{head}", *rows]))
+        head = "".join(f'<th class="n">{escaped(column)}</th>' for column in columns)
+        rows = [f"<td>{escaped(row['name'])}</td>{''.join(cell(row.get(c)) for c in columns)}" for row in views]
+        tables.append(table([f"<th>view</th>{head}", *rows]))
     return f'<h2>In numbers</h2><p>From eval/metrics.json.</p><div class="pair">{"".join(tables)}</div>'
 
 
@@ -196,13 +223,16 @@ def _files(run: RunFolder) -> str:
     for name, note in FILES.items():
         path = run.folder / name
         if path.exists():
-            size = _bytes(path.stat().st_size) if path.is_file() else "folder"
-            rows.append(f'<td>{_link(run, path)}</td><td class="note">{note}</td><td class="n">{size}</td>')
-    table = f"<h2>In the folder</h2><p>These files lie beside this page.</p>{_table(rows)}" if rows else ""
+            size = bytes_told(path.stat().st_size) if path.is_file() else "folder"
+            rows.append(f'<td>{link(run.folder, path)}</td><td class="note">{note}</td><td class="n">{size}</td>')
+    told = f"<h2>In the folder</h2><p>These files lie beside this page.</p>{table(rows)}" if rows else ""
+    if run.versions:
+        rows = [f"<th>{escaped(key)}</th>{cell(value)}" for key, value in run.versions.items()]
+        told += f"<details><summary>What it was made with (versions.json)</summary>{table(rows)}</details>"
     if run.config_text.strip():
-        text = f'<div class="card"><pre>{_e(run.config_text)}</pre></div>'
-        table += f"<details><summary>All settings (config.yaml)</summary>{text}</details>"
-    return table
+        text = f'<div class="card"><pre>{escaped(run.config_text)}</pre></div>'
+        told += f"<details><summary>All settings (config.yaml)</summary>{text}</details>"
+    return told
 
 
 def _next_steps(run: RunFolder) -> str:
@@ -216,63 +246,5 @@ def _next_steps(run: RunFolder) -> str:
         "Render held-out views, an orbit, or a flight along the photographs": f"splatlearn render {where}",
         "Take the scene to another viewer": f"splatlearn export {where}",
     }
-    items = "".join(f"<div><p>{_e(what)}</p><code>{_e(words)}</code></div>" for what, words in steps.items())
+    items = "".join(f"<div><p>{escaped(what)}</p><code>{escaped(words)}</code></div>" for what, words in steps.items())
     return f'<h2>What to try next</h2><div class="card next">{items}</div>'
-
-
-# ---- small things ----
-
-
-def _picture(path: Path) -> tuple[str, int, int] | None:
-    """The picture as a JPEG data URI at most VIEW_WIDTH across, with its size; None if it is damaged."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as opened:
-            picture = opened.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return None
-    if picture.width > VIEW_WIDTH:
-        size = (VIEW_WIDTH, max(1, round(picture.height * VIEW_WIDTH / picture.width)))
-        picture = picture.resize(size, Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=88, optimize=True)
-    return _data_uri("image/jpeg", buffer.getvalue()), picture.width, picture.height
-
-
-def _data_uri(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
-
-
-def _link(run: RunFolder, path: Path) -> str:
-    relative = path.relative_to(run.folder).as_posix()
-    return f'<a href="{_e(quote(relative))}">{_e(relative)}</a>'
-
-
-def _stem(name: str) -> str:
-    """A view's name without its suffix and with no slashes, by which pictures and figures find each other."""
-    return name.replace("/", "_").rpartition(".")[0] or name
-
-
-def _table(rows: list[str]) -> str:
-    return f'<div class="card"><table>{"".join(f"<tr>{row}</tr>" for row in rows)}</table></div>'
-
-
-def _cell(value: object) -> str:
-    """A table cell: numbers to six digits, a dash for none and for what is not finite."""
-    shown = str(value)
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        shown = "–" if not is_number(value) else f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
-    return f'<td class="n">{_e("–" if value is None else shown)}</td>'
-
-
-def _bytes(size: float) -> str:
-    for unit in ("bytes", "KB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"
-
-
-def _e(text: object) -> str:
-    return html.escape(str(text))

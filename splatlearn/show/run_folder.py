@@ -8,10 +8,18 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 VIDEO_TYPES = {".mp4": "video/mp4", ".gif": "image/gif"}
 FIRST_VIDEOS = ("orbit", "turntable")  # the best to begin with
+
+
+class Pair(NamedTuple):
+    """A photograph and the render from its place, as PNG files of one name."""
+
+    name: str
+    photo: Path
+    render: Path
 
 
 @dataclass
@@ -19,8 +27,11 @@ class RunFolder:
     """The readable part of a run folder.
 
     config_text, config: config.yaml as it is, and parsed ({} if that fails).
-    curves: the finite numbers of metrics.jsonl by key, as (step, value), ascending.
-    metrics: eval/metrics.json.
+    curves: the finite numbers of metrics.jsonl by key, as (step, value), ascending; those of the evaluations made
+        while training (eval/history.jsonl) as test_psnr, test_ssim, test_loss ...
+    metrics, versions: eval/metrics.json, versions.json.
+    space: eval/space.json, where the photographs were taken, and points of the scene.
+    pairs: eval/photos/*.png that have a render of their name in eval/renders.
     views, videos: eval/*.png by name; *.mp4 and *.gif anywhere in the folder, the one to show first in front.
     """
 
@@ -29,6 +40,9 @@ class RunFolder:
     config: Mapping[str, Any] = field(default_factory=dict)
     curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, Any] = field(default_factory=dict)
+    space: dict[str, Any] = field(default_factory=dict)
+    pairs: list[Pair] = field(default_factory=list)
     views: list[Path] = field(default_factory=list)
     videos: list[Path] = field(default_factory=list)
 
@@ -60,11 +74,13 @@ def read_run(folder: Path) -> RunFolder:
         config = yaml.safe_load(run.config_text)
     except (yaml.YAMLError, ValueError, RecursionError):
         config = None
-    metrics = _parsed(_text(folder / "eval" / "metrics.json"))
     run.config = config if isinstance(config, dict) else {}
-    run.metrics = metrics if isinstance(metrics, dict) else {}
-    run.curves = _read_curves(_text(folder / "metrics.jsonl"))
-    run.views = sorted(path for path in (folder / "eval").glob("*.png") if not path.name.startswith("."))
+    run.metrics = _mapping(folder / "eval" / "metrics.json")
+    run.versions = _mapping(folder / "versions.json")
+    run.space = _mapping(folder / "eval" / "space.json")
+    run.curves = read_curves(_text(folder / "metrics.jsonl")) | _history(folder)
+    run.pairs = _pairs(folder / "eval")
+    run.views = _pictures(folder / "eval")
     run.videos = _videos(folder)
     return run
 
@@ -74,7 +90,7 @@ def is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _read_curves(text: str) -> dict[str, list[tuple[float, float]]]:
+def read_curves(text: str) -> dict[str, list[tuple[float, float]]]:
     """By key; of a step that is there twice the later line counts."""
     lines: dict[int, dict[str, Any]] = {}
     for line in text.splitlines():
@@ -89,6 +105,22 @@ def _read_curves(text: str) -> dict[str, list[tuple[float, float]]]:
     return curves
 
 
+def _history(folder: Path) -> dict[str, list[tuple[float, float]]]:
+    """The curves of the evaluations made while training, under names of their own."""
+    found = read_curves(_text(folder / "eval" / "history.jsonl"))
+    return {f"test_{key}": points for key, points in found.items() if key in ("psnr", "ssim", "lpips", "loss")}
+
+
+def _pairs(folder: Path) -> list[Pair]:
+    photos = {path.name: path for path in _pictures(folder / "photos")}
+    renders = _pictures(folder / "renders")
+    return [Pair(path.stem, photos[path.name], path) for path in renders if path.name in photos]
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.png") if not path.name.startswith("."))
+
+
 def _videos(folder: Path) -> list[Path]:
     """All videos; a GIF beside an MP4 of the same name is the same one again."""
     found = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in VIDEO_TYPES]
@@ -96,6 +128,12 @@ def _videos(folder: Path) -> list[Path]:
     films = {path.with_suffix("") for path in found if path.suffix.lower() == ".mp4"}
     once = [path for path in found if path.suffix.lower() == ".mp4" or path.with_suffix("") not in films]
     return sorted(once, key=lambda path: (not path.name.startswith(FIRST_VIDEOS), str(path)))
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    """A JSON object in a file; {} where there is none."""
+    found = _parsed(_text(path))
+    return found if isinstance(found, dict) else {}
 
 
 def _text(path: Path) -> str:
