@@ -6,6 +6,7 @@ Public names, each loaded when it is first used:
 - ``photometric_loss``, ``ssim``: the training loss and the similarity in it
 - ``Gaussians``, ``ColmapScene``, ``Camera``, ``SceneTask``: a scene's model, data and task
 - ``LinearNeuron``, ``LineTask``: the smallest learner
+- ``Transformer``, ``TextTask``: a language model, and the task that teaches it
 - ``Task``, ``fit``: the five steps, and what plugs into them
 - ``SplatlearnError``: the one error for what a user can mend
 """
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from splatlearn.scene.colmap import ColmapScene
     from splatlearn.scene.gaussians import Gaussians
     from splatlearn.scene.task import SceneTask
+    from splatlearn.text.task import TextTask
+    from splatlearn.text.transformer import Transformer
 
 _HOMES = {
     "SplatlearnError": "errors",
@@ -39,6 +42,8 @@ _HOMES = {
     "ColmapScene": "scene.colmap",
     "Gaussians": "scene.gaussians",
     "SceneTask": "scene.task",
+    "TextTask": "text.task",
+    "Transformer": "text.transformer",
 }
 __all__ = [
     "Camera",
@@ -49,6 +54,8 @@ __all__ = [
     "SceneTask",
     "SplatlearnError",
     "Task",
+    "TextTask",
+    "Transformer",
     "fit",
     "photometric_loss",
     "rasterization",

@@ -13,8 +13,9 @@ CONFIG = "config.yaml"
 def task_class(path: Path | None) -> Any:
     """The task that the `task:` key of a config file names."""
     from splatlearn.scene.task import SceneTask
+    from splatlearn.text.task import TextTask
 
-    classes: dict[Any, Any] = {"line": LineTask, "scene": SceneTask}
+    classes: dict[Any, Any] = {"line": LineTask, "scene": SceneTask, "text": TextTask}
     name = None if path is None else config.peek(path, "task")
     if name not in classes:
         raise SplatlearnError(f"{path}: 'task' must be one of {', '.join(classes)}, got {name!r}")
