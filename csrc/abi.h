@@ -31,6 +31,7 @@ typedef struct {
     int32_t width, height;             // image size, pixels
     int32_t sh_degree;                 // 0..4, or -1: no colours are computed
     int32_t antialiased;               // 1: opacity is scaled by the low-pass compensation
+    int32_t raw;                       // 1: scales are given as logarithms, opacities as logits; so are their gradients
     int64_t sh0_stride, shN_stride;    // scalars from one Gaussian's coefficients to the next one's
     double eps2d;                      // low-pass added to the 2D covariance, px^2
     double near_plane, far_plane;      // camera-space depth limits
@@ -38,8 +39,8 @@ typedef struct {
     double alpha_threshold;            // alpha below it is not drawn (0: never)
     const real *means;                 // [N,3] world
     const real *quats;                 // [N,4] wxyz, of a norm from 1e-12 to 1e12
-    const real *scales;                // [N,3] standard deviations, world units
-    const real *opacities;             // [N] 0..1
+    const real *scales;                // [N,3] standard deviations, world units, or their logarithms
+    const real *opacities;             // [N] 0..1, or their logits
     const real *sh0;                   // [N,1,3] or null
     const real *shN;                   // [N,K-1,3] or null
     const real *viewmats;              // [C,4,4] world to camera

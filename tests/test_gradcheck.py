@@ -60,6 +60,8 @@ PROJECT_INPUTS = ("means", "quats", "scales", "opacities", "sh0", "shN", "viewma
 @pytest.mark.parametrize("antialiased", [False, True])
 @pytest.mark.parametrize("degree", range(5))
 def test_project(degree: int, antialiased: bool) -> None:
+    """Scales and opacities are raw at every other degree."""
+    raw = degree % 2 == 1
     scene = small(100 + degree, degree=degree, cameras=2, antialiased=antialiased, beyond=0.6)
     sh0, shN = scene.sh()
     assert sh0 is not None and shN is not None
@@ -69,12 +71,13 @@ def test_project(degree: int, antialiased: bool) -> None:
         given: dict[str, Any] = {"shN": None, **dict(zip(names, inputs, strict=True))}
         means2d, depths, conics, opacities, colors, _ = project(
             **given, width=scene.width, height=scene.height,
-            sh_degree=degree, antialiased=antialiased, alpha_threshold=0.0,
+            sh_degree=degree, antialiased=antialiased, alpha_threshold=0.0, raw=raw,
         )  # fmt: skip
         assert colors is not None
         return means2d, depths, conics, opacities, colors
 
-    gaussians = (scene.means, scene.quats, scene.scales, scene.opacities, sh0)
+    activated = (scene.scales, scene.opacities)
+    gaussians = (scene.means, scene.quats, *((scene.scales.log(), scene.opacities.logit()) if raw else activated), sh0)
     inputs = leaves(*gaussians, *((shN,) if degree else ()), scene.viewmats, scene.Ks)
     assert_live(projection, inputs, names)
     assert gradcheck(projection, inputs, **FULL), "a gradient of project differs from finite differences"

@@ -1,6 +1,7 @@
 // Projection of 3D Gaussians to 2D on the CPU: SIMD lanes run over Gaussians, threads over chunks of them.
 #include "cpu.h"
 
+#include "../math/activation.h"
 #include "../math/camera.h"
 #include "../math/covariance.h"
 #include "../math/sh.h"
@@ -39,6 +40,10 @@ template <class S> void load_group(const splatlearn_ProjectInputs &in, int64_t f
     load_rows<S, 4>(static_cast<const S *>(in.quats) + first * 4, rows, g.quat);
     load_rows<S, 3>(static_cast<const S *>(in.scales) + first * 3, rows, g.scale);
     load_rows<S, 1>(static_cast<const S *>(in.opacities) + first, rows, &g.opacity);
+    if (in.raw) {
+        for (int j = 0; j < 3; ++j) g.scale[j] = scale_of_log(g.scale[j]);
+        g.opacity = opacity_of_logit(g.opacity);
+    }
     rotation(g.quat, g.rot);
     covariance_factor(g.rot, g.scale, g.factor);
 }
@@ -238,7 +243,11 @@ void group_backward(const splatlearn_ProjectBackward &grad, const Pinhole<Lanes<
     for (int j = 0; j < 3; ++j) camera_sums[16 + j] += sum(v_center[j]);
 }
 
-template <class S> void store_group(const splatlearn_ProjectBackward &grad, int64_t first, const Group<S> &g, const GroupGradients<S> &v) {
+template <class S> void store_group(const splatlearn_ProjectBackward &grad, int64_t first, const Group<S> &g, GroupGradients<S> &v) {
+    if (grad.in.raw) {
+        for (int j = 0; j < 3; ++j) v.scale[j] = scale_of_log_backward(g.scale[j], v.scale[j]);
+        v.opacity = opacity_of_logit_backward(g.opacity, v.opacity);
+    }
     if (grad.v_means) store_rows<S, 3>(v.mean, g.rows, static_cast<S *>(grad.v_means) + first * 3);
     if (grad.v_scales) store_rows<S, 3>(v.scale, g.rows, static_cast<S *>(grad.v_scales) + first * 3);
     if (grad.v_opacities) store_rows<S, 1>(&v.opacity, g.rows, static_cast<S *>(grad.v_opacities) + first);

@@ -1,6 +1,7 @@
 // Projection of 3D Gaussians to 2D on CUDA: a thread a (camera, Gaussian) forward, a thread a Gaussian over all cameras backward.
 #include "stage.h"
 
+#include "../math/activation.h"
 #include "../math/camera.h"
 #include "../math/covariance.h"
 #include "../math/sh.h"
@@ -22,6 +23,9 @@ template <class S> SPLATLEARN_DEVICE void load_gaussian(const splatlearn_Project
     for (int j = 0; j < 3; ++j) { g.mean[j] = means[j]; g.scale[j] = scales[j]; }
     for (int j = 0; j < 4; ++j) g.quat[j] = quats[j];
     g.opacity = static_cast<const S *>(in.opacities)[n];
+    if (!in.raw) return;
+    for (int j = 0; j < 3; ++j) g.scale[j] = scale_of_log(g.scale[j]);
+    g.opacity = opacity_of_logit(g.opacity);
 }
 
 template <class S> SPLATLEARN_DEVICE void load_camera(const splatlearn_ProjectInputs &in, int64_t c, Pinhole<S> &camera) {
@@ -202,10 +206,12 @@ SPLATLEARN_DEVICE void store_gradients(const splatlearn_ProjectBackward &grad, i
                                        const Gradients<S> &sums) {
     for (int j = 0; j < 3; ++j) {
         if (grad.v_means) static_cast<S *>(grad.v_means)[3 * n + j] = sums.mean[j];
-        if (grad.v_scales) static_cast<S *>(grad.v_scales)[3 * n + j] = sums.scale[j];
+        const S v_scale = grad.in.raw ? scale_of_log_backward(g.scale[j], sums.scale[j]) : sums.scale[j];
+        if (grad.v_scales) static_cast<S *>(grad.v_scales)[3 * n + j] = v_scale;
         if (grad.v_sh0) static_cast<S *>(grad.v_sh0)[3 * n + j] = sums.sh0[j];
     }
-    if (grad.v_opacities) static_cast<S *>(grad.v_opacities)[n] = sums.opacity;
+    const S v_opacity = grad.in.raw ? opacity_of_logit_backward(g.opacity, sums.opacity) : sums.opacity;
+    if (grad.v_opacities) static_cast<S *>(grad.v_opacities)[n] = v_opacity;
     if (!grad.v_quats) return;
     S v_quat[4];
     rotation_backward(g.quat, sums.rot, v_quat);

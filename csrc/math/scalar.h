@@ -27,6 +27,8 @@ SPLATLEARN_HD float square_root(float x) { return sqrtf(x); }
 SPLATLEARN_HD double square_root(double x) { return sqrt(x); }
 SPLATLEARN_HD float logarithm(float x) { return logf(x); }
 SPLATLEARN_HD double logarithm(double x) { return log(x); }
+SPLATLEARN_HD float exponential(float x) { return expf(x); }
+SPLATLEARN_HD double exponential(double x) { return exp(x); }
 #if defined(__CUDA_ARCH__)
 // One instruction each on a GPU, to two units in the last place: 2^x for x of at least -126, a / b for b of common size.
 SPLATLEARN_HD float exponential2(float x) {

@@ -32,7 +32,7 @@ class Context(Structure):
 class ProjectInputs(Structure):
     _fields_ = _fields(
         [("context", Context), ("n_cameras", c_int64), ("n_gaussians", c_int64)]
-        + [(name, c_int32) for name in ("width", "height", "sh_degree", "antialiased")]
+        + [(name, c_int32) for name in ("width", "height", "sh_degree", "antialiased", "raw")]
         + [(name, c_int64) for name in ("sh0_stride", "shN_stride")]
         + [(name, c_double) for name in ("eps2d", "near_plane", "far_plane", "radius_clip", "alpha_threshold")],
         "means quats scales opacities sh0 shN viewmats Ks camera_centers",

@@ -39,6 +39,7 @@ class Options:
     sh_degree: int | None
     antialiased: bool
     alpha_threshold: float
+    raw: bool = False
 
 
 def project(
@@ -60,6 +61,7 @@ def project(
     sh_degree: int | None = None,
     antialiased: bool = False,
     alpha_threshold: float = 1 / 255,
+    raw: bool = False,
 ) -> Projection:
     """Projects N Gaussians into C pinhole cameras (EWA splatting, Zwicker et al. 2001; Kerbl et al. 2023).
 
@@ -79,6 +81,8 @@ def project(
         antialiased: scale opacities by sqrt(det(cov) / det(cov + eps2d)) (Mip-Splatting, Yu et al. 2024).
         alpha_threshold: alpha below it is never drawn; it bounds the extent. 0 switches it off: then the extent ends
             where alpha is no normal number any more.
+        raw: scales are given as logarithms and opacities as logits, as a model trains them; e^x and 1 / (1 + e^-x) are
+            then part of the stage, and gradients are to what was given.
 
     All tensors share a dtype (float32 or float64) and a device; gradients flow to each of them. On a CUDA device, where
     to look at a value is to wait, a camera of focal lengths not above 0 or without an inverse is not refused: it sees
@@ -114,7 +118,8 @@ def project(
     else:
         sh0, shN = _check_coefficients(sh0, shN, sh_degree, n, means)
         centers = _camera_centers(viewmats)
-    options = Options(width, height, eps2d, near_plane, far_plane, radius_clip, sh_degree, antialiased, alpha_threshold)
+    limits = (eps2d, near_plane, far_plane, radius_clip)
+    options = Options(width, height, *limits, sh_degree, antialiased, alpha_threshold, raw)
     return Projection(*_Project.apply(*tensors, sh0, shN, centers, options))
 
 
@@ -194,6 +199,7 @@ def _inputs(tensors: list[Tensor], options: Options) -> native.ProjectInputs:
         options.height,
         -1 if options.sh_degree is None else options.sh_degree,
         options.antialiased,
+        options.raw,
         0 if sh0 is None else sh0.stride(0),
         0 if shN is None else shN.stride(0),
         options.eps2d,

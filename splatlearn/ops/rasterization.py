@@ -55,6 +55,7 @@ def rasterization(
     *,
     alpha_threshold: float = 1 / 255,
     transmittance_threshold: float = 1e-4,
+    raw: bool = False,
     **unsupported: Any,
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """Renders N 3D Gaussians into C images. Gradients flow to all float tensors, viewmats, Ks and backgrounds included.
@@ -75,6 +76,7 @@ def rasterization(
         absgrad: backward also writes meta["means2d"].absgrad.
         rasterize_mode: "classic" or "antialiased".
         alpha_threshold, transmittance_threshold: cut-offs of the method; 0 switches one off.
+        raw: scales are logarithms and opacities logits, which stage project activates; gradients are to these.
 
     Returns:
         render_colors [C, H, W, X], render_alphas [C, H, W, 1], and a dict of what happened: means2d (in the graph, px,
@@ -97,7 +99,7 @@ def rasterization(
         means, quats, scales, opacities, sh0, shN, viewmats, Ks, width, height,
         eps2d=eps2d, near_plane=near_plane, far_plane=far_plane, radius_clip=radius_clip,
         sh_degree=sh_degree if "RGB" in render_mode else None,
-        antialiased=rasterize_mode == "antialiased", alpha_threshold=alpha_threshold,
+        antialiased=rasterize_mode == "antialiased", alpha_threshold=alpha_threshold, raw=raw,
     )  # fmt: skip
     shown = projection.colors if features is None else features
     ids = _visible(projection) if packed else None

@@ -154,8 +154,11 @@ def project(
     sh_degree: int | None = None,
     antialiased: bool = False,
     alpha_threshold: float = 1 / 255,
+    raw: bool = False,
 ) -> Projection:
     """3D Gaussians to 2D, for each camera; arguments and culling as the native `ops.project.project`."""
+    if raw:
+        scales, opacities = scales.exp(), opacities.sigmoid()
     sh: Tensor | None = None
     if sh0 is not None:
         sh = sh0 if shN is None else torch.cat([sh0, shN], 1)
@@ -280,12 +283,13 @@ def rasterization(
     rasterize_mode: str = "classic",
     alpha_threshold: float = 1 / 255,
     transmittance_threshold: float = 1e-4,
+    raw: bool = False,
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """The whole chain, with the arguments and results of the public `splatlearn.rasterization`."""
     sh0, shN = (None, None) if sh_degree is None else (colors[:, :1], colors[:, 1:])
     options: dict[str, Any] = dict(eps2d=eps2d, near_plane=near_plane, far_plane=far_plane)
     options.update(radius_clip=radius_clip, sh_degree=sh_degree, alpha_threshold=alpha_threshold)
-    options.update(antialiased=rasterize_mode == "antialiased")
+    options.update(antialiased=rasterize_mode == "antialiased", raw=raw)
     projection = project(means, quats, scales, opacities, sh0, shN, viewmats, Ks, width, height, **options)
     channels = colors if projection.colors is None else projection.colors
     channels = channels.expand(len(viewmats), *channels.shape[-2:])
