@@ -151,8 +151,8 @@ class Gaussians(nn.Module):
         image, alpha, meta = rasterization(
             self.means,
             self.quats,
-            self.scales.exp(),
-            self.opacities.sigmoid(),
+            self.scales,
+            self.opacities,
             (self.sh0, self.shN),
             viewmat,
             K,
@@ -162,6 +162,7 @@ class Gaussians(nn.Module):
             packed=False,
             backgrounds=None if background is None else background[None],
             rasterize_mode="antialiased" if antialiased else "classic",
+            raw=True,
         )
         return Rendering(image[0], alpha[0], meta["means2d"], meta["radii"])
 
