@@ -202,3 +202,33 @@ def test_a_full_disk_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Monk
         write_ply(path, gaussians(9, 3))
     assert path.read_bytes() == before, "a full disk destroyed the last good file"
     assert list(tmp_path.iterdir()) == [path], "a temporary file was left behind"
+
+
+def test_what_tools_write_for_opaque_and_flat_is_read(tmp_path: Path) -> None:
+    values = np.zeros(17, "<f4")
+    names = ply._column_names(0)
+    values[names.index("opacity")], values[names.index("scale_1")], values[-4] = np.inf, -np.inf, 1
+    (tmp_path / "a.ply").write_bytes(header() + values.tobytes())
+    got = read_ply(tmp_path / "a.ply")
+    assert got["opacities"][0] == 16 and got["scales"][0].tolist() == [0, -30, 0], "limits of logit and log are lost"
+
+
+def test_bad_gaussians_are_left_out_when_asked(tmp_path: Path) -> None:
+    scene = gaussians(4, 1)
+    write_ply(tmp_path / "a.ply", scene)
+    content = bytearray((tmp_path / "a.ply").read_bytes())
+    content[-2 * 26 * 4 - 4 : -2 * 26 * 4] = struct.pack("<f", float("nan"))  # rot_3 of the second of four
+    (tmp_path / "a.ply").write_bytes(content)
+    with pytest.raises(SplatlearnError, match="--drop-bad"):
+        read_ply(tmp_path / "a.ply")
+    got = read_ply(tmp_path / "a.ply", drop=True)
+    assert torch.equal(got["means"], scene["means"][[0, 2, 3]]), "another Gaussian than the damaged one is left out"
+
+
+def test_compressed_files_are_named(tmp_path: Path) -> None:
+    names = ["packed_position", "packed_rotation", "packed_scale", "packed_color"]
+    chunk = b"element chunk 1\nproperty float min_x\nelement vertex"
+    text = header(1, names, "uint").replace(b"element vertex", chunk)
+    (tmp_path / "a.ply").write_bytes(text + bytes(20))
+    with pytest.raises(SplatlearnError, match="compressed PLY"):
+        read_ply(tmp_path / "a.ply")

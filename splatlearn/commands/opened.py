@@ -51,11 +51,11 @@ def picture_name(image: str) -> str:
 
 
 def load_gaussians(source: Path) -> Any:
-    """The Gaussians of a run folder's last checkpoint (its photographs are not needed), or of a PLY file."""
+    """The Gaussians of a run folder's last checkpoint (its photographs are not needed), or of a file of any format."""
     from splatlearn.scene.gaussians import Gaussians
 
     if source.is_file():
-        return Gaussians.from_ply(source)
+        return Gaussians.load(source)
     if config.peek(config_of(source), "task") != "scene":
         raise SplatlearnError(f"{source} is not the run of a scene: it has no Gaussians")
     path = checkpoint.latest(source / "checkpoints")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from splatlearn.errors import SplatlearnError
 from splatlearn.ops.rasterization import rasterization
 from splatlearn.scene.cameras import Camera
+from splatlearn.scene.formats.registry import read
 from splatlearn.scene.ply import read_ply, write_ply
 
 SH0 = 0.28209479177387814  # the constant basis: colour = 1/2 + SH0 * sh0
@@ -110,6 +111,18 @@ class Gaussians(nn.Module):
     def from_ply(cls, path: Path | str) -> "Gaussians":
         """Gaussians of a PLY file of the original 3DGS; errors as `splatlearn.scene.ply.read_ply`."""
         return cls(read_ply(path))
+
+    @classmethod
+    def load(cls, path: Path | str) -> "Gaussians":
+        """Gaussians of a PLY, .splat, SPZ or glTF file, by its suffix; errors as `formats.registry.read`."""
+        return cls(read(path).tensors)
+
+    def at_least(self, sh_degree: int) -> "Gaussians":
+        """The same Gaussians with room for colours by direction up to `sh_degree`: zeros where there were none."""
+        missing = (sh_degree + 1) ** 2 - 1 - self.shN.shape[1]
+        if missing > 0:
+            self.replace("shN", torch.cat([self.shN.detach(), self.shN.new_zeros(len(self), missing, 3)], dim=1))
+        return self
 
     def save_ply(self, path: Path | str) -> None:
         """Writes a PLY file of the original 3DGS, in the frame of the means."""

@@ -7,8 +7,7 @@ norm, and f_rest runs channel by channel (its index is channel·(K-1) + k). nx n
 that want them. The frame is COLMAP's own; nothing is rotated.
 """
 
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -18,6 +17,15 @@ import torch
 
 from splatlearn.errors import SplatlearnError
 from splatlearn.files import replacing
+from splatlearn.scene.formats.checks import (
+    LARGEST_LOGIT,
+    SMALLEST_LOG_SCALE,
+    Tensors,
+    checked,
+    finished,
+    opened,
+    size_of,
+)
 
 RENDER_MODES = ("default", "mip")  # classic, and antialiased (Mip-Splatting) rasterization
 REST_COUNTS = {0: 1, 9: 4, 24: 9, 45: 16, 72: 25}  # f_rest columns -> K, for SH degree 0 to 4
@@ -29,12 +37,9 @@ TYPES = {
     "double": "f8", "float64": "f8",
 }  # fmt: skip
 BYTE_ORDERS = {"binary_little_endian": "<", "binary_big_endian": ">", "ascii": ""}
-KEYS = ("means", "scales", "quats", "opacities", "sh0", "shN")
 
 
-def write_ply(
-    path: Path | str, tensors: Mapping[str, torch.Tensor | np.ndarray], render_mode: str | None = None
-) -> None:
+def write_ply(path: Path | str, tensors: Tensors, render_mode: str | None = None) -> None:
     """Write Gaussians as a 3DGS PLY, atomically.
 
     `tensors`: means [N,3], scales [N,3] (log), quats [N,4] (wxyz), opacities [N] (logit), sh0 [N,1,3],
@@ -45,7 +50,7 @@ def write_ply(
     path = Path(path)
     if render_mode is not None and render_mode not in RENDER_MODES:
         raise SplatlearnError(f"render_mode must be one of {', '.join(RENDER_MODES)}, not {render_mode!r}.")
-    arrays = _checked(tensors, path)
+    arrays = checked(tensors, path)
     count, rest = len(arrays["means"]), 3 * arrays["shN"].shape[1]
     comments = [f"comment SplatRenderMode: {render_mode}"] if render_mode else []
     properties = [f"property float {name}" for name in _column_names(rest)]
@@ -63,17 +68,23 @@ def write_ply(
             file.write(np.concatenate(columns, axis=1).astype("<f4", copy=False).tobytes())
 
 
-def read_ply(path: Path | str) -> dict[str, torch.Tensor]:
+def read_ply(path: Path | str, drop: bool = False) -> dict[str, torch.Tensor]:
     """Read a 3DGS PLY into float32 CPU tensors with exactly the keys, shapes and meaning of `write_ply`.
 
     Properties are found by name, in any order and of any numeric type; normals may be absent and unknown
-    properties are passed over. Binary of either byte order and ascii are read. Raises SplatlearnError, one
-    sentence naming the file, for whatever is not such a file; nothing is allocated before the header's counts
-    are checked against the file's size.
+    properties are passed over. Binary of either byte order and ascii are read. An opacity of ±Inf and a scale of
+    -Inf, which tools write for wholly opaque, wholly transparent and flat, are held at ±`LARGEST_LOGIT` and
+    `SMALLEST_LOG_SCALE`; `drop` leaves out Gaussians with any other value that is not finite. Raises SplatlearnError,
+    one sentence naming the file, for whatever is not such a file and, without `drop`, for values that are not finite;
+    nothing is allocated before the header's counts are checked against the file's size.
     """
     path = Path(path)
-    with _opened(path) as file:
+    with opened(path) as file:
         header = _read_header(file, path)
+        if any(name.startswith("packed_") for name, _ in header.properties):
+            raise SplatlearnError(
+                f"{path} is a compressed PLY (SuperSplat's packed_position), which is not read: export it uncompressed."
+            )
         column = _columns(file, header, path)
     rest = _rest_count(column, path)
     for name in _column_names(rest):
@@ -82,34 +93,38 @@ def read_ply(path: Path | str) -> dict[str, torch.Tensor]:
                 f"{path} has no property {name!r}: it is not a PLY of 3D Gaussians as 3DGS writes it."
             )
 
-    def stack(*names: str) -> torch.Tensor:
+    def stack(*names: str) -> np.ndarray:
         out = np.empty((header.count, len(names)), np.float32)
         for index, name in enumerate(names):
             with np.errstate(over="ignore"):  # a double beyond float32 becomes inf and is reported just below
                 out[:, index] = column[name]
+            if name == "opacity":
+                out[column[name] == np.inf], out[column[name] == -np.inf] = LARGEST_LOGIT, -LARGEST_LOGIT
+            elif name.startswith("scale_"):
+                out[column[name] == -np.inf, index] = SMALLEST_LOG_SCALE
             bad = np.flatnonzero(~np.isfinite(out[:, index]))
-            if bad.size:
+            if bad.size and not drop:
                 raise SplatlearnError(
                     f"{path} has {bad.size} values that are not finite float32 numbers in property {name!r}, "
-                    f"the first at vertex {bad[0]}."
+                    f"the first at vertex {bad[0]}; --drop-bad leaves such Gaussians out."
                 )
-        return torch.from_numpy(out)
+        return out
 
-    shN = stack(*(f"f_rest_{i}" for i in range(rest))).reshape(header.count, 3, rest // 3)
-    return {
+    arrays = {
         "means": stack("x", "y", "z"),
         "scales": stack("scale_0", "scale_1", "scale_2"),
         "quats": stack("rot_0", "rot_1", "rot_2", "rot_3"),
-        "opacities": stack("opacity")[:, 0].contiguous(),
+        "opacities": stack("opacity")[:, 0],
         "sh0": stack("f_dc_0", "f_dc_1", "f_dc_2")[:, None, :],
-        "shN": shN.transpose(1, 2).contiguous(),
+        "shN": stack(*(f"f_rest_{i}" for i in range(rest))).reshape(header.count, 3, rest // 3).transpose(0, 2, 1),
     }
+    return finished(arrays, path, drop)
 
 
 def read_render_mode(path: Path | str) -> str | None:
     """The file's `SplatRenderMode` comment: "default" or "mip", or None where there is no such comment."""
     path = Path(path)
-    with _opened(path) as file:
+    with opened(path) as file:
         mode = _read_header(file, path).render_mode
     return mode if mode in RENDER_MODES else None
 
@@ -128,13 +143,6 @@ class _Header:
     def stride(self) -> int:
         """Bytes a vertex takes, in ascii at least: a digit and a separator a value."""
         return sum(int(kind[1:]) if self.order else 2 for _, kind in self.properties)
-
-
-def _opened(path: Path) -> BinaryIO:
-    try:
-        return open(path, "rb")
-    except OSError as error:
-        raise SplatlearnError(f"{path} could not be read ({error.strerror}).") from error
 
 
 def _read_header(file: BinaryIO, path: Path) -> _Header:
@@ -195,7 +203,7 @@ def _is_count(digits: str) -> bool:
 def _columns(file: BinaryIO, header: _Header, path: Path) -> dict[str, np.ndarray]:
     """The vertex values by property name, after checking that the file is long enough to hold them."""
     start = file.tell() + (header.skip if header.order else 0)
-    size = os.fstat(file.fileno()).st_size
+    size = size_of(file)
     needed = start + header.count * header.stride - (0 if header.order else 1)  # the last newline may be missing
     if header.count and needed > size:
         raise SplatlearnError(
@@ -237,37 +245,3 @@ def _rest_count(names: Iterable[str], path: Path) -> int:
         counts = ", ".join(map(str, REST_COUNTS))
         raise SplatlearnError(f"{path} has {rest} f_rest properties, expected one of {counts} (SH degree 0 to 4).")
     return rest
-
-
-def _checked(tensors: Mapping[str, torch.Tensor | np.ndarray], path: Path) -> dict[str, np.ndarray]:
-    """The tensors as float32 arrays, after checking names, shapes and finiteness."""
-    if missing := [key for key in KEYS if key not in tensors]:
-        raise SplatlearnError(
-            f"{path} cannot be written: the tensor {missing[0]!r} is missing (needed: {', '.join(KEYS)})."
-        )
-    arrays = {}
-    for key in KEYS:
-        value = tensors[key]
-        array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
-        with np.errstate(over="ignore"):
-            arrays[key] = array.astype(np.float32, copy=False)
-    n = arrays["means"].shape[0] if arrays["means"].ndim else 0
-    k = arrays["shN"].shape[1] + 1 if arrays["shN"].ndim == 3 else 1
-    if k not in REST_COUNTS.values():
-        raise SplatlearnError(f"{path} cannot be written: shN has {k - 1} coefficients, expected 0, 3, 8, 15 or 24.")
-    shapes = {
-        "means": (n, 3),
-        "scales": (n, 3),
-        "quats": (n, 4),
-        "opacities": (n,),
-        "sh0": (n, 1, 3),
-        "shN": (n, k - 1, 3),
-    }
-    for key, array in arrays.items():
-        if array.shape != shapes[key]:
-            raise SplatlearnError(
-                f"{path} cannot be written: {key} has the shape {array.shape}, expected {shapes[key]}."
-            )
-        if not np.isfinite(array).all():
-            raise SplatlearnError(f"{path} cannot be written: {key} has values that are not finite.")
-    return arrays

@@ -52,7 +52,9 @@ class SceneTask(Task[View, Rendering]):
         steps: int = key(7000, "updates to make")
         log_every: int = key(50, "steps between lines of metrics.jsonl")
         data: ColmapScene.Config = key(ColmapScene.Config, "the photographs and their cameras")
-        init: str = key("sfm", "sfm, random (both at the points of the model), or a PLY file to start from")
+        init: str = key(
+            "sfm", "sfm, random (both at the points of the model), or a file to start from: PLY, .splat, SPZ, glTF"
+        )
         sh_degree: int = key(3, "degree of the spherical harmonics, 0 to 4")
         sh_every: int = key(1000, "steps after which the degree in use rises by one")
         lambda_dssim: float = key(0.2, "weight of 1 - SSIM against L1")
@@ -99,8 +101,8 @@ class SceneTask(Task[View, Rendering]):
                 generator=self.generator,
             )
         if not Path(config.init).is_file():
-            raise SplatlearnError(f"'init' must be sfm, random or a PLY file, got {config.init!r}")
-        return Gaussians.from_ply(config.init)
+            raise SplatlearnError(f"'init' must be sfm, random or a file of Gaussians, got {config.init!r}")
+        return Gaussians.load(config.init).at_least(config.sh_degree)
 
     # ---- the five steps' parts ----
 

@@ -1,0 +1,114 @@
+"""What every format checks alike: tensors before they are written, values after they are read, a file's real size.
+
+Tensors are those of `Gaussians`: means [N,3], scales [N,3] (log), quats [N,4] (wxyz), opacities [N] (logit),
+sh0 [N,1,3], shN [N,K-1,3], float32, in COLMAP's frame.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+
+from splatlearn.errors import SplatlearnError
+
+KEYS = ("means", "scales", "quats", "opacities", "sh0", "shN")
+BASES = (1, 4, 9, 16, 25)  # K of SH degree 0 to 4
+SMALLEST_LOG_SCALE = -30.0  # what a linear scale of zero becomes: 1e-13, far below what any picture shows
+LARGEST_LOGIT = 16.0  # what an opacity of one becomes: 1 - 1e-7, above the rasterizer's clamp of 0.999
+
+Arrays = dict[str, np.ndarray]
+Tensors = Mapping[str, torch.Tensor | np.ndarray]
+
+
+def opened(path: Path) -> BinaryIO:
+    """The file, opened for reading; raises SplatlearnError where that fails."""
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise SplatlearnError(f"{path} could not be read ({error.strerror}).") from error
+
+
+def size_of(file: BinaryIO) -> int:
+    """Bytes that an opened file really has."""
+    return os.fstat(file.fileno()).st_size
+
+
+def checked(tensors: Tensors, path: Path) -> Arrays:
+    """The tensors as float32 arrays to be written to `path`.
+
+    Raises SplatlearnError for a missing tensor, a wrong shape, or a value that is not finite.
+    """
+    if missing := [key for key in KEYS if key not in tensors]:
+        raise SplatlearnError(
+            f"{path} cannot be written: the tensor {missing[0]!r} is missing (needed: {', '.join(KEYS)})."
+        )
+    arrays = {}
+    for key in KEYS:
+        value = tensors[key]
+        array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+        with np.errstate(over="ignore"):
+            arrays[key] = array.astype(np.float32, copy=False)
+    n = arrays["means"].shape[0] if arrays["means"].ndim else 0
+    k = arrays["shN"].shape[1] + 1 if arrays["shN"].ndim == 3 else 1
+    if k not in BASES:
+        raise SplatlearnError(f"{path} cannot be written: shN has {k - 1} coefficients, expected 0, 3, 8, 15 or 24.")
+    shapes = {
+        "means": (n, 3), "scales": (n, 3), "quats": (n, 4), "opacities": (n,), "sh0": (n, 1, 3), "shN": (n, k - 1, 3),
+    }  # fmt: skip
+    for key, array in arrays.items():
+        if array.shape != shapes[key]:
+            raise SplatlearnError(
+                f"{path} cannot be written: {key} has the shape {array.shape}, expected {shapes[key]}."
+            )
+        if not np.isfinite(array).all():
+            raise SplatlearnError(f"{path} cannot be written: {key} has values that are not finite.")
+    return arrays
+
+
+def finished(arrays: Arrays, path: Path, drop: bool) -> dict[str, torch.Tensor]:
+    """What a reader returns: contiguous float32 tensors in the order of `KEYS`, every value finite.
+
+    `drop` leaves out Gaussians with a value that is not finite; else they are refused with their number.
+    """
+    good = np.ones(len(arrays["means"]), bool)
+    for key in KEYS:
+        good &= np.isfinite(arrays[key]).all(axis=tuple(range(1, arrays[key].ndim)))
+    bad = np.flatnonzero(~good)
+    if bad.size and not drop:
+        names = ", ".join(key for key in KEYS if not np.isfinite(arrays[key][bad]).all())
+        raise SplatlearnError(
+            f"{path} has {bad.size:,} of {len(good):,} Gaussians with values that are not finite ({names}), "
+            f"the first at {bad[0]}; --drop-bad leaves them out."
+        )
+    kept = arrays if not bad.size else {key: array[good] for key, array in arrays.items()}
+    return {key: torch.from_numpy(np.ascontiguousarray(kept[key], np.float32)) for key in KEYS}
+
+
+def unit(quats: np.ndarray) -> np.ndarray:
+    """Quaternions [N,4] (wxyz) of norm one; a zero quaternion becomes no rotation."""
+    norms = np.linalg.norm(quats.astype(np.float64), axis=1, keepdims=True)
+    safe = np.where(norms > 0, quats / np.where(norms > 0, norms, 1), np.array([1.0, 0, 0, 0]))
+    return np.asarray(safe, np.float32)
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(-x)), without overflow."""
+    return np.asarray(0.5 * (1 + np.tanh(0.5 * logits.astype(np.float64))))
+
+
+def logit(alphas: np.ndarray) -> np.ndarray:
+    """The inverse of `sigmoid`, held within ±`LARGEST_LOGIT`; NaN for what is not in 0..1."""
+    values = alphas.astype(np.float64)
+    values = np.where((values >= 0) & (values <= 1), values, np.nan)
+    with np.errstate(divide="ignore"):
+        logits = np.log(values) - np.log1p(-values)
+    return np.asarray(np.clip(logits, -LARGEST_LOGIT, LARGEST_LOGIT), np.float32)
+
+
+def log_scale(scales: np.ndarray) -> np.ndarray:
+    """Logarithms of linear scales, zero held at `SMALLEST_LOG_SCALE`; NaN for negative ones."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.maximum(np.log(scales.astype(np.float64)), SMALLEST_LOG_SCALE), np.float32)

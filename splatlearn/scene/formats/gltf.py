@@ -1,0 +1,128 @@
+"""glTF 2.0 with KHR_gaussian_splatting, written: a scene among the meshes of a standard that many tools read.
+
+A `.glb` holds all in one file; a `.gltf` is text beside a `.bin` of the same name, or with the data within. A Gaussian
+is a point of a POINTS primitive with float32 attributes: POSITION, KHR_gaussian_splatting:ROTATION (xyzw, unit), SCALE
+(linear), OPACITY (0..1), SH_DEGREE_l_COEF_n (RGB, l up to 3), and COLOR_0 (bytes) for viewers that show points only.
+Frame: glTF's x right, y up, z backward: COLMAP's turned by half about x, quaternions and harmonics included. COLMAP
+knows no vertical; a scene that lies askew in its model does so in the glTF too. Lost: harmonics of degree 4.
+Little-endian; the specification is KhronosGroup/glTF, extensions/2.0/Khronos/KHR_gaussian_splatting, ratified.
+"""
+
+import base64
+import json
+import math
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from splatlearn.errors import SplatlearnError
+from splatlearn.files import replacing
+from splatlearn.scene.formats.checks import Arrays, Tensors, checked, sigmoid, unit
+from splatlearn.scene.formats.sh_rotation import HALF_TURN, rotate_scene
+from splatlearn.scene.formats.splat import SH0
+
+EXTENSION = "KHR_gaussian_splatting"
+MAX_DEGREE = 3  # the extension knows no more
+GLB, JSON_CHUNK, BINARY_CHUNK = 0x46546C67, 0x4E4F534A, 0x004E4942
+LARGEST = (1 << 32) - 1  # bytes of a .glb, whose length is a u32
+FLOAT, BYTE, UNSIGNED_BYTE, SHORT, UNSIGNED_SHORT = 5126, 5120, 5121, 5122, 5123
+KINDS = {1: "SCALAR", 3: "VEC3", 4: "VEC4"}
+
+
+def write_gltf(path: Path | str, tensors: Tensors, *, embed: bool = False) -> None:
+    """Writes Gaussians (tensors as for `write_ply`) as `.glb` or `.gltf`, by the suffix, atomically.
+
+    A `.gltf` gets a `.bin` beside it, which is in place before the `.gltf` is; with `embed` the data stands within, a
+    third larger. Raises SplatlearnError for tensors that do not fit together, no Gaussians, more than a `.glb` can
+    hold, and a disk that refuses.
+    """
+    path = Path(path)
+    arrays = checked(tensors, path)
+    if not len(arrays["means"]):
+        raise SplatlearnError(f"{path} cannot be written: glTF knows no primitive of 0 points.")
+    columns = list(_attributes(rotate_scene(arrays, HALF_TURN)))
+    document = _document(columns)
+    data = b"".join(np.ascontiguousarray(values).tobytes() for _, values in columns)
+    if path.suffix.lower() == ".glb":
+        text = _padded(json.dumps(document, separators=(",", ":")).encode(), b" ")
+        length = 28 + len(text) + len(data)
+        if length > LARGEST:
+            raise SplatlearnError(f"{path} cannot be written: {length:,} bytes are more than a .glb holds; use .gltf.")
+        with replacing(path) as temporary, open(temporary, "wb") as file:
+            file.write(struct.pack("<IIIII", GLB, 2, length, len(text), JSON_CHUNK) + text)
+            file.write(struct.pack("<II", len(data), BINARY_CHUNK))
+            file.write(data)
+        return
+    buffer = document["buffers"][0]
+    with replacing(path) as temporary:
+        if embed:
+            buffer["uri"] = "data:application/octet-stream;base64," + base64.b64encode(data).decode("ascii")
+        else:
+            binary = path.with_suffix(".bin")
+            buffer["uri"] = _quoted(binary.name)
+            with replacing(binary) as beside:
+                beside.write_bytes(data)
+        temporary.write_text(json.dumps(document, indent=1), encoding="utf-8")
+
+
+def _attributes(arrays: Arrays) -> Iterator[tuple[str, np.ndarray]]:
+    """Names and values [N, 1, 3 or 4] of the attributes; arrays in glTF's frame."""
+    yield "POSITION", arrays["means"]
+    yield f"{EXTENSION}:ROTATION", np.roll(unit(arrays["quats"]), -1, axis=1)
+    yield f"{EXTENSION}:SCALE", np.exp(np.clip(arrays["scales"], -80, 88))
+    alphas = sigmoid(arrays["opacities"])[:, None]
+    yield f"{EXTENSION}:OPACITY", alphas.astype(np.float32)
+    coefficients = np.concatenate([arrays["sh0"], arrays["shN"]], axis=1)
+    for degree in range(min(MAX_DEGREE, math.isqrt(coefficients.shape[1]) - 1) + 1):
+        for order in range(2 * degree + 1):
+            yield f"{EXTENSION}:SH_DEGREE_{degree}_COEF_{order}", coefficients[:, degree * degree + order]
+    color = np.concatenate([0.5 + SH0 * arrays["sh0"][:, 0].astype(np.float64), alphas], axis=1)
+    yield "COLOR_0", np.clip(np.rint(255 * color), 0, 255).astype(np.uint8)
+
+
+def _document(columns: list[tuple[str, np.ndarray]]) -> dict[str, Any]:
+    """The JSON: an accessor and a view of the one buffer for each attribute."""
+    accessors: list[Any] = []
+    views: list[Any] = []
+    start = 0
+    for name, values in columns:
+        accessor: dict[str, Any] = {"bufferView": len(views), "count": len(values), "type": KINDS[values.shape[1]]}
+        accessor |= (
+            {"componentType": UNSIGNED_BYTE, "normalized": True} if name == "COLOR_0" else {"componentType": FLOAT}
+        )
+        if name == "POSITION":
+            accessor |= {"min": values.min(axis=0).tolist(), "max": values.max(axis=0).tolist()}
+        accessors.append(accessor)
+        views.append({"buffer": 0, "byteOffset": start, "byteLength": values.nbytes, "target": 34962})
+        start += values.nbytes
+    extension = {
+        "kernel": "ellipse",
+        "colorSpace": "srgb_rec709_display",
+        "projection": "perspective",
+        "sortingMethod": "cameraDistance",
+    }
+    attributes = {name: index for index, (name, _) in enumerate(columns)}
+    return {
+        "asset": {"version": "2.0", "generator": "splatlearn"},
+        "extensionsUsed": [EXTENSION],
+        "scene": 0,
+        "scenes": [{"nodes": [0]}],
+        "nodes": [{"mesh": 0, "name": "gaussians"}],
+        "meshes": [{"primitives": [{"mode": 0, "attributes": attributes, "extensions": {EXTENSION: extension}}]}],
+        "accessors": accessors,
+        "bufferViews": views,
+        "buffers": [{"byteLength": start}],
+    }
+
+
+def _padded(text: bytes, filler: bytes) -> bytes:
+    return text + filler * (-len(text) % 4)
+
+
+def _quoted(name: str) -> str:
+    from urllib.parse import quote
+
+    return quote(name)

@@ -1,0 +1,79 @@
+"""Every format by its suffix: one function that reads any of them and one that writes any of them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from splatlearn.errors import SplatlearnError
+from splatlearn.scene.formats.checks import Tensors
+from splatlearn.scene.formats.gltf import write_gltf
+from splatlearn.scene.formats.gltf_reader import read_gltf
+from splatlearn.scene.formats.splat import read_splat, write_splat
+from splatlearn.scene.formats.spz import read_spz, write_spz
+from splatlearn.scene.ply import read_ply, read_render_mode, write_ply
+
+
+class Splats(NamedTuple):
+    """What a file holds."""
+
+    tensors: dict[str, torch.Tensor]  # as `read_ply` gives them
+    antialiased: bool | None  # trained with opacities scaled for the low-pass filter; None: the file does not say
+
+
+def _ply(path: Path, drop: bool) -> Splats:
+    mode = read_render_mode(path)
+    return Splats(read_ply(path, drop), None if mode is None else mode == "mip")
+
+
+READERS: dict[str, Callable[[Path, bool], Splats]] = {
+    ".ply": _ply,
+    ".splat": lambda path, drop: Splats(read_splat(path, drop), None),
+    ".spz": lambda path, drop: Splats(*read_spz(path, drop)),
+    ".gltf": lambda path, drop: Splats(read_gltf(path, drop), None),
+    ".glb": lambda path, drop: Splats(read_gltf(path, drop), None),
+}
+WRITERS = (".ply", ".splat", ".spz", ".gltf", ".glb")
+# the highest SH degree that a format holds
+DEGREES = {".ply": 4, ".splat": 0, ".spz": 4, ".gltf": 3, ".glb": 3}
+
+
+def read(path: Path | str, drop: bool = False) -> Splats:
+    """Reads a scene of any format, by its suffix.
+
+    `drop` leaves out Gaussians with values that are not finite, which are refused otherwise. Raises SplatlearnError for
+    what cannot be read.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in READERS:
+        raise SplatlearnError(f"{path} is of no format that can be read: its name must end in {', '.join(READERS)}.")
+    return READERS[suffix](path, drop)
+
+
+def write(
+    path: Path | str,
+    tensors: Tensors,
+    *,
+    antialiased: bool | None = None,
+    spz_version: int = 4,
+    embed: bool = False,
+) -> None:
+    """Writes a scene in the format that the suffix names, atomically.
+
+    `antialiased` is told where the format can tell it; `spz_version` is 3 or 4; `embed` puts the data of a `.gltf` into
+    it. Raises SplatlearnError for another suffix, for tensors that do not fit together, and for a disk that refuses.
+    """
+    path = Path(path)
+    match path.suffix.lower():
+        case ".ply":
+            write_ply(path, tensors, None if antialiased is None else "mip" if antialiased else "default")
+        case ".splat":
+            write_splat(path, tensors)
+        case ".spz":
+            write_spz(path, tensors, version=spz_version, antialiased=bool(antialiased))
+        case ".gltf" | ".glb":
+            write_gltf(path, tensors, embed=embed)
+        case _:
+            raise SplatlearnError(f"{path} is of no format that is written: its name must end in {', '.join(WRITERS)}.")

@@ -1,0 +1,84 @@
+"""Turning a scene turns its view-dependent colours too: spherical harmonics up to degree 4 under a rotation.
+
+The colour along a unit direction d is 1/2 + sum_k Y_k(d) f_k. After a rotation R of the scene the same colour is seen
+along R d, so the new coefficients g satisfy Y(R d) g = Y(d) f for all d. The harmonics of one degree l rotate among
+themselves: g_l = D_l f_l with an orthogonal matrix D_l, found by asking this in many fixed directions (Ivanic and
+Ruedenberg 1996 derive D_l by recurrence; least squares over directions gives the same to rounding, in four lines).
+Y is in the sign convention of 3D Gaussian splatting, as `csrc/math/sh.h` has it.
+"""
+
+import math
+
+import numpy as np
+
+MAX_DEGREE = 4
+# a half turn about x: COLMAP's x right, y down, z forward <-> x right, y up, z backward (glTF's Y-up, SPZ's RUB)
+HALF_TURN = np.diag([1.0, -1.0, -1.0])
+
+
+def basis(directions: np.ndarray) -> np.ndarray:
+    """The 25 real spherical harmonics [M,25] of degree 0 to 4 at unit directions [M,3], float64."""
+    x, y, z = np.asarray(directions, np.float64).T
+    xx, yy, zz = x * x, y * y, z * z
+    columns = [
+        0.28209479177387814 + 0 * x,
+        -0.4886025119029199 * y, 0.4886025119029199 * z, -0.4886025119029199 * x,
+        1.0925484305920792 * x * y, -1.0925484305920792 * y * z, 0.31539156525252005 * (2 * zz - xx - yy),
+        -1.0925484305920792 * x * z, 0.5462742152960396 * (xx - yy),
+        -0.5900435899266435 * y * (3 * xx - yy), 2.890611442640554 * x * y * z,
+        -0.4570457994644658 * y * (4 * zz - xx - yy), 0.3731763325901154 * z * (2 * zz - 3 * (xx + yy)),
+        -0.4570457994644658 * x * (4 * zz - xx - yy),
+        1.445305721320277 * z * (xx - yy), -0.5900435899266435 * x * (xx - 3 * yy),
+        2.5033429417967046 * x * y * (xx - yy), -1.7701307697799304 * y * z * (3 * xx - yy),
+        0.9461746957575601 * x * y * (7 * zz - 1), -0.6690465435572892 * y * z * (7 * zz - 3),
+        0.10578554691520431 * (zz * (35 * zz - 30) + 3), -0.6690465435572892 * x * z * (7 * zz - 3),
+        0.47308734787878004 * (xx - yy) * (7 * zz - 1), -1.7701307697799304 * x * z * (xx - 3 * yy),
+        0.6258357354491761 * (xx * (xx - 3 * yy) - yy * (3 * xx - yy)),
+    ]  # fmt: skip
+    return np.stack(columns, axis=1)
+
+
+def sh_rotation(rotation: np.ndarray, degree: int) -> np.ndarray:
+    """D_l [2l+1, 2l+1], float64: how coefficients of degree l change when the scene is turned by `rotation` [3,3]."""
+    directions = _spiral(64)
+    rows = slice(degree * degree, (degree + 1) ** 2)
+    before, after = basis(directions)[:, rows], basis(directions @ np.asarray(rotation, np.float64).T)[:, rows]
+    return np.asarray(np.linalg.lstsq(after, before, rcond=None)[0])
+
+
+def rotate_sh(shN: np.ndarray, rotation: np.ndarray) -> np.ndarray:
+    """Coefficients [N,K-1,3] of degree 1 and up, float32, of a scene turned by `rotation` [3,3]."""
+    turned = np.empty_like(shN, dtype=np.float32)
+    for degree in range(1, math.isqrt(shN.shape[1] + 1)):
+        rows = slice(degree * degree - 1, (degree + 1) ** 2 - 1)
+        matrix = sh_rotation(rotation, degree)
+        whole = np.abs(matrix - np.round(matrix)) < 1e-12
+        matrix[whole] = np.round(matrix[whole])  # so that a half turn only negates, bit for bit
+        turned[:, rows] = np.einsum("kj,njc->nkc", matrix, shN[:, rows].astype(np.float64))
+    return turned
+
+
+def rotate_quats(quats: np.ndarray, rotation: np.ndarray) -> np.ndarray:
+    """Quaternions [N,4] (wxyz, any norm) of Gaussians in a scene turned by `rotation` [3,3]; float32, norms kept."""
+    from scipy.spatial.transform import Rotation
+
+    x, y, z, w = Rotation.from_matrix(rotation).as_quat()
+    # the matrix of the product p q for the fixed p = (w, x, y, z)
+    left = np.array([[w, -x, -y, -z], [x, w, -z, y], [y, z, w, -x], [z, -y, x, w]])
+    left[np.abs(left) < 1e-15] = 0
+    return np.asarray(quats.astype(np.float64) @ left.T, np.float32)
+
+
+def rotate_scene(arrays: dict[str, np.ndarray], rotation: np.ndarray) -> dict[str, np.ndarray]:
+    """The arrays of `Gaussians` with means, quats and shN turned by `rotation` [3,3]; the others are shared."""
+    means = np.asarray(arrays["means"].astype(np.float64) @ np.asarray(rotation, np.float64).T, np.float32)
+    quats, shN = rotate_quats(arrays["quats"], rotation), rotate_sh(arrays["shN"], rotation)
+    return {**arrays, "means": means, "quats": quats, "shN": shN}
+
+
+def _spiral(count: int) -> np.ndarray:
+    """Directions [count,3] spread evenly over the sphere, by the golden angle."""
+    steps = np.arange(count) + 0.5
+    z, turn = 1 - 2 * steps / count, steps * math.pi * (3 - math.sqrt(5))
+    radius = np.sqrt(1 - z * z)
+    return np.stack([radius * np.cos(turn), radius * np.sin(turn), z], axis=1)

@@ -1,0 +1,123 @@
+"""How SPZ codes each attribute in bytes, and back, with the turn between COLMAP's frame and SPZ's.
+
+Frame: RUB, x right, y up, z backward: COLMAP's turned by half about x, harmonics included.
+Position: 24-bit two's complement, so many bits behind the point as the header says. Scale: a byte, (log s + 10) 16.
+Alpha: a byte, 255 sigmoid. Colour: a byte, 255 (0.15 sh0 + 1/2). Rotation from version 3 on: the largest of
+(x, y, z, w) is made positive and left out, its number stands in the upper 2 bits of a u32, below it the others in
+order, each a sign bit and 9 bits of |q| sqrt(2) 511; in version 2 three bytes 127.5 q + 127.5 of x, y, z with w >= 0.
+Harmonics: a byte, 128 f + 128, channel innermost.
+"""
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from splatlearn.errors import SplatlearnError
+from splatlearn.scene.formats.checks import Arrays, logit, sigmoid, unit
+from splatlearn.scene.formats.sh_rotation import HALF_TURN, rotate_scene
+
+DC = 0.15  # of the coding of colours
+FRACTION, MOST_FRACTION = 12, 20  # bits behind the point: Niantic's, and the most that is ever needed
+LARGEST = (1 << 23) - 1  # of a position's 24 bits
+STEPS = 16  # a position is coded in steps of at most this part of the median Gaussian's size, where bits allow
+
+
+def sizes(count: int, degree: int, version: int) -> list[int]:
+    """Bytes of positions, alphas, colours, scales, rotations and harmonics."""
+    return [length * count for length in (9, 1, 3, 3, 4 if version >= 3 else 3, 3 * ((degree + 1) ** 2 - 1))]
+
+
+def encode(arrays: Arrays, path: Path, sh_bits: tuple[int, int]) -> tuple[int, list[bytes]]:
+    """The fractional bits and the six attributes, in SPZ's frame, of version 3 and up."""
+    turned = rotate_scene(arrays, HALF_TURN)
+    fraction = _fraction(turned, path)
+    fixed = np.rint(turned["means"].astype(np.float64) * (1 << fraction)).astype("<i4")
+    harmonics = 128 * turned["shN"].astype(np.float64) + 128
+    harmonics[:, :3] = _bucketed(harmonics[:, :3], sh_bits[0])
+    harmonics[:, 3:] = _bucketed(harmonics[:, 3:], sh_bits[1])
+    streams = [
+        fixed[..., None].view(np.uint8)[..., :3],
+        _bytes(255 * sigmoid(turned["opacities"])),
+        _bytes(255 * (DC * turned["sh0"].astype(np.float64) + 0.5)),
+        _bytes(16 * (turned["scales"].astype(np.float64) + 10)),
+        _packed_quats(turned["quats"]),
+        _bytes(harmonics),
+    ]
+    return fraction, [stream.tobytes() for stream in streams]
+
+
+def decode(payload: bytes, count: int, degree: int, fraction: int, version: int) -> Arrays:
+    """The arrays, in COLMAP's frame, of the six attributes one after the other."""
+    lengths = sizes(count, degree, version)
+    ends = np.cumsum(lengths)
+    raw = np.frombuffer(payload, np.uint8)
+    parts = [
+        raw[end - length : end].reshape(count, -1 if count else 0) for length, end in zip(lengths, ends, strict=True)
+    ]
+    wide = np.zeros((count, 3, 4), np.uint8)
+    wide[..., 1:] = parts[0].reshape(count, 3, 3)
+    arrays = {
+        "means": (wide.view("<i4")[..., 0] >> 8).astype(np.float32) / (1 << fraction),
+        "opacities": logit(parts[1].reshape(count) / 255),
+        "sh0": ((parts[2].reshape(count, 1, 3) / 255 - 0.5) / DC).astype(np.float32),
+        "scales": parts[3].reshape(count, 3).astype(np.float32) / 16 - 10,
+        "quats": _unpacked_quats(parts[4].reshape(count, 4 if version >= 3 else 3)),
+        "shN": (parts[5].reshape(count, (degree + 1) ** 2 - 1, 3).astype(np.float32) - 128) / 128,
+    }
+    return rotate_scene(arrays, HALF_TURN)  # a half turn is its own inverse
+
+
+def _fraction(arrays: Arrays, path: Path) -> int:
+    """Bits behind the point: 12, fewer where the scene would not fit, more where its Gaussians are small."""
+    if not len(arrays["means"]):
+        return FRACTION
+    size = float(np.exp(np.median(arrays["scales"].astype(np.float64))))
+    wanted = max(FRACTION, min(MOST_FRACTION, math.ceil(-math.log2(size / STEPS))))
+    reach = float(np.abs(arrays["means"]).max())
+    fits = math.floor(math.log2((LARGEST - 0.5) / reach)) if reach > 0 else wanted
+    if fits < 0:
+        raise SplatlearnError(f"{path} cannot be written: a position of {reach:g} is beyond SPZ's ±{LARGEST:,}.")
+    return min(wanted, fits)
+
+
+def _packed_quats(quats: np.ndarray) -> np.ndarray:
+    """[N,4] bytes of quaternions [N,4] wxyz."""
+    q = np.roll(unit(quats), -1, axis=1).astype(np.float64)  # xyzw
+    largest = np.abs(q).argmax(axis=1)
+    q *= np.where(np.take_along_axis(q, largest[:, None], 1) < 0, -1, 1)
+    packed = largest.astype(np.uint32)
+    for axis in range(4):
+        magnitude = np.clip(np.rint(511 * math.sqrt(2) * np.abs(q[:, axis])), 0, 511).astype(np.uint32)
+        coded = (packed << 10) | ((q[:, axis] < 0).astype(np.uint32) << 9) | magnitude
+        packed = np.where(largest == axis, packed, coded)
+    return packed.astype("<u4")[:, None].view(np.uint8)
+
+
+def _unpacked_quats(raw: np.ndarray) -> np.ndarray:
+    """Unit quaternions [N,4] wxyz of bytes [N,4], or [N,3] of version 2."""
+    q = np.zeros((len(raw), 4))  # xyzw
+    if raw.shape[1] == 3:
+        q[:, :3] = raw / 127.5 - 1
+        q[:, 3] = np.sqrt(np.maximum(0, 1 - (q**2).sum(axis=1)))
+        return np.roll(unit(q.astype(np.float32)), 1, axis=1)
+    packed = np.ascontiguousarray(raw).view("<u4")[:, 0].copy()
+    largest = packed >> 30
+    for axis in (3, 2, 1, 0):
+        value = (packed & 511) / (511 * math.sqrt(2)) * np.where(packed & 512, -1, 1)
+        stored = largest != axis
+        q[stored, axis] = value[stored]
+        packed[stored] >>= 10
+    rest = np.sqrt(np.maximum(0, 1 - (q**2).sum(axis=1)))
+    np.put_along_axis(q, largest[:, None].astype(np.int64), rest[:, None], 1)
+    return np.roll(unit(q.astype(np.float32)), 1, axis=1)
+
+
+def _bucketed(values: np.ndarray, bits: int) -> np.ndarray:
+    """Values 0..255 moved to the nearest centre of 2^bits buckets, of which 128 (a coefficient of 0) is one."""
+    width = 1 << (8 - bits)
+    return np.rint(values / width) * width
+
+
+def _bytes(values: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
