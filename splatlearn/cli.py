@@ -10,6 +10,7 @@ from splatlearn.loop import Interrupted
 
 COMMANDS = {
     "demo": "photographs of a still life, structure from motion, a trained scene: everything, on its own data",
+    "reconstruct": "photographs or a video to a COLMAP folder, with a report: splatlearn reconstruct PHOTOS OUT",
     "train": "learn a line or a scene: splatlearn train configs/scene.yaml --data.path MY_COLMAP_FOLDER",
     "eval": "measure a run on held-out photographs",
     "render": "pictures or a video of a run: held-out views, an orbit, a flight through the photographs",

@@ -14,7 +14,8 @@ from PIL import Image
 from splatlearn.errors import SplatlearnError
 from splatlearn.scene.colmap_records import Lens
 from splatlearn.scene.lens import pinhole_views
-from splatlearn.scene.photos import PhotoSource, PhotoStore, photo_size, read_photo, shrink
+from splatlearn.scene.photo_store import PhotoSource, PhotoStore
+from splatlearn.scene.photos import photo_size, read_photo, shrink
 
 RGB16, GREY16, GREY_ALPHA16, RGBA16 = 2, 0, 4, 6  # PNG's colour types
 

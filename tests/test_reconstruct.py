@@ -15,13 +15,13 @@ from PIL import Image
 
 from splatlearn.errors import SplatlearnError
 from splatlearn.scene import still_life
-from splatlearn.scene.reconstruct import Summary, structure_from_motion
+from splatlearn.scene.reconstruct import Report, Settings, reconstruct
 
 PHOTOS = 10  # neighbours on the low ring of forty: about 14 degrees apart
 WIDTH, HEIGHT = 320, 240
 
 
-Done = tuple[Path, Summary, dict[str, str]]
+Done = tuple[Path, Report, dict[str, str]]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def done(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
     """The COLMAP folder made from the photographs, the summary, and the photographs' hashes from before."""
     before = hashes(photos)
     out = tmp_path_factory.mktemp("colmap") / "out"
-    return out, structure_from_motion(photos, out, progress=False, threads=1), before
+    return out, reconstruct(photos, out, Settings(threads=1), progress=False), before
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -92,26 +92,30 @@ def test_photographs_are_copied_and_left_alone(done: Done, photos: Path) -> None
     out, _, before = done
     assert hashes(photos) == before, "the user's photographs were changed"
     assert hashes(out / "images") == before, "images/ are not copies of the photographs"
-    assert sorted(path.name for path in out.iterdir()) == ["images", "sparse"], "scratch files were left behind"
+    left = sorted(path.name for path in out.iterdir())
+    assert left == ["images", "reconstruction.json", "reconstruction.txt", "sparse"], "scratch files were left behind"
 
 
 def test_one_thread_repeats_to_the_bit(done: Done, photos: Path, tmp_path: Path) -> None:
-    structure_from_motion(photos, tmp_path / "out", progress=False, threads=1)
-    assert hashes(tmp_path / "out") == hashes(done[0]), "the same photographs and seed gave another model"
+    reconstruct(photos, tmp_path / "out", Settings(threads=1), progress=False)
+    for part in ("images", "sparse"):
+        assert hashes(tmp_path / "out" / part) == hashes(done[0] / part), (
+            "the same photographs and seed gave another model"
+        )
 
 
 def test_a_model_is_never_overwritten(done: Done, photos: Path) -> None:
     before = hashes(done[0])
     with pytest.raises(SplatlearnError, match="expected no model there yet"):
-        structure_from_motion(photos, done[0], progress=False)
+        reconstruct(photos, done[0], progress=False)
     assert hashes(done[0]) == before, "a refused run changed the folder"
 
 
 def test_other_pictures_in_images_are_refused(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "stranger.jpg").write_bytes(b"x")
-    with pytest.raises(SplatlearnError, match=r"stranger\.jpg"):
-        structure_from_motion(photos, tmp_path, progress=False)
+    with pytest.raises(SplatlearnError, match="expected a new or empty folder, got one that holds images"):
+        reconstruct(photos, tmp_path, progress=False)
 
 
 def test_a_photograph_that_fits_nowhere_is_reported(photos: Path, tmp_path: Path) -> None:
@@ -122,8 +126,10 @@ def test_a_photograph_that_fits_nowhere_is_reported(photos: Path, tmp_path: Path
     noise = np.random.default_rng(0).integers(0, 255, (60, 45, 3), dtype=np.uint8).repeat(4, 0).repeat(4, 1)
     Image.fromarray(noise).save(tmp_path / "images" / "noise.png")
     before = hashes(tmp_path / "images")
-    summary = structure_from_motion(tmp_path / "images", tmp_path, progress=False)
-    assert summary.missing == ("noise.png",) and summary.registered == 7, "the stray photograph was not told apart"
+    summary = reconstruct(tmp_path / "images", tmp_path, progress=False)
+    assert [missing.name for missing in summary.missing] == ["noise.png"] and summary.registered == 7, (
+        "the stray photograph was not told apart"
+    )
     assert "noise.png" in summary.warning and "1 of 8" in summary.warning, "the warning does not name it"
     assert hashes(tmp_path / "images") == before, "photographs used in place were changed"
     names = {image.name for image in pycolmap.Reconstruction(tmp_path / "sparse" / "0").images.values()}
@@ -131,14 +137,14 @@ def test_a_photograph_that_fits_nowhere_is_reported(photos: Path, tmp_path: Path
 
 
 def test_too_few_photographs(photos: Path, tmp_path: Path) -> None:
-    with pytest.raises(SplatlearnError, match="expected a folder of photographs, got nothing"):
-        structure_from_motion(tmp_path / "nowhere", tmp_path / "out")
+    with pytest.raises(SplatlearnError, match="expected a folder of photographs or a video, got nothing"):
+        reconstruct(tmp_path / "nowhere", tmp_path / "out")
     one = tmp_path / "one"
     one.mkdir()
     shutil.copy(photos / "photo 0.jpg", one)
     (one / "notes.txt").write_text("not a photograph")
     with pytest.raises(SplatlearnError, match="at least 2 photographs .* got 1"):
-        structure_from_motion(one, tmp_path / "out")
+        reconstruct(one, tmp_path / "out")
     assert not (tmp_path / "out").exists(), "a refused run made its folder"
 
 
@@ -148,13 +154,13 @@ def test_damaged_photographs_are_all_named(photos: Path, tmp_path: Path) -> None
     (bad / "photo 3.jpg").write_bytes((photos / "photo 3.jpg").read_bytes()[:4000])
     (bad / "photo 5.jpg").write_text("no picture")
     with pytest.raises(SplatlearnError, match=r"got 2 damaged: photo 3\.jpg, photo 5\.jpg"):
-        structure_from_motion(bad, tmp_path / "out", progress=False)
+        reconstruct(bad, tmp_path / "out", progress=False)
     assert not (tmp_path / "out").exists(), "a refused run made its folder"
 
 
 def test_unknown_camera_model(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(SplatlearnError, match="camera_model: expected one of .*OPENCV.* got 'PINHOLES'"):
-        structure_from_motion(photos, tmp_path / "out", camera_model="PINHOLES")
+        reconstruct(photos, tmp_path / "out", Settings(camera_model="PINHOLES"))
 
 
 @pytest.mark.parametrize(
@@ -165,10 +171,10 @@ def test_photographs_without_a_scene(tmp_path: Path, kind: str, complaint: str) 
     folder.mkdir()
     generator = np.random.default_rng(1)
     for i in range(3):
-        values = np.full((30, 40), 128) if kind == "blank" else generator.integers(0, 255, (30, 40))
+        values = np.full((30, 40), 120 + i) if kind == "blank" else generator.integers(0, 255, (30, 40))
         Image.fromarray(values.astype(np.uint8).repeat(6, 0).repeat(6, 1)).save(folder / f"{i}.png")
     with pytest.raises(SplatlearnError, match=complaint):
-        structure_from_motion(folder, tmp_path / "out", progress=False)
+        reconstruct(folder, tmp_path / "out", progress=False)
     assert not (tmp_path / "out" / "sparse").exists(), "a failed run left a model"
 
 
@@ -186,8 +192,8 @@ def test_ctrl_c_stops_the_work_and_leaves_no_model(photos: Path, tmp_path: Path,
     monkeypatch.setattr(pycolmap, "match_exhaustive", interrupted)
     level = pycolmap.logging.minloglevel
     with pytest.raises(KeyboardInterrupt):
-        structure_from_motion(photos, tmp_path / "out", progress=False)
+        reconstruct(photos, tmp_path / "out", progress=False)
     assert seen == [True], "the work was not cancelled, or goes on after the function has returned"
     left = [path.name for path in (tmp_path / "out").iterdir()]
-    assert left == ["images"], "an interrupted run left more than copies of the photographs"
+    assert left == [".reconstruction"], "an interrupted run left more than what it can go on from"
     assert pycolmap.logging.minloglevel == level, "pycolmap's log stays silenced"

@@ -8,6 +8,7 @@ from splatlearn import loop
 from splatlearn import run as runs
 from splatlearn.commands import eval as evaluation
 from splatlearn.commands.opened import CONFIG, config_of, task_class
+from splatlearn.commands.reconstruct import ready
 from splatlearn.errors import SplatlearnError
 from splatlearn.files import replacing
 
@@ -41,6 +42,8 @@ def start(cls: Any, config: Any) -> dict[str, Any]:
     """A new run; returns its evaluation."""
     folder = Path(config.out)
     if getattr(config.data, "path", None):
+    if hasattr(config.data, "reconstruct"):
+        config.data.path = ready(config.data.path, config.data.reconstruct)
         config.data.path = str(Path(config.data.path).expanduser().resolve())  # so that --resume works from anywhere
     task = cls(config)
     runs.create(folder)

@@ -5,17 +5,21 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 
+from splatlearn.config import key
 from splatlearn.errors import SplatlearnError
 from splatlearn.scene.cameras import Camera, scene_extent
 from splatlearn.scene.colmap_files import Model, ModelImage, read_model
 from splatlearn.scene.lens import PinholeView, pinhole_views
-from splatlearn.scene.photos import PhotoSource, PhotoStore, photo_size
+from splatlearn.scene.masks import mask_path
+from splatlearn.scene.photo_store import PhotoSource, PhotoStore
+from splatlearn.scene.photos import photo_size
 
 DEFAULT_HOLDOUT = 8
 _LAYOUT = "expected a COLMAP folder with the photographs in images/ and the model in sparse/0/ (or sparse/)"
@@ -33,31 +37,25 @@ class ColmapScene:
     train, test: the cameras (ideal pinholes), sorted by name.
     points: [P, 3] float32, the reconstruction's points in the world. point_colors: [P, 3] uint8.
     extent: the radius of the training cameras (see scene_extent).
+
+    Held out (config.holdout) are, by name: "every:N" the first of each N, "fraction:F" a share spread evenly, "file"
+    what sparse/0/test.txt lists, one name a line, "none" nothing; "auto" takes the file if it is there, else "every:8".
     """
 
     @dataclass
     class Config:
-        """How to read the folder.
+        """How to read the folder."""
 
-        path: the folder.
-        images: name of the folder with photographs, such as "images_2" for copies of half the size; None for
-            "images".
-        downscale: whole number by which photographs are shrunk further on loading, by averaging.
-        holdout: which photographs to keep for evaluation: "auto" (those of sparse/0/test.txt if it is there,
-            else "every:8"), "every:N" (by name, the first of each N), "fraction:F" (spread evenly over the
-            names), "file" (sparse/0/test.txt, one name a line) or "none".
-        skip_missing: go on without photographs that are missing or cannot be decoded.
-        memory_gib: how much memory decoded photographs may keep.
-        background: RGB, 0 to 1, that photographs with an alpha channel are composited over.
-        """
-
-        path: str = ""
-        images: str | None = None
-        downscale: int = 1
-        holdout: str = "auto"
-        skip_missing: bool = False
-        memory_gib: float = 4.0
-        background: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+        path: str = key("", "a COLMAP folder; or photographs or a video, to be reconstructed first")
+        reconstruct: Literal["ask", "yes", "no"] = key("ask", "whether to reconstruct photographs that have no model")
+        images: str | None = key(None, "folder of the photographs in it, such as images_2; null: images")
+        masks: str | None = key(None, "folder of masks in it, photo.jpg.png for photo.jpg, black: ignored; null: none")
+        downscale: int = key(1, "whole number by which photographs are shrunk further on loading, by averaging")
+        holdout: str = key("auto", "held out: auto (test.txt, else every:8), every:N, fraction:F, file, none")
+        skip_missing: bool = key(False, "go on without photographs that are missing or cannot be decoded")
+        memory_gib: float = key(4.0, "memory that decoded photographs may keep; all else is decoded again")
+        cache: str | None = key(None, "folder to keep undistorted photographs in between runs; null: none")
+        background: list[float] = key([0.0, 0.0, 0.0], "RGB, 0 to 1, behind photographs with an alpha channel")
 
     def __init__(self, config: Config) -> None:
         _check_config(config)
@@ -67,13 +65,16 @@ class ColmapScene:
         model = read_model(self.model_folder)
         sizes, failed = _stored_sizes(model.images, self.image_folder)
         views = _views(model.images, sizes, self.image_folder, config.downscale)
+        masks = _masks(model.images, self.path, config.masks)
         sources, self._names = {}, {}
         cameras: dict[str, list[Camera]] = {}
         for image in model.images:
             for view in views.get(image.name, []):
                 camera = _camera(image, view)
                 cameras.setdefault(image.name, []).append(camera)
-                sources[camera.name] = PhotoSource(self.image_folder / image.name, sizes[image.name], view)
+                sources[camera.name] = PhotoSource(
+                    self.image_folder / image.name, sizes[image.name], view, masks.get(image.name)
+                )
                 self._names[camera.name] = image.name
         r, g, b = config.background
         self._store = PhotoStore(
@@ -81,6 +82,7 @@ class ColmapScene:
             downscale=config.downscale,
             background=(r, g, b),
             memory_bytes=int(config.memory_gib * 2**30),
+            cache=Path(config.cache).expanduser() if config.cache else None,
         )
         for name, error in self._store.check().items():
             failed[self._names[name]] = error
@@ -112,6 +114,10 @@ class ColmapScene:
                 f"but the camera is {camera.width}x{camera.height}."
             )
         return picture
+
+    def mask(self, camera: Camera) -> torch.Tensor | None:
+        """Where that photograph counts: [camera.height, camera.width] uint8, 255 or 0; None: everywhere."""
+        return self._store.load_mask(camera.name)
 
     def prefetch(self, cameras: Sequence[Camera]) -> None:
         """Starts decoding the photographs of these cameras in threads and returns at once; `photo` waits.
@@ -227,6 +233,18 @@ def _stored_sizes(
             f"rotation is not applied): {'; '.join(wrong[:5])}{more}."
         )
     return sizes, failed
+
+
+def _masks(images: Iterable[ModelImage], root: Path, folder: str | None) -> dict[str, Path]:
+    """The mask files by photograph; a folder without a single one of them is a mistake."""
+    if not folder:
+        return {}
+    found = {image.name: mask_path(root / folder, image.name) for image in images}
+    found = {name: path for name, path in found.items() if path.is_file()}
+    if not found:
+        example = mask_path(root / folder, next(iter(images)).name)
+        raise SplatlearnError(f"{root / folder} holds no mask: expected files such as {example.name} in it.")
+    return found
 
 
 def _same_shape(size: tuple[int, int], model_size: tuple[int, int]) -> bool:

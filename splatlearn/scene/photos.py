@@ -1,13 +1,7 @@
-"""Photographs as 8-bit RGB tensors: every pixel format explicitly, undistorted, within a memory budget."""
+"""Image files as 8-bit RGB tensors: every pixel format explicitly, so that none is guessed by a decoder."""
 
 from __future__ import annotations
 
-import os
-import threading
-from collections import OrderedDict
-from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +9,9 @@ import numpy as np
 import torch
 
 from splatlearn.errors import SplatlearnError
-from splatlearn.scene.lens import PinholeView, sampling_grid, warp
 
 if TYPE_CHECKING:
     from PIL import Image
-
-# Memory for sampling grids: photographs of one lens mostly follow each other, so a few grids are enough.
-_GRID_BYTES = 512 << 20
 
 # Pillow keeps only the high byte of 16-bit colours. Decoded a second time as if in the other byte order, the
 # low byte comes out in its place. Grey with alpha has four bytes a pixel: a plain RGBA shows them all.
@@ -155,141 +145,3 @@ def shrink(photo: torch.Tensor, factor: int) -> torch.Tensor:
     sums = blocks.sum(dim=3, dtype=torch.int32).sum(dim=1, dtype=torch.int32)
     area = factor * factor
     return ((sums + area // 2) // area).to(torch.uint8)
-
-
-class _Cache:
-    """Least-recently-used tensors within a number of bytes. Not thread-safe by itself."""
-
-    def __init__(self, budget: int) -> None:
-        self.budget = budget
-        self.used = 0
-        self._entries: OrderedDict[Any, torch.Tensor] = OrderedDict()
-
-    def get(self, key: Any) -> torch.Tensor | None:
-        tensor = self._entries.get(key)
-        if tensor is not None:
-            self._entries.move_to_end(key)
-        return tensor
-
-    def put(self, key: Any, tensor: torch.Tensor) -> None:
-        size = tensor.numel() * tensor.element_size()
-        if key in self._entries or size > self.budget:
-            return
-        while self.used + size > self.budget:
-            _, oldest = self._entries.popitem(last=False)
-            self.used -= oldest.numel() * oldest.element_size()
-        self._entries[key] = tensor
-        self.used += size
-
-
-@dataclass(frozen=True)
-class PhotoSource:
-    """Where a picture comes from: the file, its size as stored, and the pinhole view to take out of it."""
-
-    path: Path
-    stored_size: tuple[int, int]
-    view: PinholeView
-
-
-class PhotoStore:
-    """Undistorted pictures by name, decoded when first asked for and kept while `memory_bytes` allow.
-
-    Safe to use from several threads; the same name always gives the same bits. The tensors are shared: do not
-    write into them.
-    """
-
-    def __init__(
-        self,
-        sources: dict[str, PhotoSource],
-        *,
-        downscale: int = 1,
-        background: tuple[float, float, float] = (0.0, 0.0, 0.0),
-        memory_bytes: int = 4 << 30,
-    ) -> None:
-        self.sources = sources
-        self.downscale = downscale
-        self.background = background
-        self.decoded = 0
-        self._pictures = _Cache(memory_bytes)
-        self._grids = _Cache(_GRID_BYTES)
-        self._lock = threading.Lock()
-        self._grid_lock = threading.Lock()
-        self._pool: ThreadPoolExecutor | None = None
-        self._coming: dict[str, Future[torch.Tensor]] = {}
-
-    def load(self, name: str) -> torch.Tensor:
-        """The picture, [H, W, 3] uint8. Raises SplatlearnError if its file has become unusable since."""
-        with self._lock:
-            picture = self._pictures.get(name)
-            coming = self._coming.get(name)
-        if picture is not None:
-            return picture
-        return coming.result() if coming is not None else self._produce(name)
-
-    @property
-    def kept_bytes(self) -> int:
-        """How much memory the kept pictures take."""
-        return self._pictures.used
-
-    def _produce(self, name: str) -> torch.Tensor:
-        try:
-            picture = self._decode(self.sources[name])
-            with self._lock:
-                self.decoded += 1
-                self._pictures.put(name, picture)
-        finally:
-            with self._lock:
-                self._coming.pop(name, None)
-        return picture
-
-    def _decode(self, source: PhotoSource) -> torch.Tensor:
-        photo = read_photo(source.path, self.background)
-        size = (photo.shape[1], photo.shape[0])
-        if size != source.stored_size:
-            raise SplatlearnError(f"{source.path} changed its size from {source.stored_size} to {size} meanwhile.")
-        photo = shrink(photo, self.downscale)
-        return warp(photo, self._grid(source.view)) if source.view.resampled else photo
-
-    def _grid(self, view: PinholeView) -> torch.Tensor:
-        with self._grid_lock:  # held while computing, so that two threads do not make the same grid
-            grid = self._grids.get(id(view))
-            if grid is None:
-                grid = sampling_grid(view)
-                self._grids.put(id(view), grid)
-            return grid
-
-    def prefetch(self, names: Iterable[str]) -> None:
-        """Starts loading these pictures in threads and returns at once; `load` then waits for them."""
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(_threads(), thread_name_prefix="photos")
-        for name in names:
-            with self._lock:
-                if name not in self._coming and self._pictures.get(name) is None:
-                    self._coming[name] = self._pool.submit(self._produce, name)
-
-    def check(self) -> dict[str, SplatlearnError]:
-        """Decodes every file in threads and keeps the pictures that fit; returns what failed, by name."""
-        from tqdm import tqdm
-
-        failed = {}
-        pool = ThreadPoolExecutor(_threads(), thread_name_prefix="photos")
-        try:
-            results = pool.map(self._failure, self.sources)
-            bar = tqdm(results, "photos", total=len(self.sources), leave=False, delay=2, disable=None)
-            for name, failure in zip(self.sources, bar, strict=True):
-                if failure is not None:
-                    failed[name] = failure
-        finally:
-            pool.shutdown(cancel_futures=True)  # so that Ctrl-C need not wait for all photographs
-        return failed
-
-    def _failure(self, name: str) -> SplatlearnError | None:
-        try:
-            self.load(name)
-        except SplatlearnError as error:
-            return error
-        return None
-
-
-def _threads() -> int:
-    return min(8, len(os.sched_getaffinity(0)))

@@ -1,0 +1,302 @@
+"""The way from photographs to a COLMAP folder, phase by phase, each of which a second run finds done."""
+
+import os
+import shutil
+import time
+from contextlib import closing, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from splatlearn.errors import SplatlearnError
+from splatlearn.scene.reconstruct import gather
+from splatlearn.scene.reconstruct.frames import check_video, extract_frames
+from splatlearn.scene.reconstruct.gather import Photo, some
+from splatlearn.scene.reconstruct.phases import SMALLEST_MODEL, Bench, camera_groups, matching_of, quiet
+from splatlearn.scene.reconstruct.report import Report, cameras_of, diagnose, finite
+from splatlearn.scene.reconstruct.settings import Settings
+from splatlearn.scene.reconstruct.work import FOLDER, Work, hash_of
+
+BYTES_A_FEATURE = 128 + 6 * 4 + 16  # in the database: descriptor, keypoint, and its share of the matches
+RESULTS = ("images", "masks", "sparse", "reconstruction.txt", "reconstruction.json")
+
+
+def reconstruct(source: Path, out: Path, settings: Settings | None = None, *, progress: bool = True) -> Report:
+    """Reconstructs the cameras of photographs or of a video's frames: writes `out/images` and `out/sparse/0` (binary).
+
+    Besides, `out/reconstruction.txt` and `.json` (the report), and `out/masks` where there are masks. `out` must be
+    new, or hold nothing but `images` (which is then `source`, and used in place) or an unfinished run of ours. That is
+    gone on with: what was complete is kept unless photographs or settings have changed.
+
+    source: a folder, searched with its subfolders and through symbolic links, or a video. It is only read.
+
+    Raises SplatlearnError (one sentence) for settings that make no sense, fewer than two photographs, unreadable ones,
+    a video that is none, an `out` that holds something else, no features, or photographs that have nothing in common.
+    After Ctrl-C, a crash or an error the same call goes on where this one was.
+    """
+    settings = settings or Settings()
+    settings.check()
+    began = time.monotonic()
+    video = source.is_file()
+    work = Work(out)
+    _check_out(source, work)
+    if video:
+        check_video(source)
+        if settings.masks is not None:
+            raise SplatlearnError(f"masks: expected none with a video, got {str(settings.masks)!r}")
+        with work.locked():
+            return _Run(work, settings, progress, began).of_video(source)
+    inside = [out, *([settings.masks] if settings.masks else [])]
+    in_place = source.resolve() == (out / "images").resolve()
+    if in_place and settings.max_size is not None:
+        raise SplatlearnError(f"max_size would change the photographs in {source}: name another folder for the result")
+    names = gather.find_photos(source, [] if in_place else inside)
+    photos = gather.look_at(source, names, work.known_photos(), settings.thread_count(), progress)
+    photos, copies = gather.without_copies(photos)
+    if len(photos) < 2:
+        raise SplatlearnError(f"{source}: expected at least 2 different photographs, got {len(names)} copies of one")
+    camera_groups(photos, settings.cameras)  # refuses what does not go together before anything is written
+    masks = _masks_for(photos, source, settings.masks)
+    with work.locked():
+        work.remember(photos)
+        return _Run(work, settings, progress, began).of_photos(source, photos, copies, masks, in_place)
+
+
+def _check_out(source: Path, work: Work) -> None:
+    """Refuses an output folder with anything in it that this run could mix up or overwrite."""
+    out = work.out
+    if out.exists() and not out.is_dir():
+        raise SplatlearnError(f"{out}: expected a folder, got a file")
+    if source.is_dir() and out.resolve() == source.resolve():
+        raise SplatlearnError(
+            f"{out}: expected another folder than that of the photographs (a new one within it will do)"
+        )
+    if not out.is_dir():
+        return
+    model = out / "sparse" / "0"
+    if model.exists() and any(model.iterdir()):
+        shutil.rmtree(work.folder, ignore_errors=True)  # of a run that was stopped when all was done but this
+        raise SplatlearnError(f"{model}: expected no model there yet, got one; choose another folder or remove it")
+    own = (
+        source.resolve().relative_to(out.resolve()).parts[:1] if source.resolve().is_relative_to(out.resolve()) else ()
+    )
+    allowed = {FOLDER, *own, *(RESULTS if work.fact("photos", "moving") else ())}
+    strangers = sorted(path.name for path in out.iterdir() if path.name not in allowed)
+    if strangers:
+        raise SplatlearnError(f"{out}: expected a new or empty folder, got one that holds {some(strangers)}")
+
+
+def _masks_for(photos: list[Photo], source: Path, masks: Path | None) -> dict[str, Path]:
+    """The mask of each photograph that has one, found by COLMAP's naming; raises where none or a wrong one is there."""
+    from splatlearn.scene.masks import mask_path
+    from splatlearn.scene.photos import photo_size
+
+    if masks is None:
+        return {}
+    found = {photo.name: mask_path(masks, photo.name) for photo in photos}
+    found = {name: path for name, path in found.items() if path.is_file()}
+    if not found:
+        raise SplatlearnError(f"masks: expected files such as {photos[0].name}.png in {masks}, got none for {source}")
+    sizes = {photo.name: (photo.width, photo.height) for photo in photos}
+    wrong = [f"{name}.png" for name, path in found.items() if photo_size(path) != sizes[name]]
+    if wrong:
+        raise SplatlearnError(f"masks: expected masks of their photographs' sizes, got others: {some(wrong)}")
+    return found
+
+
+class _Run:
+    """One pass over the phases in a locked work folder."""
+
+    def __init__(self, work: Work, settings: Settings, progress: bool, began: float) -> None:
+        self.work, self.settings, self.progress, self.began = work, settings, progress, began
+        self.spent: dict[str, float] = {}
+
+    def of_video(self, video: Path) -> Report:
+        """The frames, then as with photographs."""
+        work, settings = self.work, self.settings
+        facts = video.stat()
+        key = hash_of(video.name, facts.st_size, facts.st_mtime_ns, settings.frames, settings.max_size)
+        if not work.done("photos", key):
+            self._afresh("photos", key)
+            partial = work.folder / "frames"
+            shutil.rmtree(partial, ignore_errors=True)
+            try:
+                names = extract_frames(
+                    video, partial, frames=settings.frames, max_size=settings.max_size, progress=self.progress
+                )
+            except SplatlearnError:
+                shutil.rmtree(work.folder)
+                with suppress(OSError):  # it is not empty, as it was there before
+                    work.out.rmdir()
+                raise
+            partial.rename(work.images)
+            work.complete("photos", key, names=names)
+        names = work.fact("photos", "names")
+        photos = gather.look_at(self._images(), names, work.known_photos(), settings.thread_count(), self.progress)
+        photos, copies = gather.without_copies(photos)
+        if len(photos) < 2:
+            raise SplatlearnError(f"{video}: expected a video in which something moves, got {len(names)} equal frames")
+        work.remember(photos)
+        return self._of_images(photos, copies, key, in_place=False, video=True)
+
+    def of_photos(
+        self, source: Path, photos: list[Photo], copies: dict[str, str], masks: dict[str, Path], in_place: bool
+    ) -> Report:
+        """Copies, then the phases."""
+        work, settings = self.work, self.settings
+        stamps = sorted((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in masks.values())
+        key = hash_of([(photo.name, photo.digest) for photo in photos], settings.max_size, stamps, in_place)
+        if not work.done("photos", key):
+            if not work.begun("photos", key):
+                self._afresh("photos", key)
+            if not in_place:
+                self._copy(source, photos, masks)
+            elif masks:
+                self._copy(source, [], masks)
+            work.complete("photos", key)
+        if settings.max_size is not None:
+            photos = [_resized(photo, settings.max_size) for photo in photos]
+        return self._of_images(photos, copies, key, in_place, video=False)
+
+    def _afresh(self, phase: str, key: str) -> None:
+        """Forgets what was made of other photographs: only ever what this program has made."""
+        work = self.work
+        for folder in (work.images, work.masks, work.models):
+            shutil.rmtree(folder, ignore_errors=True)
+        for name in work.fact("photos", "moving", []):  # that run was stopped while it moved its results into place
+            shutil.rmtree(work.out / name, ignore_errors=True)
+        work.begin(phase, key)
+
+    def _copy(self, source: Path, photos: list[Photo], masks: dict[str, Path]) -> None:
+        """Copies what is not there yet; a file that is there is whole, as each is renamed into place."""
+        from tqdm import tqdm
+
+        work, settings = self.work, self.settings
+        self._check_room(photos)
+        for photo in tqdm(photos, "copy photos", unit="photo", disable=not self.progress):
+            if not (work.images / photo.name).exists():
+                gather.copy_photo(source / photo.name, work.images / photo.name, settings.max_size)
+        for name, path in masks.items():
+            target = work.masks / f"{name}.png"
+            if not target.exists():
+                _copy_mask(path, target, settings.max_size)
+        for folder in (work.images, work.masks):
+            for left in folder.rglob(".*.tmp*"):  # of a copy that was cut short
+                left.unlink()
+
+    def _check_room(self, photos: list[Photo]) -> None:
+        needed = sum(photo.size for photo in photos) + len(photos) * self.settings.max_features * BYTES_A_FEATURE
+        free = shutil.disk_usage(self.work.folder).free
+        if free < needed:
+            raise SplatlearnError(
+                f"{self.work.out}: expected about {needed / 1e9:.1f} GB of free disk space for {len(photos)} "
+                f"photographs and their features, got {free / 1e9:.1f} GB"
+            )
+
+    def _images(self) -> Path:
+        """Where the photographs are now: beside the database, or already in their place."""
+        return self.work.images if self.work.images.is_dir() else self.work.out / "images"
+
+    def _of_images(
+        self, photos: list[Photo], copies: dict[str, str], photos_key: str, in_place: bool, video: bool
+    ) -> Report:
+        import pycolmap
+
+        work, settings = self.work, self.settings
+        way = matching_of(settings, len(photos), video)
+        features = (settings.camera_model, settings.cameras, settings.max_features, settings.max_image_size)
+        features_key = hash_of(photos_key, features, settings.seed)
+        matches_key, models_key = hash_of(features_key, way), hash_of(features_key, way, "models")
+        if not work.begun("features", features_key):
+            for path in work.folder.glob("database.db*"):
+                path.unlink()
+            work.begin("features", features_key)
+        names = [photo.name for photo in photos]
+        with quiet(pycolmap):
+            bench = Bench(work.database, self._images(), names, settings, self.progress)
+            with closing(bench):
+                self._timed("features", features_key, lambda: self._features(bench, photos))
+                if not work.begun("matches", matches_key):  # those of other pairs
+                    bench.records.clear_matches()
+                    bench.records.clear_two_view_geometries()
+                self._timed("matches", matches_key, lambda: bench.match(way))
+                self._timed("models", models_key, lambda: self._place(bench))
+                pairs = bench.pairs()
+        report = self._report(photos, copies, pairs, way)
+        self._finish(report, in_place)
+        return report
+
+    def _timed(self, phase: str, key: str, work: Any) -> None:
+        """Does a phase unless it is done."""
+        if self.work.done(phase, key):
+            return
+        if not self.work.begun(phase, key):
+            self.work.begin(phase, key)
+        start = time.monotonic()
+        work()
+        self.spent[phase] = round(time.monotonic() - start, 2)
+        self.work.complete(phase, key)
+
+    def _features(self, bench: Bench, photos: list[Photo]) -> None:
+        masks = next((path for path in (self.work.masks, self.work.out / "masks") if path.is_dir()), None)
+        bench.find_features(camera_groups(photos, self.settings.cameras), masks if self.settings.masks else None)
+
+    def _place(self, bench: Bench) -> None:
+        """Writes the models found, the largest as 0."""
+        found = bench.place(self.work.models)
+        if not found:
+            raise SplatlearnError(
+                f"{self._images()}: expected overlapping photographs of one place from different positions, got none "
+                f"of {len(bench.names)} that could be related"
+            )
+        shutil.rmtree(self.work.models)
+        for number, model in enumerate(found):
+            folder = self.work.models / str(number)
+            folder.mkdir(parents=True)
+            model.write_binary(str(folder))
+
+    def _report(self, photos: list[Photo], copies: dict[str, str], pairs: Any, way: str) -> Report:
+        import pycolmap
+
+        folders = sorted(self.work.models.iterdir(), key=lambda folder: int(folder.name))
+        models = [pycolmap.Reconstruction(folder) for folder in folders]
+        groups = [{image.name for image in model.images.values() if image.has_pose} for model in models]
+        placed = groups[0]
+        others = [group - placed for group in groups[1:] if len(group - placed) >= SMALLEST_MODEL]
+        return Report(
+            registered=len(placed),
+            total=len(photos),
+            points=len(models[0].points3D),
+            mean_reprojection_error_px=finite(float(models[0].compute_mean_reprojection_error())),
+            seconds=time.monotonic() - self.began,
+            missing=diagnose(photos, placed, others, pairs),
+            copies=copies,
+            models=tuple(map(len, [placed, *others])),
+            cameras=cameras_of(models[0]),
+            matching=way,
+            seconds_of_phases=self.spent,
+        )
+
+    def _finish(self, report: Report, in_place: bool) -> None:
+        """Moves the results into place, the model last: where it stands, all is there."""
+        work = self.work
+        moving = ["sparse", "masks"] if in_place else ["sparse", "masks", "images"]
+        work.complete("photos", work.fact("photos", "key"), names=work.fact("photos", "names"), moving=moving)
+        for folder, target in ((work.images, work.out / "images"), (work.masks, work.out / "masks")):
+            if folder.is_dir():
+                os.replace(folder, target)
+        report.write(work.out)
+        (work.out / "sparse").mkdir(exist_ok=True)
+        os.replace(work.models / "0", work.out / "sparse" / "0")
+        shutil.rmtree(work.folder)
+
+
+def _resized(photo: Photo, max_size: int) -> Photo:
+    width, height = gather.smaller((photo.width, photo.height), max_size)
+    return replace(photo, width=width, height=height)
+
+
+def _copy_mask(source: Path, target: Path, max_size: int | None) -> None:
+    from splatlearn.scene.masks import copy_mask
+
+    copy_mask(source, target, None if max_size is None else lambda size: gather.smaller(size, max_size))
