@@ -39,7 +39,8 @@ class Tokenizer(ABC):
 
     def encode(self, text: str) -> list[int]:
         """The tokens of a text. Raises SplatlearnError for what the vocabulary cannot spell."""
-        return [int(token) for token in self.array(text)]
+        tokens: list[int] = self.array(text).tolist()
+        return tokens
 
     def decode(self, tokens: Iterable[int]) -> str:
         """The text of tokens; bytes that are no UTF-8, as of a character cut in two, become U+FFFD."""
