@@ -25,7 +25,7 @@ EMULATOR_SOURCES = [f"csrc/emulator/{name}.cpp" for name in ("machine", "exchang
 CPU, CUDA = "splatlearn.ops.libsplatlearn_cpu", "splatlearn.ops.libsplatlearn_cuda"
 # Never -march=native (wheels travel) and never -ffast-math (it breaks rounding by a magic number).
 CXX_FLAGS = ["-std=c++17", "-O3", "-fopenmp", "-fPIC", "-fvisibility=hidden", "-fno-exceptions"]
-CXX_FLAGS += ["-fno-math-errno", "-fno-trapping-math"]
+CXX_FLAGS += ["-fno-math-errno", "-fno-trapping-math", "-fno-tree-loop-distribute-patterns"]
 CXX_FLAGS += ["-Wall", "-Wextra", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
 CUDA_FLAGS = ["-std=c++17", "-O3", "-Xcompiler", "-fPIC,-fvisibility=hidden"]
 CUDA_DEFAULT_ARCHS = ["75", "80", "90", "120"]

@@ -1,9 +1,9 @@
 // Which tiles each 2D Gaussian touches, listed by tile in depth order. No derivative: the lists are integers, and the
 // Gaussian that a small step moves across a list's border has alpha at the threshold there, the cut that the method accepts.
 //
-// One depth sort of the visible rows, then a stable counting pass over tiles: instances are dealt in depth order, so each tile's list
-// is sorted. Work is cut into contiguous pieces of the sorted rows, one a thread; where each piece writes follows from exact
-// counts, so the lists do not depend on the number of pieces.
+// The tiles of each row are found in row order, a register of Gaussians at a time. Then one depth sort of the visible rows, and a stable
+// counting pass over tiles: instances are dealt in depth order, so each tile's list is sorted. Sort and deal cut their items into
+// contiguous pieces, one a thread; where each piece writes follows from exact counts, so the lists do not depend on their number.
 #include "cpu.h"
 
 #include "../math/tile.h"
@@ -11,108 +11,192 @@
 namespace SPLATLEARN_NAMESPACE {
 namespace {
 
-// Calls visit(first_tile, last_tile) for each row of tiles that the Gaussian reaches; the tiles are one camera's, half-open.
-template <class S, class F> void for_tile_spans(const splatlearn_BinInputs &in, S log2_cut, int64_t row, F visit) {
-    if (in.radii[2 * row] <= 0 || in.radii[2 * row + 1] <= 0) return;
-    const S *mean = static_cast<const S *>(in.means2d) + 2 * row, *conic = static_cast<const S *>(in.conics) + 3 * row;
-    const S a = conic[0], b = conic[1], c = conic[2];
-    const S level = ellipse_level(static_cast<const S *>(in.opacities)[row], log2_cut);
-    if (!(level >= S(0))) return;
-    int first, last, tiles_x = tiles_across(in.width);
-    const S all = S(1e9);
-    Interval<S> height = ellipse_in_slab(c, b, a, level, -all, all);
-    pixels_of_interval(height.low, height.high, mean[1], in.height, first, last);
-    if (first >= last) return;
-    for (int tile_y = first / kTile; tile_y <= (last - 1) / kTile; ++tile_y) {
-        const int bottom = (tile_y + 1) * kTile < in.height ? (tile_y + 1) * kTile : in.height;
-        Interval<S> span = ellipse_in_slab(a, b, c, level, S(tile_y * kTile) + S(0.5) - mean[1], S(bottom) - S(0.5) - mean[1]);
-        int left, right;
-        pixels_of_interval(span.low, span.high, mean[0], in.width, left, right);
-        if (left < right) visit(tile_y * tiles_x + left / kTile, tile_y * tiles_x + (right - 1) / kTile + 1);
+// ---- the tiles that up to one register of Gaussians reach; counting and writing both come here, so that they cannot disagree ----
+
+template <class S> class Reach {
+public:
+    static constexpr int L = Lanes<S>::count;
+
+    // Rows begin..begin+n-1 of the inputs.
+    Reach(const splatlearn_BinInputs &inputs, S log2_cut, int64_t begin, int n) : in(inputs) {
+        const S *means = static_cast<const S *>(in.means2d), *conics = static_cast<const S *>(in.conics), *opacities = static_cast<const S *>(in.opacities);
+        S conic[3][L], opacity[L];
+        for (int i = 0; i < L; ++i) {
+            const int64_t row = begin + (i < n ? i : 0);
+            mean[0][i] = means[2 * row];
+            mean[1][i] = means[2 * row + 1];
+            for (int j = 0; j < 3; ++j) conic[j][i] = conics[3 * row + j];
+            const bool drawn = i < n && in.radii[2 * row] > 0 && in.radii[2 * row + 1] > 0;
+            opacity[i] = drawn ? opacities[row] : S(0);  // a level that is not positive reaches nothing
+        }
+        a = load(conic[0]); b = load(conic[1]); c = load(conic[2]);
+        level = ellipse_level(load(opacity), log2_cut);
+        const Lanes<S> all(S(1e9));
+        pixels(ellipse_in_slab(c, b, a, level, -all, all), 1, in.height);
+        for (int i = 0; i < L; ++i) {
+            top[i] = first[i] / kTile;
+            bottom[i] = first[i] < last[i] ? (last[i] - 1) / kTile + 1 : top[i];
+            if (bottom[i] - top[i] > rows) rows = bottom[i] - top[i];
+        }
     }
-}
+
+    // Calls visit(lane, first_tile, last_tile) for each row of tiles that a lane reaches, from top to bottom; half-open, of one camera.
+    template <class F> void for_spans(F visit) {
+        const int tiles_x = tiles_across(in.width);
+        for (int step = 0; step < rows; ++step) {
+            S low[L], high[L];
+            for (int i = 0; i < L; ++i) {
+                const int y = (top[i] + step) * kTile, below = y + kTile < in.height ? y + kTile : in.height;
+                low[i] = S(y) + S(0.5) - mean[1][i];
+                high[i] = S(below) - S(0.5) - mean[1][i];
+            }
+            pixels(ellipse_in_slab(a, b, c, level, load(low), load(high)), 0, in.width);
+            for (int i = 0; i < L; ++i) {
+                const int y = (top[i] + step) * tiles_x;
+                if (top[i] + step < bottom[i] && first[i] < last[i]) visit(i, y + first[i] / kTile, y + (last[i] - 1) / kTile + 1);
+            }
+        }
+    }
+
+private:
+    const splatlearn_BinInputs &in;
+    Lanes<S> a, b, c, level;
+    S mean[2][L];
+    int first[L], last[L];   // pixels along an axis
+    int top[L], bottom[L];   // rows of tiles
+    int rows = 0;            // the most that any lane reaches
+
+    void pixels(Interval<Lanes<S>> interval, int axis, int count) {
+        S low[L], high[L];
+        auto reached = level >= Lanes<S>();  // false for NaN, too
+        store(low, select(reached, interval.low, Lanes<S>(S(1))));
+        store(high, select(reached, interval.high, Lanes<S>()));
+        for (int i = 0; i < L; ++i) pixels_of_interval(low[i], high[i], mean[axis][i], count, first[i], last[i]);
+    }
+};
 
 template <class S> int count(const splatlearn_BinCount &out) {
+    constexpr int L = Lanes<S>::count;
     const splatlearn_BinInputs &in = out.in;
     const S log2_cut = log2_threshold(S(in.alpha_threshold));
     out.row_offsets[0] = 0;
 #pragma omp parallel for schedule(static) num_threads(in.context.threads)
-    for (int64_t row = 0; row < in.n_rows; ++row) {
-        int64_t tiles = 0;
-        for_tile_spans<S>(in, log2_cut, row, [&](int first, int last) { tiles += last - first; });
-        out.row_offsets[row + 1] = tiles;
+    for (int64_t block = 0; block < (in.n_rows + L - 1) / L; ++block) {
+        const int64_t begin = block * L;
+        const int n = int(in.n_rows - begin < L ? in.n_rows - begin : L);
+        int64_t tiles[L] = {};
+        Reach<S>(in, log2_cut, begin, n).for_spans([&](int i, int first, int last) { tiles[i] += last - first; });
+        for (int i = 0; i < n; ++i) out.row_offsets[begin + i + 1] = tiles[i];
     }
     for (int64_t row = 0; row < in.n_rows; ++row) out.row_offsets[row + 1] += out.row_offsets[row];
     return 0;
 }
 
+// ---- dealing ----
+
+// A stable counting pass: walk(piece, visit) calls visit(bucket, item) for the items of a piece in their order, and each item
+// comes to put(place, item), bucket after bucket. cursors: [pieces * buckets]; starts: [buckets + 1] out, or null.
+template <class Walk, class Put> void deal(int pieces, int64_t buckets, int64_t *cursors, int64_t *starts, Walk walk, Put put) {
+#pragma omp parallel for schedule(static, 1) num_threads(pieces)
+    for (int piece = 0; piece < pieces; ++piece) {
+        int64_t *const counts = cursors + piece * buckets;
+        std::memset(counts, 0, size_t(buckets) * sizeof(int64_t));
+        walk(piece, [&](int64_t bucket, auto) { ++counts[bucket]; });
+    }
+    int64_t next = 0;
+    for (int64_t bucket = 0; bucket < buckets; ++bucket) {
+        if (starts) starts[bucket] = next;
+        for (int piece = 0; piece < pieces; ++piece) {
+            const int64_t here = cursors[piece * buckets + bucket];
+            cursors[piece * buckets + bucket] = next;
+            next += here;
+        }
+    }
+    if (starts) starts[buckets] = next;
+#pragma omp parallel for schedule(static, 1) num_threads(pieces)
+    for (int piece = 0; piece < pieces; ++piece) {
+        int64_t *const places = cursors + piece * buckets;
+        walk(piece, [&](int64_t bucket, auto item) { put(places[bucket]++, item); });
+    }
+}
+
+int64_t share(int64_t items, int piece, int pieces) { return items * piece / pieces; }  // where a piece begins
+
 // ---- depth order ----
-struct Keyed { uint64_t key; int64_t row; };
 
-uint64_t depth_key(float depth) { uint32_t bits; std::memcpy(&bits, &depth, 4); return bits; }      // positive floats sort as
-uint64_t depth_key(double depth) { uint64_t bits; std::memcpy(&bits, &depth, 8); return bits; }     // their bit patterns do
+template <class S> struct Keyed;  // positive floats sort as their bit patterns do
+template <> struct Keyed<float> { uint32_t key, row; };
+template <> struct Keyed<double> { uint64_t key; int64_t row; };
 
-// Stable least-significant-digit radix sort; returns the buffer that holds the result.
-Keyed *radix_sort(Keyed *from, Keyed *to, int64_t n, int key_bytes) {
-    constexpr int kBits = 11, kBuckets = 1 << kBits;
-    for (int shift = 0; shift < 8 * key_bytes; shift += kBits) {
-        int64_t starts[kBuckets] = {};
-        for (int64_t i = 0; i < n; ++i) ++starts[from[i].key >> shift & (kBuckets - 1)];
-        int64_t sum = 0;
-        for (int64_t &start : starts) { int64_t here = start; start = sum; sum += here; }
-        for (int64_t i = 0; i < n; ++i) to[starts[from[i].key >> shift & (kBuckets - 1)]++] = from[i];
-        Keyed *swap = from; from = to; to = swap;
+constexpr int kDigit = 11, kDigits = 1 << kDigit;
+
+// Least-significant-digit radix sort; returns the buffer that holds the result. cursors: [pieces * kDigits].
+template <class S> const Keyed<S> *by_depth(Keyed<S> *from, Keyed<S> *to, int64_t n, int pieces, int64_t *cursors) {
+    for (int shift = 0; shift < 8 * int(sizeof(S)); shift += kDigit) {
+        auto walk = [&](int piece, auto visit) {
+            for (int64_t i = share(n, piece, pieces); i < share(n, piece + 1, pieces); ++i) visit(from[i].key >> shift & (kDigits - 1), from[i]);
+        };
+        deal(pieces, kDigits, cursors, nullptr, walk, [&](int64_t place, Keyed<S> item) { to[place] = item; });
+        Keyed<S> *const swap = from;
+        from = to;
+        to = swap;
     }
     return from;
 }
 
-template <class S> int write(const splatlearn_BinWrite &out) {
+// ---- write ----
+
+// The tile of each instance, in row-major order.
+template <class S> void find_tiles(const splatlearn_BinWrite &out, int64_t tiles_per_image, int32_t *tiles) {
+    constexpr int L = Lanes<S>::count;
     const splatlearn_BinInputs &in = out.in;
     const S log2_cut = log2_threshold(S(in.alpha_threshold));
-    const int64_t tiles_per_image = int64_t(tiles_across(in.width)) * tiles_across(in.height), tiles = in.n_cameras * tiles_per_image;
     const int64_t rows_per_camera = in.n_rows / in.n_cameras;
-    Buffer<Keyed> a(in.n_rows), b(in.n_rows);
-    if (!a || !b) return kOutOfMemory;
-    int64_t visible = 0;
-    for (int64_t row = 0; row < in.n_rows; ++row)
-        if (out.row_offsets[row + 1] > out.row_offsets[row]) a[visible++] = {depth_key(static_cast<const S *>(in.depths)[row]), row};
-    const Keyed *sorted = radix_sort(a.get(), b.get(), visible, int(sizeof(S)));
+#pragma omp parallel for schedule(static) num_threads(in.context.threads)
+    for (int64_t block = 0; block < (in.n_rows + L - 1) / L; ++block) {
+        const int64_t begin = block * L;
+        const int n = int(in.n_rows - begin < L ? in.n_rows - begin : L);
+        int64_t slots[L], base[L];
+        for (int i = 0; i < n; ++i) {
+            slots[i] = out.row_offsets[begin + i];
+            base[i] = tiles_per_image * (in.camera_ids ? in.camera_ids[begin + i] : (begin + i) / rows_per_camera);
+        }
+        Reach<S>(in, log2_cut, begin, n).for_spans([&](int i, int first, int last) {
+            for (int tile = first; tile < last; ++tile) tiles[slots[i]++] = int32_t(base[i] + tile);
+        });
+    }
+}
 
+struct Instance { int64_t row, slot; };
+
+template <class S> int write(const splatlearn_BinWrite &out) {
+    const splatlearn_BinInputs &in = out.in;
+    const int64_t tiles_per_image = int64_t(tiles_across(in.width)) * tiles_across(in.height), tiles = in.n_cameras * tiles_per_image;
     const int pieces = in.context.threads;
-    Buffer<int64_t> cursors(pieces * tiles);  // per piece and tile: first a count, then where it writes next
-    if (!cursors) return kOutOfMemory;
-    auto deal = [&](int piece, auto place) {
-        const int64_t begin = visible * piece / pieces, end = visible * (piece + 1) / pieces;
-        for (int64_t i = begin; i < end; ++i) {
+    Buffer<Keyed<S>> a(in.n_rows), b(in.n_rows);
+    Buffer<int32_t> tile_of_slot(out.row_offsets[in.n_rows]);
+    Buffer<int64_t> cursors(pieces * (tiles > kDigits ? tiles : kDigits));
+    if (!a || !b || !tile_of_slot || !cursors) return kOutOfMemory;
+    find_tiles<S>(out, tiles_per_image, tile_of_slot.get());
+
+    int64_t visible = 0;
+    for (int64_t row = 0; row < in.n_rows; ++row) {
+        if (out.row_offsets[row + 1] == out.row_offsets[row]) continue;
+        Keyed<S> &item = a[visible++];
+        std::memcpy(&item.key, static_cast<const S *>(in.depths) + row, sizeof(S));
+        item.row = decltype(item.row)(row);
+    }
+    const Keyed<S> *const sorted = by_depth<S>(a.get(), b.get(), visible, pieces, cursors.get());
+    auto walk = [&](int piece, auto visit) {
+        for (int64_t i = share(visible, piece, pieces); i < share(visible, piece + 1, pieces); ++i) {
             const int64_t row = sorted[i].row;
-            const int64_t camera = in.camera_ids ? in.camera_ids[row] : row / rows_per_camera;
-            int64_t *cursor = cursors.get() + piece * tiles + camera * tiles_per_image, slot = out.row_offsets[row];
-            for_tile_spans<S>(in, log2_cut, row, [&](int first, int last) {
-                for (int tile = first; tile < last; ++tile) place(cursor[tile], row, slot++);
-            });
+            for (int64_t slot = out.row_offsets[row]; slot < out.row_offsets[row + 1]; ++slot) visit(tile_of_slot[slot], Instance{row, slot});
         }
     };
-#pragma omp parallel for schedule(static, 1) num_threads(pieces)
-    for (int piece = 0; piece < pieces; ++piece) {
-        std::memset(cursors.get() + piece * tiles, 0, size_t(tiles) * sizeof(int64_t));
-        deal(piece, [](int64_t &cursor, int64_t, int64_t) { ++cursor; });
-    }
-    int64_t next = 0;
-    for (int64_t tile = 0; tile < tiles; ++tile) {
-        out.tile_offsets[tile] = next;
-        for (int piece = 0; piece < pieces; ++piece) {
-            int64_t here = cursors[piece * tiles + tile];
-            cursors[piece * tiles + tile] = next;
-            next += here;
-        }
-    }
-    out.tile_offsets[tiles] = next;
-#pragma omp parallel for schedule(static, 1) num_threads(pieces)
-    for (int piece = 0; piece < pieces; ++piece)
-        deal(piece, [&](int64_t &cursor, int64_t row, int64_t slot) {
-            out.row_ids[cursor] = int32_t(row);
-            out.slots[cursor++] = slot;
-        });
+    deal(pieces, tiles, cursors.get(), out.tile_offsets, walk, [&](int64_t place, Instance instance) {
+        out.row_ids[place] = int32_t(instance.row);
+        out.slots[place] = instance.slot;
+    });
     return 0;
 }
 

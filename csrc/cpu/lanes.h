@@ -179,30 +179,49 @@ SPLATLEARN_HD Lanes<double> exponential(Lanes<double> x) { return each(x, [](dou
 template <class S> SPLATLEARN_HD Lanes<S> load(const S *p) { Lanes<S> out; std::memcpy(&out.v, p, sizeof out.v); return out; }
 template <class S> SPLATLEARN_HD void store(S *p, Lanes<S> a) { std::memcpy(p, &a.v, sizeof a.v); }
 
-// Sum over the lanes by halving, always in the same order.
-template <class S, int Bytes> struct Halving {
-    typedef S Vector __attribute__((vector_size(Bytes)));
-    typedef S Half __attribute__((vector_size(Bytes / 2)));
-    static SPLATLEARN_HD S sum(Vector a) {
-        Half low, high;
-        std::memcpy(&low, &a, Bytes / 2);
-        std::memcpy(&high, reinterpret_cast<const char *>(&a) + Bytes / 2, Bytes / 2);
-        return Halving<S, Bytes / 2>::sum(low + high);
+// Sums over the lanes, of n registers at once, by halving and always in the same order: two registers exchange halves and are
+// added, so that each level leaves half as many. Shuffles, as a way through memory would keep the registers there.
+template <class S, int half> SPLATLEARN_HD typename Lanes<S>::Vector fold(typename Lanes<S>::Vector a, typename Lanes<S>::Vector b) {
+    constexpr int L = Lanes<S>::count;
+    typename LaneTypes<S>::Integers own{}, partner{};  // lanes whose bit `half` is clear add up a, the others b
+#pragma GCC unroll 16
+    for (int i = 0; i < L; ++i) {
+        own[i] = i & half ? L + i : i;
+        partner[i] = own[i] ^ half;
     }
-};
-template <> struct Halving<float, 16> {
-    typedef float Vector __attribute__((vector_size(16)));
-    typedef int Order __attribute__((vector_size(16)));
-    static SPLATLEARN_HD float sum(Vector a) {
-        Vector b = a + __builtin_shuffle(a, Order{2, 3, 0, 1});
-        return b[0] + b[1];
+    return __builtin_shuffle(a, b, own) + __builtin_shuffle(a, b, partner);
+}
+
+// After it lane i of v[0] holds the sum of register reversed(i), the bits of i in opposite order.
+template <class S, int n, int half> SPLATLEARN_HD void fold_all(typename Lanes<S>::Vector *v) {
+    if constexpr (half > 0) {
+#pragma GCC unroll 16
+        for (int i = 0; i < n / 2; ++i) v[i] = fold<S, half>(v[2 * i], v[2 * i + 1]);
+        if (n % 2) v[n / 2] = fold<S, half>(v[n - 1], v[n - 1]);
+        fold_all<S, (n + 1) / 2, half / 2>(v);
     }
-};
-template <> struct Halving<double, 16> {
-    typedef double Vector __attribute__((vector_size(16)));
-    static SPLATLEARN_HD double sum(Vector a) { return a[0] + a[1]; }
-};
-template <class S> SPLATLEARN_HD S sum(Lanes<S> a) { return Halving<S, SPLATLEARN_VECTOR_BYTES>::sum(a.v); }
+}
+
+template <class S, int n> SPLATLEARN_HD void sums(const Lanes<S> *registers, S *out) {
+    constexpr int L = Lanes<S>::count, now = n < L ? n : L;
+    typename Lanes<S>::Vector v[now];
+#pragma GCC unroll 16
+    for (int i = 0; i < now; ++i) v[i] = registers[i].v;
+    fold_all<S, now, L / 2>(v);
+    typename LaneTypes<S>::Integers reversed{};
+#pragma GCC unroll 16
+    for (int i = 0; i < L; ++i)
+        for (int low = 1, high = L / 2; high > 0; low *= 2, high /= 2) reversed[i] |= i & low ? high : 0;
+    v[0] = __builtin_shuffle(v[0], reversed);
+    std::memcpy(out, &v[0], now * sizeof(S));
+    if constexpr (n > L) sums<S, n - L>(registers + L, out + L);
+}
+
+template <class S> SPLATLEARN_HD S sum(Lanes<S> a) {
+    S out;
+    sums<S, 1>(&a, &out);
+    return out;
+}
 
 template <class S> SPLATLEARN_HD Lanes<S> ramp() {  // 0, 1, 2, ...
     Lanes<S> out;

@@ -20,12 +20,14 @@ constexpr int64_t kListMax = 1 << 24;     // positions in a list are compared as
 template <class S> struct Scene {
     const splatlearn_RasterizeInputs &in;
     Buffer<Splat<S>> splats;
-    S log2_cut;
+    S log2_cut, stop_below;
     int tiles_x, tiles_y;
     int64_t tiles;
 
     explicit Scene(const splatlearn_RasterizeInputs &inputs)
-        : in(inputs), splats(inputs.n_rows), log2_cut(log2_threshold(S(inputs.alpha_threshold))), tiles_x(tiles_across(inputs.width)),
+        : in(inputs), splats(inputs.n_rows), log2_cut(log2_threshold(S(inputs.alpha_threshold))),
+          // Backward recovers T by division, so a pixel always stops before T leaves the range of normal numbers.
+          stop_below(maximum(S(inputs.transmittance_threshold), sizeof(S) == 4 ? S(1e-35) : S(1e-300))), tiles_x(tiles_across(inputs.width)),
           tiles_y(tiles_across(inputs.height)), tiles(inputs.n_cameras * tiles_x * tiles_y) {
         const S *means = static_cast<const S *>(in.means2d), *conics = static_cast<const S *>(in.conics), *opacities = static_cast<const S *>(in.opacities);
         if (!splats) return;
@@ -59,7 +61,7 @@ template <class S> struct RowRanges {
 
     RowRanges(const Scene<S> &scene, const TilePlace &place, const int32_t *ids, int n) {
         constexpr int L = Lanes<S>::count;
-        S field[6][L] = {};
+        S field[6][L];
         for (int i = 0; i < L; ++i) {
             const Splat<S> &splat = scene.splats[ids[i < n ? i : 0]];
             field[0][i] = splat.x; field[1][i] = splat.y;
@@ -89,7 +91,7 @@ template <class S> struct Columns {
         }
     }
     // log2 alpha on the row dy below the mean
-    SPLATLEARN_HD Lanes<S> log2_alpha(int v, S dy, S c_dy) const { return constant[v] + dy * (linear[v] - c_dy); }
+    SPLATLEARN_HD Lanes<S> log2_alpha(int v, Lanes<S> dy, Lanes<S> c_dy) const { return constant[v] + dy * (linear[v] - c_dy); }
 };
 
 // Tiles by falling length of their lists, so that the last ones to be worked on are short.
@@ -109,7 +111,7 @@ void longest_first(const int64_t *tile_offsets, int64_t tiles, int64_t *order) {
 
 // D > 0: channels known when compiled; D = 0: any number.
 template <class S, int D> struct ForwardTile {
-    static constexpr int L = Lanes<S>::count;
+    static constexpr int L = Lanes<S>::count, kFixed = D ? D : 1;
     const splatlearn_RasterizeForward &out;
     const Scene<S> &scene;
     const TilePlace place;
@@ -142,20 +144,23 @@ template <class S, int D> struct ForwardTile {
     }
 
     void composite(int32_t k, int32_t id, int first, int last) {
-        const Splat<S> splat = scene.splats[id];
+        const Splat<S> &splat = scene.splats[id];
         const Columns<S> columns(splat, place);
-        const S *c = static_cast<const S *>(scene.in.colors) + int64_t(id) * channels;
+        // Copies in registers: what is stored through pointers of S below could be any other S in memory.
+        const S log2_cut = scene.log2_cut, stop_below = scene.stop_below, *c = static_cast<const S *>(scene.in.colors) + int64_t(id) * channels;
+        S fixed[kFixed], *const colors = color, *const T_at = transmittance;
+        for (int d = 0; d < D; ++d) fixed[d] = c[d];
         const int n_channels = D ? D : channels;  // a constant where it can be
-        // Backward recovers T by division, so a pixel always stops before T leaves the range of normal numbers.
-        const S stop_below = maximum(S(scene.in.transmittance_threshold), sizeof(S) == 4 ? S(1e-35) : S(1e-300));
-        for (int row = first; row < last; ++row) {
+        const Lanes<S> from_mean(S(place.y) + S(0.5) - splat.y), one(S(1)), c_of(splat.c);
+        Lanes<S> row_index(static_cast<S>(first));
+        for (int row = first; row < last; ++row, row_index = row_index + one) {
             if (!live_in_row[row]) continue;
-            const S dy = S(place.y + row) + S(0.5) - splat.y, c_dy = splat.c * dy;
+            const Lanes<S> dy = row_index + from_mean, c_dy = c_of * dy;
             for (int v = 0; v < Columns<S>::count; ++v) {
                 const int at = row * kTile + v * L;
-                Lanes<S> power = columns.log2_alpha(v, dy, c_dy), T = load(transmittance + at);
-                auto drawn = (power >= scene.log2_cut) & (T > S(0));
-                if (!any(drawn)) continue;
+                Lanes<S> power = columns.log2_alpha(v, dy, c_dy), T = load(T_at + at);
+                auto drawn = (power >= log2_cut) & (T > S(0));
+                if (L < kTile && !any(drawn)) continue;  // a whole row of a tile is hardly ever missed
                 Lanes<S> alpha = select(drawn, minimum(exponential2(power), Lanes<S>(S(kAlphaMax))), Lanes<S>{});
                 Lanes<S> next = T, weight = blend(alpha, next);
                 auto stopped = (next < stop_below) & drawn;
@@ -164,9 +169,10 @@ template <class S, int D> struct ForwardTile {
                     weight = select(stopped, Lanes<S>{}, weight);
                     next = select(stopped, -T, next);
                 }
-                store(transmittance + at, next);
+                store(T_at + at, next);
 #pragma GCC unroll 4
-                for (int d = 0; d < n_channels; ++d) store(color + d * kPixels + at, load(color + d * kPixels + at) + weight * c[d]);
+                for (int d = 0; d < n_channels; ++d)
+                    store(colors + d * kPixels + at, load(colors + d * kPixels + at) + weight * (D ? fixed[d] : c[d]));
             }
         }
     }
@@ -180,16 +186,21 @@ template <class S, int D> struct ForwardTile {
 
     void write() const {
         const S *background = scene.in.backgrounds ? static_cast<const S *>(scene.in.backgrounds) + place.camera * channels : nullptr;
+        const int n_channels = D ? D : channels;
         for (int row = 0; row < place.height; ++row) {
             const int64_t pixel = place.pixel(scene.in.width, scene.in.height, row);
+            const S *__restrict T_row = transmittance + row * kTile, *__restrict colors = color + row * kTile;
+            S *__restrict T_out = static_cast<S *>(out.transmittance) + pixel, *__restrict alphas = static_cast<S *>(out.alphas) + pixel;
+            S *__restrict render = static_cast<S *>(out.render) + pixel * n_channels;
             for (int x = 0; x < place.width; ++x) {
-                const int at = row * kTile + x;
-                const S T = absolute(transmittance[at]);
-                static_cast<S *>(out.transmittance)[pixel + x] = T;
-                static_cast<S *>(out.alphas)[pixel + x] = S(1) - T;
-                out.stops[pixel + x] = stops[at];
-                S *render = static_cast<S *>(out.render) + (pixel + x) * channels;
-                for (int d = 0; d < channels; ++d) render[d] = color[d * kPixels + at] + (background ? T * background[d] : S(0));
+                const S T = absolute(T_row[x]);
+                T_out[x] = T;
+                alphas[x] = S(1) - T;
+            }
+            std::memcpy(out.stops + pixel, stops + row * kTile, size_t(place.width) * sizeof(int32_t));
+            for (int d = 0; d < n_channels; ++d) {
+                const S behind = background ? background[d] : S(0);
+                for (int x = 0; x < place.width; ++x) render[x * n_channels + d] = colors[d * kPixels + x] + absolute(T_row[x]) * behind;
             }
         }
     }
@@ -227,24 +238,40 @@ template <class S, int D, bool Abs> struct BackwardTile {
         : grad(g), scene(s), place(s, tile), channels(D ? D : g.in.channels), columns_of_row(kMoments + channels + (Abs ? 2 : 0)),
           v_color(scratch), wide_sums(reinterpret_cast<Lanes<S> *>(scratch + channels * kPixels)) {
         const S *background = scene.in.backgrounds ? static_cast<const S *>(scene.in.backgrounds) + place.camera * channels : nullptr;
-        std::memset(v_color, 0, size_t(channels) * kPixels * sizeof(S));
         for (int d = 0; v_background && d < channels; ++d) v_background[d] = S(0);
-        for (int i = 0; i < kPixels; ++i) {
-            transmittance[i] = S(1);
-            behind[i] = stops[i] = S(0);
-            if (i % kTile >= place.width || i / kTile >= place.height) continue;
-            const int64_t pixel = place.pixel(scene.in.width, scene.in.height, i / kTile) + i % kTile;
-            const S *v = static_cast<const S *>(grad.v_render) + pixel * channels;
-            transmittance[i] = static_cast<const S *>(grad.transmittance)[pixel];
-            behind[i] = -static_cast<const S *>(grad.v_alphas)[pixel];
-            for (int d = 0; d < channels; ++d) {
-                v_color[d * kPixels + i] = v[d];
-                if (background) behind[i] += background[d] * v[d];
-                if (v_background) v_background[d] += transmittance[i] * v[d];
-            }
-            const int64_t drawn = grad.stops[pixel] < place.count ? grad.stops[pixel] : place.count;
-            stops[i] = S(drawn);
-            if (drawn > end) end = drawn;
+        if (place.width < kTile || place.height < kTile) std::memset(v_color, 0, size_t(channels) * kPixels * sizeof(S));
+        for (int row = 0; row < kTile; ++row) begin_row(row, background, v_background);
+    }
+
+    // The state of a row of pixels behind all that was drawn on it.
+    void begin_row(int row, const S *background, S *v_background) {
+        const int width = row < place.height ? place.width : 0, n_channels = D ? D : channels;
+        S *__restrict T = transmittance + row * kTile, *__restrict rest = behind + row * kTile, *__restrict stop = stops + row * kTile;
+        S *__restrict v_row = v_color + row * kTile;
+        for (int x = width; x < kTile; ++x) {
+            T[x] = S(1);
+            rest[x] = stop[x] = S(0);
+        }
+        if (width == 0) return;
+        const int64_t pixel = place.pixel(scene.in.width, scene.in.height, row);
+        const S *__restrict v = static_cast<const S *>(grad.v_render) + pixel * n_channels, *__restrict v_alphas = static_cast<const S *>(grad.v_alphas) + pixel;
+        const S *__restrict T_in = static_cast<const S *>(grad.transmittance) + pixel;
+        const int32_t *__restrict drawn = grad.stops + pixel, count = int32_t(place.count);
+        int32_t furthest = 0;
+        for (int x = 0; x < width; ++x) {
+            T[x] = T_in[x];
+            rest[x] = -v_alphas[x];
+            const int32_t here = drawn[x] < count ? drawn[x] : count;
+            stop[x] = S(here);
+            furthest = here > furthest ? here : furthest;
+        }
+        if (furthest > end) end = furthest;
+        for (int d = 0; d < n_channels; ++d) {
+            for (int x = 0; x < width; ++x) v_row[d * kPixels + x] = v[x * n_channels + d];
+            if (background)
+                for (int x = 0; x < width; ++x) rest[x] += background[d] * v_row[d * kPixels + x];
+            if (v_background)
+                for (int x = 0; x < width; ++x) v_background[d] += T[x] * v_row[d * kPixels + x];
         }
     }
 
@@ -261,31 +288,36 @@ template <class S, int D, bool Abs> struct BackwardTile {
     }
 
     void undo(int64_t k, int32_t id, int first, int last) {
-        const Splat<S> splat = scene.splats[id];
+        const Splat<S> &splat = scene.splats[id];
         const Columns<S> columns(splat, place);
-        const S *c = static_cast<const S *>(scene.in.colors) + int64_t(id) * channels;
+        // Copies in registers: what is stored through pointers of S below could be any other S in memory.
+        const S log2_cut = scene.log2_cut, *c = static_cast<const S *>(scene.in.colors) + int64_t(id) * channels, *const v_image = v_color;
+        S fixed[kFixed], *const T_at = transmittance, *const behind_at = behind;
+        for (int d = 0; d < D; ++d) fixed[d] = c[d];
         const int n_channels = D ? D : channels;  // a constant where it can be, so that the sums stay in registers
         Lanes<S> m0{}, mx{}, my{}, mxx{}, mxy{}, myy{}, abs_x{}, abs_y{}, fixed_sums[kFixed];
         Lanes<S> *const v_c = D ? fixed_sums : wide_sums;
         for (int d = 0; d < n_channels; ++d) v_c[d] = Lanes<S>{};
         const Lanes<S> position(static_cast<S>(k));
-        for (int row = first; row < last; ++row) {
-            const S dy = S(place.y + row) + S(0.5) - splat.y, c_dy = splat.c * dy;
+        const Lanes<S> from_mean(S(place.y) + S(0.5) - splat.y), one(S(1)), c_of(splat.c);
+        Lanes<S> row_index(static_cast<S>(first));
+        for (int row = first; row < last; ++row, row_index = row_index + one) {
+            const Lanes<S> dy = row_index + from_mean, c_dy = c_of * dy;
             for (int v = 0; v < Columns<S>::count; ++v) {
                 const int at = row * kTile + v * L;
                 Lanes<S> power = columns.log2_alpha(v, dy, c_dy);
-                auto drawn = (power >= scene.log2_cut) & (load(stops + at) > position);
-                if (!any(drawn)) continue;
+                auto drawn = (power >= log2_cut) & (load(stops + at) > position);
+                if (L < kTile && !any(drawn)) continue;  // a whole row of a tile is hardly ever missed
                 Lanes<S> raw = exponential2(power);
                 Lanes<S> alpha = select(drawn, minimum(raw, Lanes<S>(S(kAlphaMax))), Lanes<S>{});
-                Lanes<S> T = load(transmittance + at), rest = load(behind + at), q{}, g;
+                Lanes<S> T = load(T_at + at), rest = load(behind_at + at), q{}, g;
 #pragma GCC unroll 4
-                for (int d = 0; d < n_channels; ++d) q = q + c[d] * load(v_color + d * kPixels + at);
+                for (int d = 0; d < n_channels; ++d) q = q + (D ? fixed[d] : c[d]) * load(v_image + d * kPixels + at);
                 Lanes<S> weight = unblend(alpha, q, T, rest, g);
-                store(transmittance + at, T);
-                store(behind + at, rest);
 #pragma GCC unroll 4
-                for (int d = 0; d < n_channels; ++d) v_c[d] = v_c[d] + weight * load(v_color + d * kPixels + at);
+                for (int d = 0; d < n_channels; ++d) v_c[d] = v_c[d] + weight * load(v_image + d * kPixels + at);
+                store(T_at + at, T);
+                store(behind_at + at, rest);
                 g = select(raw <= Lanes<S>(S(kAlphaMax)), g, Lanes<S>{});  // a clamped alpha does not move
                 Lanes<S> g_dx = g * columns.dx[v], g_dy = g * dy;
                 m0 = m0 + g;
@@ -301,12 +333,18 @@ template <class S, int D, bool Abs> struct BackwardTile {
             }
         }
         S *out = row_of(k);
-        out[0] = sum(m0); out[1] = sum(mx); out[2] = sum(my); out[3] = sum(mxx); out[4] = sum(mxy); out[5] = sum(myy);
-#pragma GCC unroll 4
-        for (int d = 0; d < n_channels; ++d) out[kMoments + d] = sum(v_c[d]);
+        if (D) {
+            Lanes<S> all[kMoments + kFixed] = {m0, mx, my, mxx, mxy, myy};
+            for (int d = 0; d < D; ++d) all[kMoments + d] = fixed_sums[d];
+            sums<S, kMoments + kFixed>(all, out);
+        } else {
+            const Lanes<S> all[] = {m0, mx, my, mxx, mxy, myy};
+            sums<S, kMoments>(all, out);
+            for (int d = 0; d < channels; ++d) out[kMoments + d] = sum(wide_sums[d]);
+        }
         if (Abs) {
-            out[kMoments + channels] = sum(abs_x) * S(1 / kLog2E);
-            out[kMoments + channels + 1] = sum(abs_y) * S(1 / kLog2E);
+            const Lanes<S> all[] = {abs_x * S(1 / kLog2E), abs_y * S(1 / kLog2E)};
+            sums<S, 2>(all, out + kMoments + channels);
         }
     }
 };
