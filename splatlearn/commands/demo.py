@@ -51,7 +51,7 @@ def demo(out: Path, photos: int, steps: int, seed: int) -> None:
     result = train.start(SceneTask, configs.load(SceneTask.Config, None, words))
     print("4/4  a turntable")
     task, _ = open_run(run_folder)
-    render.render(task, run_folder, "orbit", run_folder / "renders" / "orbit.mp4", frames=90)
+    render.render(task, run_folder, "orbit", run_folder / "renders" / "orbit.mp4", render.Wish(frames=90))
     from splatlearn.show.report import write_report
 
     write_report(run_folder)

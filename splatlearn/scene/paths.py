@@ -1,8 +1,9 @@
-"""Camera paths for videos: a turntable around what the photographs look at, and a flight along them.
+"""Camera paths for videos: a turntable around what the photographs look at, a spiral before it, a flight along them.
 
 Frames and units are those of `Camera`: world_to_camera of x right, y down, z forward, lengths of the scene. A
 path keeps to where photographs were taken, because a scene is only known from there: it is a full circle only
-where they surround the subject, and else sways within the arc that they cover.
+where they surround the subject, and else sways within the arc that they cover. Paths that people record in the
+viewer, and their JSON files, are in `keyframes.py` (`read_path(file).cameras()`).
 """
 
 import math
@@ -18,6 +19,7 @@ LARGEST_GAP = math.radians(100)  # photographs surround the subject if neighbour
 SWAY = 0.8  # the part of the covered arc that a sway uses: at its ends there is nothing to look at beyond
 SMALLEST_SWAY = math.radians(2)  # even one photograph gives a video that moves
 SMOOTHING = math.radians(30)  # distance and height follow the photographs within about this azimuth
+SPIRAL = 0.2  # reach of a spiral around one camera, by its distance from the subject
 NARROW = 0.9  # length of the mean unit viewing direction above which all views look the same way
 STEPS_A_SEGMENT = 16  # samples between two photographs from which the speed of a flight is evened out
 
@@ -95,6 +97,36 @@ def interpolate(cameras: Sequence[Camera], frames: int) -> list[Camera]:
     path = spline(np.interp(np.linspace(0, travelled[-1], frames), travelled, fine))
     rotations = Rotation.from_quat(path[:, 3:]).as_matrix()
     return [_posed(lens, i, rotations[i], radius * path[i, :3]) for i in range(frames)]
+
+
+def spiral(cameras: Sequence[Camera], points: np.ndarray, frames: int, turns: int = 2) -> list[Camera]:
+    """A closed spiral of `frames` cameras about the middle of the views, always towards the centre of attention.
+
+    It winds out to where four of five photographs were taken, and in again, `turns` times around in all: the way
+    to look at what was photographed from one side. Where the cameras surround their subject it winds about the
+    camera of median field of view. `points` and the errors are those of `orbit`, as is the path of cameras that
+    look outwards.
+    """
+    lens = _median_lens(cameras, frames)
+    centers = np.stack([camera.center for camera in cameras])
+    axes = np.stack([camera.world_to_camera[:3, :3] for camera in cameras])
+    focus = _center_of_attention(centers, axes[:, 2], np.asarray(points, np.float64).reshape(-1, 3))
+    if focus is None:
+        return interpolate(cameras, frames)
+    up = _up(centers, axes, focus)
+    middle = centers.mean(axis=0)
+    typical = float(np.median(np.linalg.norm(centers - focus, axis=1)))
+    frame = _looking(focus - middle, up) if np.linalg.norm(focus - middle) > typical / 2 else None
+    if frame is None:
+        middle = lens.center
+        frame, reach = _looking(focus - middle, up), np.full(3, SPIRAL * typical)
+    else:
+        reach = np.percentile(np.abs((centers - middle) @ frame.T), 80, axis=0).clip(SPIRAL * typical / 10)
+    share = np.arange(frames) / frames
+    angle, radius = 2 * math.pi * turns * share, 0.2 + 0.8 * np.sin(math.pi * share) ** 2
+    offsets = radius[:, None] * np.stack([np.cos(angle), np.sin(angle), 0.5 * np.sin(angle / turns)], axis=1)
+    eyes = middle + (offsets * reach) @ frame
+    return [_posed(lens, i, _looking(focus - eye, up), eye) for i, eye in enumerate(eyes)]
 
 
 def _median_lens(cameras: Sequence[Camera], frames: int) -> Camera:

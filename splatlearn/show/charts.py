@@ -30,40 +30,88 @@ def curve(
         return ""
     xs, ys = _bucketed(steps), _bucketed(values)
     smooth = _smoothed(ys) if _is_rough(ys) else ys
-    low, high = min(ys), max(ys)
-    logarithmic = logarithmic and low > 0 and high / low > LOG_ABOVE
-    ticks = _log_ticks(low, high) if logarithmic else _ticks(low, high, 5)
-    low, high = min(low, ticks[0]), max(high, ticks[-1])
-
-    def place(value: float) -> float:
-        if logarithmic:
-            return round(1 - math.log(value / low) / math.log(high / low), 4)
-        return round(1 - (value - low) / (high - low), 4)
+    axis = _Axis(min(ys), max(ys), logarithmic)
 
     def across(step: float) -> float:
         return round((step - xs[0]) / (xs[-1] - xs[0]), 4)
 
     def points(series: Sequence[float]) -> str:
-        return " ".join(f"{1000 * across(x):.1f},{1000 * place(y):.1f}" for x, y in zip(xs, series, strict=True))
+        return " ".join(f"{1000 * across(x):.1f},{1000 * axis.place(y):.1f}" for x, y in zip(xs, series, strict=True))
 
     last = points(smooth)
     raw = f'<polyline class="raw" points="{points(ys)}"/>' if smooth is not ys else ""
     dots = "".join(f'<path d="M{point}h0"/>' for point in last.split()) if len(xs) <= 30 else ""
-    grid = "".join(f'<path d="M0,{1000 * place(t):.1f}H1000"/>' for t in ticks)
-    y_labels = "".join(f'<span style="top:{100 * place(t):.2f}%">{short(t)}</span>' for t in ticks)
-    x_ticks = [t for t in _ticks(xs[0], xs[-1], 4) if xs[0] <= t <= xs[-1]]
-    x_labels = "".join(f'<span style="left:{100 * across(t):.2f}%">{short(t)}</span>' for t in x_ticks)
     data = html.escape(
-        json.dumps([[across(x), place(y), short(round(x)), short(y)] for x, y in zip(xs, smooth, strict=True)])
+        json.dumps([[across(x), axis.place(y), short(round(x)), short(y)] for x, y in zip(xs, smooth, strict=True)])
     )
     label, svg = html.escape(title), 'viewBox="0 0 1000 1000" preserveAspectRatio="none" role="img"'
     return f"""<figure class="chart hue{hue}" data-curve="{data}">
 <figcaption><b>{label}</b><output>{short(smooth[-1])}</output><small>{html.escape(note)}</small></figcaption>
-<div class="plot"><svg {svg} aria-label="{label}"><g class="grid">{grid}</g>
+<div class="plot"><svg {svg} aria-label="{label}"><g class="grid">{axis.grid()}</g>
 <polygon class="area" points="0,1000 {last} 1000,1000"/>{raw}<polyline class="line" points="{last}"/>
 <g class="dots">{dots}</g></svg>
-<div class="y">{y_labels}</div><div class="x">{x_labels}</div><i class="cursor"></i></div>
+<div class="y">{axis.labels()}</div><div class="x">{_step_labels(xs[0], xs[-1])}</div><i class="cursor"></i></div>
 </figure>"""
+
+
+def overlay(
+    title: str, note: str, series: Sequence[tuple[Sequence[float], Sequence[float]]], logarithmic: bool = False
+) -> str:
+    """A chart of several curves over one another as HTML, each (steps, values) as for `curve`; "" where none is one.
+
+    The first is drawn in the page's first hue, the second, dashed, in the second: told apart without colour too.
+    """
+    lines = [
+        (_bucketed(steps), _bucketed(values)) for steps, values in series if len(values) > 1 and steps[-1] > steps[0]
+    ]
+    if len(lines) < len(series):
+        return ""
+    lines = [(xs, _smoothed(ys) if _is_rough(ys) else ys) for xs, ys in lines]
+    values = [y for _, ys in lines for y in ys]
+    axis = _Axis(min(values), max(values), logarithmic)
+    first, last = min(xs[0] for xs, _ in lines), max(xs[-1] for xs, _ in lines)
+
+    def points(xs: Sequence[float], ys: Sequence[float]) -> str:
+        places = ((1000 * (x - first) / (last - first), 1000 * axis.place(y)) for x, y in zip(xs, ys, strict=True))
+        return " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+
+    drawn = "".join(
+        f'<polyline class="line hue{hue}{" dashed" if hue > 1 else ""}" points="{points(xs, ys)}"/>'
+        for hue, (xs, ys) in enumerate(lines, start=1)
+    )
+    ends = "".join(f'<output class="hue{hue}">{short(ys[-1])}</output>' for hue, (_, ys) in enumerate(lines, start=1))
+    label, svg = html.escape(title), 'viewBox="0 0 1000 1000" preserveAspectRatio="none" role="img"'
+    return f"""<figure class="chart">
+<figcaption><b>{label}</b><span class="ends">{ends}</span><small>{html.escape(note)}</small></figcaption>
+<div class="plot"><svg {svg} aria-label="{label}"><g class="grid">{axis.grid()}</g>{drawn}</svg>
+<div class="y">{axis.labels()}</div><div class="x">{_step_labels(first, last)}</div></div>
+</figure>"""
+
+
+class _Axis:
+    """An upright axis from `low` to `high`, widened to round numbers."""
+
+    def __init__(self, low: float, high: float, logarithmic: bool) -> None:
+        self.logarithmic = logarithmic and low > 0 and high / low > LOG_ABOVE
+        self.ticks = _log_ticks(low, high) if self.logarithmic else _ticks(low, high, 5)
+        self.low, self.high = min(low, self.ticks[0]), max(high, self.ticks[-1])
+
+    def place(self, value: float) -> float:
+        """0 at the top, 1 at the bottom."""
+        if self.logarithmic:
+            return round(1 - math.log(value / self.low) / math.log(self.high / self.low), 4)
+        return round(1 - (value - self.low) / (self.high - self.low), 4)
+
+    def grid(self) -> str:
+        return "".join(f'<path d="M0,{1000 * self.place(t):.1f}H1000"/>' for t in self.ticks)
+
+    def labels(self) -> str:
+        return "".join(f'<span style="top:{100 * self.place(t):.2f}%">{short(t)}</span>' for t in self.ticks)
+
+
+def _step_labels(first: float, last: float) -> str:
+    ticks = [t for t in _ticks(first, last, 4) if first <= t <= last]
+    return "".join(f'<span style="left:{100 * (t - first) / (last - first):.2f}%">{short(t)}</span>' for t in ticks)
 
 
 def short(value: float) -> str:

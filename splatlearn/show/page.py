@@ -44,6 +44,8 @@ h2 + p { margin: 0 0 18px; color: var(--soft); max-width: 46em; }
 .tile b small { font-size: 15px; font-weight: 500; color: var(--soft); letter-spacing: 0; margin-left: 3px; }
 .tile i { font-style: normal; font-size: 12.5px; line-height: 1.35; color: var(--soft); display: block; }
 .tile.best b { color: var(--accent); }
+.key { white-space: nowrap; } .key::before { content: ""; display: inline-block; width: 11px; height: 11px;
+  border-radius: 3px; margin: 0 6px 0 10px; background: var(--c); }
 .remark { margin: 14px 0 0; color: var(--soft); max-width: 40em; font-size: 15px; }
 .screen { margin: 0; text-align: center; }
 .screen video, .screen img { display: block; margin: 0 auto; max-width: 100%; max-height: 560px;

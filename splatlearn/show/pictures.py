@@ -78,6 +78,18 @@ def error_map(photo: Image, render: Image, magnify: float = 4.0) -> np.ndarray:
     return np.stack([np.interp(place, stops, c) for c in ERROR_COLORS.T], axis=2).astype(np.uint8)
 
 
+def depth_map(depth: np.ndarray, near: float, far: float) -> np.ndarray:
+    """Depths [H,W] in colours, uint8 [H,W,3]: `near` is bright, `far` dark, by their logarithms; 0 (nothing) is black.
+
+    The colours are matplotlib's viridis, which people of any colour vision read in the same order.
+    """
+    from matplotlib import colormaps
+
+    place = np.log(np.clip(depth, near, far) / near) / np.log(max(far / near, 1 + 1e-6))
+    colors = (colormaps["viridis"](1 - place)[..., :3] * 255 + 0.5).astype(np.uint8)
+    return np.asarray(np.where((depth > 0)[..., None], colors, np.uint8(0)))
+
+
 def caption(image: Image, text: str) -> np.ndarray:
     """A copy [H,W,3] of the image with `text`, white on a dark label, in its upper left corner."""
     from PIL import Image as Pillow
@@ -141,6 +153,23 @@ def save_png(path: Path | str, image: Image) -> None:
     picture = Pillow.fromarray(to_uint8(image))
     with replacing(Path(path)) as temporary:
         picture.save(temporary, format="PNG", compress_level=PNG_LEVEL)
+
+
+def save_png16(path: Path | str, image: np.ndarray) -> None:
+    """Write uint16 [H,W] as a 16-bit grey PNG, whole or not at all. Raises SplatlearnError for anything else."""
+    from PIL import Image as Pillow
+
+    if image.dtype != np.uint16 or image.ndim != 2 or 0 in image.shape:
+        raise SplatlearnError(f"a 16-bit PNG needs uint16 [H,W], got {image.dtype} {list(image.shape)}.")
+    picture = Pillow.fromarray(image)
+    with replacing(Path(path)) as temporary:
+        picture.save(temporary, format="PNG", compress_level=PNG_LEVEL)
+
+
+def save_array(path: Path | str, array: np.ndarray) -> None:
+    """Write an array as NPY, whole or not at all."""
+    with replacing(Path(path)) as temporary, open(temporary, "wb") as file:
+        np.save(file, array, allow_pickle=False)
 
 
 def _font(size: int) -> "FreeTypeFont | ImageFont":

@@ -30,6 +30,7 @@ EMBED_BYTES = 8_000_000  # a larger video is linked: browsers grow slow on longe
 MOST_VIEWS = 8  # pictures of eval/ shown, evenly chosen, where it holds no photographs and renders apart
 VIEW_WIDTH = 1800  # pixels to which such a picture is scaled down
 MOST_VIDEOS = 3
+SHORTEST_LAP = 0.2  # seconds of training from which the time of a step is told
 MOST_CHARTS = 9
 
 SCRIPT = Path(__file__).with_name("report.js")
@@ -165,13 +166,14 @@ def _curves(run: RunFolder) -> str:
 
 
 def _step_times(run: RunFolder) -> list[tuple[float, float]]:
-    """Milliseconds a step between the lines of the log; where a run was resumed its clock may stand still."""
+    """Milliseconds a step, over lines of the log that are far enough apart for its clock of milliseconds."""
     clock = run.curves.get("seconds", [])
-    found = []
-    for (step, seconds), (later, then) in zip(clock, clock[1:], strict=False):
-        if then > seconds:
-            found.append((later, 1000 * (then - seconds) / (later - step)))
-    return found
+    found: list[tuple[float, float, float]] = []
+    for step, seconds in clock[1:]:
+        since, then = (found[-1][0], found[-1][2]) if found else clock[0]
+        if seconds - then >= SHORTEST_LAP:
+            found.append((step, 1000 * (seconds - then) / (step - since), seconds))
+    return [(step, lap) for step, lap, _ in found]
 
 
 def _views(run: RunFolder) -> str:

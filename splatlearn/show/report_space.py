@@ -24,8 +24,6 @@ STYLE = """
 .space .tools .small { background: var(--card); min-width: 34px; }
 .space output { position: absolute; left: 16px; bottom: 10px; font-size: 13px; color: var(--soft);
   background: var(--card); border-radius: 7px; padding: 0 6px; }
-.key { white-space: nowrap; } .key::before { content: ""; display: inline-block; width: 11px; height: 11px;
-  border-radius: 3px; margin: 0 6px 0 10px; background: var(--c); }
 .embed { padding: 14px; } .embed iframe { display: block; width: 100%; border: 0; border-radius: 10px; }
 .main { background: var(--accent); border: 0; color: var(--paper); font: inherit; border-radius: 10px;
   padding: 10px 18px; cursor: pointer; }

@@ -114,6 +114,7 @@ def figure(pair: Pair, caption: str, note: str, sides: tuple[str, str]) -> tuple
         size = (size_[0], size_[1])
     shape = f'width="{size[0]}" height="{size[1]}"'
     name, (left, right) = escaped(pair.name), sides
+    word = "error" if left == "photo" else "difference"
     markup = f"""<figure class="swipe" data-view="{name}">
 <div class="stage" style="--ratio:{size[0] / size[1]:.4f}">
 <img src="{sources[0]}" {shape} alt="{left} {name}" decoding="async">
@@ -121,16 +122,16 @@ def figure(pair: Pair, caption: str, note: str, sides: tuple[str, str]) -> tuple
 <img class="error" src="{sources[2]}" {shape} alt="error of {name}" decoding="async">
 <i class="edge"></i><span class="side left">{left}</span><span class="side right">{right}</span>
 <input type="range" min="0" max="100" step="1" value="50" aria-label="{left} or {right}: {name}"></div>
-<figcaption><span>{caption}</span>{note}<button class="small" data-error aria-pressed="false">error</button>
+<figcaption><span>{caption}</span>{note}<button class="small" data-error aria-pressed="false">{word}</button>
 <button class="small" data-wide aria-pressed="false">wider</button></figcaption></figure>
 """
     return markup, size[0] / size[1]
 
 
-def error_scale() -> str:
+def error_scale(word: str = "Error") -> str:
     """The legend of error maps, as HTML."""
     end = f"{100 / MAGNIFY:.0f} %"
-    return f'Error: 0<i class="scale" role="img" aria-label="dark to bright"></i>{end} of full range and more.'
+    return f'{word}: 0<i class="scale" role="img" aria-label="dark to bright"></i>{end} of full range and more.'
 
 
 def _from_both_ends(ranked: list[_View]) -> list[_View]:
