@@ -15,6 +15,7 @@ COMMANDS = {
     "eval": "measure a run on held-out photographs",
     "render": "pictures or a video of a run: held-out views, an orbit, a flight through the photographs",
     "export": "write a run's Gaussians as PLY",
+    "sample": "a trained Transformer goes on with a prompt, or answers it",
     "figures": "every figure of the story, for print and as animations; --html writes the interactive page",
     "check-gradients": "compare analytic with numeric gradients, link by link, and name what breaks the chain",
     "bench": "time every stage of a training step",

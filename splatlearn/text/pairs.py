@@ -1,6 +1,6 @@
 """Pairs for an encoder-decoder: numbers in words to digits, and dates as people write them to ISO 8601, generated.
 
-    one hundred and four thousand and seven    104007
+    one hundred and four thousand and seven      104007
     the 3rd of March 1987                        1987-03-03
 
 Neither can be copied letter by letter: a word's digit depends on where it stands, and a date's parts change places.
