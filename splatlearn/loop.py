@@ -1,14 +1,10 @@
 """The loop, once: forward, loss, backward, update, repeat; a line, a scene and a language plug into it."""
 
 import math
-import os
 import re
-import signal
 import sys
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from types import FrameType
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -16,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from splatlearn.errors import SplatlearnError
+from splatlearn.interrupt import DeferredInterrupt
 
 Batch = TypeVar("Batch")
 Output = TypeVar("Output")
@@ -26,11 +23,17 @@ class Task(ABC, Generic[Batch, Output]):
 
     Steps are numbered from 1: ``step`` is the update being made. Randomness comes from the private generator
     alone, whose state is part of ``state()``, so that a resumed run repeats an uninterrupted one bit for bit.
+
+    parts: how many pieces the data of a step come in, one after another; their losses and gradients add up.
+    writes: whether this process writes files; of several that learn together, one does.
     """
+
+    parts: int = 1
+    writes: bool = True
 
     @abstractmethod
     def batch(self, step: int) -> Batch:
-        """The data of this step."""
+        """The data of this step, or the next of its parts."""
 
     @abstractmethod
     def forward(self, batch: Batch) -> Output:
@@ -38,7 +41,7 @@ class Task(ABC, Generic[Batch, Output]):
 
     @abstractmethod
     def loss(self, output: Output, batch: Batch) -> Tensor:
-        """How wrong the answer is: a scalar tensor that can be differentiated."""
+        """How wrong the answer is, or its share of the step's loss: a scalar tensor that can be differentiated."""
 
     @abstractmethod
     def update(self, step: int) -> None:
@@ -47,12 +50,24 @@ class Task(ABC, Generic[Batch, Output]):
     def after_update(self, step: int) -> None:  # noqa: B027  (a hook that most tasks leave empty)
         """What follows an update, such as densification."""
 
+    def settle(self) -> Tensor | None:
+        """Called before anything of the steps so far is read, and before the next one.
+
+        A task that works ahead of its device sees to it here that the last step is made whole; where it had to be
+        made again, its loss is returned.
+        """
+        return None
+
     def introduction(self, start: int, steps: int) -> str:
         """A sentence to print before the steps, such as what is known of them beforehand; "" for none."""
         return ""
 
     def conclusion(self, step: int) -> str:
         """A sentence to print after the last step, such as what came of it; "" for none."""
+        return ""
+
+    def progress(self) -> str:
+        """What the progress bar shows beside the loss, such as a speed."""
         return ""
 
     def describe(self, batch: Batch) -> str:
@@ -85,8 +100,12 @@ class Callback:
     def on_start(self, start: int, task: AnyTask) -> None:
         """Before step ``start + 1``."""
 
+    def wants(self, step: int) -> bool:
+        """Whether ``on_step`` is to be called after this step; on a CUDA device the loop waits for such a step."""
+        return True
+
     def on_step(self, step: int, loss: float, task: AnyTask) -> None:
-        """After step ``step`` is complete."""
+        """After step ``step`` is complete, if wanted."""
 
     def on_interrupt(self, step: int, task: AnyTask) -> str | None:
         """After the last complete step, when Ctrl-C was pressed; may return a sentence on how to go on."""
@@ -112,11 +131,15 @@ def fit(
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
     check_every: int = 25,
+    late: bool | None = None,
 ) -> None:
     """Make the steps ``start + 1 .. steps`` of ``task``.
 
     The loss is checked in every step, the parameters and gradients in the first and every ``check_every``-th
     (to read all of them costs some percent of a step), always before the update.
+
+    late: losses stay on the device, and are read together in every ``check_every``-th step, where a callback wants
+    the step, and at the end; None: where the device is not the CPU, for there to read is to wait.
 
     Raises SplatlearnError naming step, batch and tensor when one is not finite, and Interrupted after Ctrl-C:
     the step in progress and its callbacks are finished first, so that no half-made update is ever saved.
@@ -124,24 +147,32 @@ def fit(
     for callback in callbacks:
         callback.on_start(start, task)
     _say(task.introduction(start, steps), progress)
-    with _DeferredInterrupt() as interrupt, _progress_bar(start, steps, progress) as bar:
+    losses = _Losses(task, late)
+    with DeferredInterrupt() as interrupt, _progress_bar(start, steps, progress) as bar:
         for step in range(start + 1, steps + 1):
-            batch = task.batch(step)
-            output = task.forward(batch)
-            loss = task.loss(output, batch)
-            loss.backward()  # type: ignore[no-untyped-call]
-            value = float(loss.item())  # the only wait for the device in a step
-            if not math.isfinite(value):
-                _refuse_non_finite(step, task, batch, {"batch": batch, "output": output, "loss": loss})
-            elif step == start + 1 or step % check_every == 0:
-                _refuse_non_finite(step, task, batch, {})
+            losses.settle()
+            for _ in range(task.parts):
+                batch = task.batch(step)
+                output = task.forward(batch)
+                loss = task.loss(output, batch)
+                loss.backward()  # type: ignore[no-untyped-call]
+                losses.add(step, batch, loss)
+            watching = [callback for callback in callbacks if callback.wants(step)]
+            thorough = step == start + 1 or step % check_every == 0
+            if thorough or watching or step == steps or not losses.late:
+                value = losses.read()
+                if not math.isfinite(value):
+                    _refuse_non_finite(step, task, batch, {"batch": batch, "output": output, "loss": loss})
+                elif thorough:
+                    _refuse_non_finite(step, task, batch, {})
             task.update(step)
             task.after_update(step)
-            for callback in callbacks:
+            for callback in watching:
                 callback.on_step(step, value, task)
-            bar.set_postfix_str(f"loss {value:.4g}", refresh=False)
+            bar.set_postfix_str(f"loss {value:.4g}{task.progress()}", refresh=False)
             bar.update()
             if interrupt.requested:
+                losses.refuse_non_finite()
                 raise _interrupted(step, task, callbacks)
         for callback in callbacks:
             callback.on_end(max(start, steps), task)
@@ -160,7 +191,56 @@ def _progress_bar(start: int, steps: int, progress: bool) -> "tqdm[Any]":
     return tqdm(total=steps, initial=start, disable=not progress, mininterval=pause, unit=" step")
 
 
-# ---- the finite check ----
+# ---- losses, and the finite check ----
+
+
+class _Losses:
+    """Losses on their way to the host: read at once on a CPU, kept on a device, where to read one is to wait."""
+
+    def __init__(self, task: AnyTask, late: bool | None) -> None:
+        self.task = task
+        self._late = late
+        self._kept: list[tuple[int, str, Tensor]] = []  # step, name of its batch, loss
+
+    @property
+    def late(self) -> bool:
+        """Whether reading is put off; known from the first loss on."""
+        return bool(self._late)
+
+    def add(self, step: int, batch: Any, loss: Tensor) -> None:
+        """Keeps the loss of a step, or adds that of a further part of it."""
+        if self._late is None:
+            self._late = loss.device.type != "cpu"
+        if self._kept and self._kept[-1][0] == step:
+            loss = self._kept.pop()[2] + loss
+        self._kept.append((step, self.task.describe(batch) if self._late else "", loss.detach()))
+
+    def settle(self) -> None:
+        """Lets the task make whole what it has begun, and corrects the last loss."""
+        again = self.task.settle()
+        if again is not None and self._kept:
+            self._kept[-1] = (*self._kept[-1][:2], again)
+
+    def read(self) -> float:
+        """The loss of the step in progress, once those before it are known to be finite."""
+        self.settle()
+        *before, (now, _, last) = self._kept
+        self._kept = []
+        if not before:
+            return float(last.item())
+        *values, value = torch.stack([loss for _, _, loss in before] + [last]).tolist()
+        for (step, name, _), old in zip(before, values, strict=True):
+            if not math.isfinite(old):
+                raise SplatlearnError(f"training stopped at step {now}: the loss of step {step} ({name}) is not finite")
+        return float(value)
+
+    def refuse_non_finite(self) -> None:
+        """Raises if a loss that was not read yet is not finite; the task is made whole."""
+        self.settle()
+        for step, name, loss in self._kept:
+            if not torch.isfinite(loss):
+                raise SplatlearnError(f"training stopped after step {step} ({name}): its loss is not finite")
+        self._kept = []
 
 
 def _refuse_non_finite(step: int, task: AnyTask, batch: Any, results: Mapping[str, Any]) -> None:
@@ -198,33 +278,7 @@ def _tensors_within(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
             yield from _tensors_within(f"{name} {index}", item)
 
 
-# ---- Ctrl-C ----
-
-
-class _DeferredInterrupt:
-    """Ctrl-C waits for the end of the step; a second one stops at once, which atomic saves survive."""
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._previous: Any = None
-
-    def __enter__(self) -> "_DeferredInterrupt":
-        if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
-            current = signal.getsignal(signal.SIGINT)
-            if current not in (None, signal.SIG_IGN):  # a program that ignores Ctrl-C goes on ignoring it
-                self._previous = signal.signal(signal.SIGINT, self._handle)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
-
-    def _handle(self, _signal: int, _frame: FrameType | None) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
-        # os.write, as a print could interrupt another print
-        os.write(2, b"\nstopping at the end of this step (Ctrl-C again: at once, without saving)\n")
+# ---- Ctrl-C, and where to learn ----
 
 
 def _interrupted(step: int, task: AnyTask, callbacks: Sequence[Callback]) -> Interrupted:

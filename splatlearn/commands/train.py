@@ -1,7 +1,10 @@
 """splatlearn train: learns what a config says, evaluates it, and leaves a run folder."""
 
+import json
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from splatlearn import config as configs
 from splatlearn import loop
@@ -41,13 +44,14 @@ def run(words: list[str]) -> None:
 def start(cls: Any, config: Any) -> dict[str, Any]:
     """A new run; returns its evaluation."""
     folder = Path(config.out)
-    if getattr(config.data, "path", None):
     if hasattr(config.data, "reconstruct"):
         config.data.path = ready(config.data.path, config.data.reconstruct)
+    if getattr(config.data, "path", None):
         config.data.path = str(Path(config.data.path).expanduser().resolve())  # so that --resume works from anywhere
     task = cls(config)
-    runs.create(folder)
-    configs.dump(config, folder / CONFIG)
+    if task.writes:
+        runs.create(folder)
+        configs.dump(config, folder / CONFIG)
     return _fit(task, folder, 0)
 
 
@@ -66,12 +70,17 @@ def resume(folder: Path, overrides: list[str]) -> None:
 
 def _fit(task: Any, folder: Path, start: int) -> dict[str, Any]:
     config = task.config
+    if not task.writes:  # of several processes that learn together, the first tells and keeps everything
+        loop.fit(task, config.steps, start=start, progress=False)
+        return {}
     callbacks: list[loop.Callback] = [
         runs.MetricsLog(folder / "metrics.jsonl", config.log_every),
         runs.Checkpoints(folder, config.checkpoint_every),
     ]
     if getattr(config, "evaluate_every", 0):
         callbacks.append(runs.Every(config.evaluate_every, lambda step, task: _evaluate_now(step, task, folder)))
+    if getattr(config, "sample_every", 0):
+        callbacks.append(runs.Every(config.sample_every, lambda step, task: _sample_now(step, task, folder)))
     loop.fit(task, config.steps, start=start, callbacks=callbacks)
     if hasattr(task, "gaussians"):
         task.gaussians.save_ply(folder / "point_cloud.ply")
@@ -83,14 +92,28 @@ def _fit(task: Any, folder: Path, start: int) -> dict[str, Any]:
 
 def _evaluate_now(step: int, task: Any, folder: Path) -> None:
     """An evaluation while training: one line in eval/history.jsonl, no pictures."""
-    import json
+    if hasattr(task, "gaussians"):
+        from splatlearn.scene.evaluate import evaluate
 
-    from splatlearn.scene.evaluate import evaluate
+        result = evaluate(task)
+        del result["views"]
+    else:
+        result = task.evaluate()
+        told = ", ".join(f"{name} {value:.4g}" for name, value in result.items())
+        tqdm.write(f"step {step:,}, held out: {told}")
+    _add_line(folder / "eval" / "history.jsonl", {"step": step, **result})
 
-    result = evaluate(task)
-    del result["views"]
-    with replacing(folder / "eval" / "history.jsonl") as path:
-        old = folder / "eval" / "history.jsonl"
-        lines = old.read_text().splitlines() if old.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] < step]
-        path.write_text("\n".join([*kept, json.dumps({"step": step, **result})]) + "\n")
+
+def _sample_now(step: int, task: Any, folder: Path) -> None:
+    """A sample while training: told, and one line in eval/samples.jsonl."""
+    sample = task.sample(step)
+    tqdm.write(f"step {step:,}, a sample:\n{sample['prompt']}{sample['text']}\n")
+    _add_line(folder / "eval" / "samples.jsonl", sample)
+
+
+def _add_line(path: Path, row: dict[str, Any]) -> None:
+    """Adds a line of a step; those of later steps, of a run that stopped after its last checkpoint, go."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    kept = [line for line in lines if json.loads(line)["step"] < row["step"]]
+    with replacing(path) as temporary:
+        temporary.write_text("\n".join([*kept, json.dumps(row)]) + "\n", encoding="utf-8")

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from splatlearn.errors import SplatlearnError
+
 if TYPE_CHECKING:
     from splatlearn.text.transformer import Transformer
 
@@ -21,7 +23,12 @@ class LayerCache:
         self.memory: tuple[Tensor, Tensor] | None = None
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Keeps the keys and values [B, H, T, D] of T new tokens; returns those of all so far."""
+        """Keeps the keys and values [B, H, T, D] of T new tokens; returns those of all so far.
+
+        Raises SplatlearnError where these are to be differentiated, which a cache cannot.
+        """
+        if keys.requires_grad:
+            raise SplatlearnError("a cache holds no gradients: call the model within torch.no_grad()")
         end = self.length + keys.shape[2]
         self.keys[:, :, self.length : end] = keys
         self.values[:, :, self.length : end] = values
@@ -32,7 +39,7 @@ class LayerCache:
 class Cache:
     """What ``model(tokens, cache=cache)`` reads and advances: room for ``batch`` sequences of the model's context.
 
-    It is for use without gradients. Room is taken in the dtype of the model's parameters.
+    It holds no gradients. Room is taken in the dtype of the model's parameters.
     """
 
     def __init__(self, model: "Transformer", batch: int, device: torch.device | str | None = None) -> None:

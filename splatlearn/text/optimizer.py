@@ -49,6 +49,7 @@ class AdamW:
         self.config, self.steps = config, steps
         self.named = dict(named)
         self.moments = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in self.named.items()}
+        self.last_rate = 0.0
         self.norm = torch.zeros(())  # of all gradients together, before they were clipped
 
     def rate(self, step: int) -> float:
@@ -62,7 +63,8 @@ class AdamW:
     @torch.no_grad()
     def step(self, step: int) -> None:
         """Updates every parameter that has a gradient, and clears the gradients."""
-        config, rate = self.config, self.rate(step)
+        config = self.config
+        self.last_rate = rate = self.rate(step)
         moved = {name: p for name, p in self.named.items() if p.grad is not None}
         self.norm = torch.nn.utils.clip_grad_norm_(list(moved.values()), config.clip or math.inf)
         groups = []

@@ -1,7 +1,8 @@
-"""Text as a task of the loop: a Transformer learns to say the next token."""
+"""Text as a task of the loop: a Transformer learns to say the next token of a corpus, or the answers of pairs."""
 
 import contextlib
-import math
+import hashlib
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,20 +10,27 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from splatlearn.config import Common, key
 from splatlearn.errors import SplatlearnError
 from splatlearn.loop import Task, choose_device
-from splatlearn.text.batches import NOT_ASKED, Batch, Windows
+from splatlearn.text import evaluation
+from splatlearn.text.batches import Batch, PairRows, Windows
 from splatlearn.text.corpus import Corpus
+from splatlearn.text.evaluation import nats
+from splatlearn.text.network import Network, precision_of
 from splatlearn.text.optimizer import AdamW
+from splatlearn.text.pace import Pace, flops_per_token
+from splatlearn.text.pairs import Pairs
 from splatlearn.text.processes import join
+from splatlearn.text.tokenizers import from_state
 from splatlearn.text.transformer import Transformer
+
+AT_ONCE = 32  # windows that an evaluation reads at once, at least
 
 
 class TextTask(Task[Batch, Tensor]):
-    """Learns a corpus, a batch of random windows of it a step."""
+    """Learns a batch of random windows of a corpus a step, or of random pairs."""
 
     @dataclass
     class Config(Common):
@@ -31,77 +39,180 @@ class TextTask(Task[Batch, Tensor]):
         task: Literal["text"] = key("text", "what is learned")
         out: str = key("runs/text", "the run folder to write; it must be new or empty")
         steps: int = key(2000, "updates to make")
+        learn: Literal["corpus", "pairs"] = key("corpus", "a text, or pairs of a source and an answer")
         data: Corpus.Config = key(Corpus.Config, "the text")
+        pairs: Pairs.Config = key(Pairs.Config, "the pairs")
         model: Transformer.Config = key(Transformer.Config, "the Transformer")
         optimizer: AdamW.Config = key(AdamW.Config, "how a gradient becomes a step")
-        batch: int = key(12, "windows a step")
+        batch: int = key(12, "windows or pairs a step, over all its parts and processes")
+        accumulate: int = key(1, "parts that a step comes in, one after another, to save memory")
+        precision: Literal["auto", "float32", "bfloat16"] = key(
+            "auto", "of products; auto is bfloat16 on CUDA cards that have it"
+        )
+        compile: bool = key(False, "let torch.compile make one program of the model")
+        evaluate_every: int = key(500, "steps between evaluations on what is held out; 0: only at the end")
+        evaluate_tokens: int = key(1_000_000, "held-out tokens that an evaluation reads at most")
+        sample_every: int = key(0, "steps between samples; 0: none while it learns")
+        sample_length: int = key(300, "tokens of a sample")
+        prompt: str = key("", "what samples begin with; empty: the first held-out tokens")
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            for name in ("batch", "accumulate", "evaluate_tokens", "sample_length"):
+                if getattr(self, name) < 1:
+                    raise SplatlearnError(f"'{name}' must be at least 1, got {getattr(self, name)}")
+            for name in ("evaluate_every", "sample_every"):
+                if getattr(self, name) < 0:
+                    raise SplatlearnError(f"'{name}' must be at least 0, got {getattr(self, name)}")
+            if self.batch % self.accumulate:
+                raise SplatlearnError(f"'accumulate' must divide the batch of {self.batch}, got {self.accumulate}")
+            if (self.learn == "pairs") != (self.model.encoder_layers > 0):
+                raise SplatlearnError(
+                    "'model.encoder_layers' must be above 0 to learn pairs, and 0 to learn a corpus, "
+                    f"got {self.model.encoder_layers}"
+                )
 
     def __init__(self, config: Config) -> None:
         self.config = config
         self.processes, self.device = join(choose_device(config.device))
-        self.generator = torch.Generator().manual_seed(config.seed)  # on the CPU: the same batches everywhere
-        if config.data.path:
-            config.data.path = str(Path(config.data.path).expanduser().resolve())  # a run resumes from anywhere
-        self.corpus = Corpus(config.data)
-        self.tokenizer = self.corpus.tokenizer
-        self.train = Windows(self.corpus.train, config.model.context, "the text to learn from")
-        self.test = Windows(self.corpus.test, config.model.context, "the held-out text")
-        if config.model.vocabulary not in (0, self.tokenizer.vocabulary):
+        self.writes = self.processes.rank == 0
+        self.parts = config.accumulate
+        if config.batch % (self.parts * self.processes.count):
             raise SplatlearnError(
-                f"'model.vocabulary' must be 0 or the tokenizer's {self.tokenizer.vocabulary}, "
-                f"got {config.model.vocabulary}"
+                f"'batch' must be a multiple of {self.parts * self.processes.count}, the {self.processes.count} "
+                f"processes times the {self.parts} parts of a step, got {config.batch}"
             )
-        config.model.vocabulary = self.tokenizer.vocabulary
+        self.generator = torch.Generator().manual_seed(config.seed)  # on the CPU: the same batches everywhere
+        self._open_data()
         with torch.random.fork_rng(devices=[]):
             self.model = Transformer(config.model, self.generator).to(self.device)
+        self.network = Network(self.model, self.processes, config.compile)
+        self.precision = precision_of(config.precision, self.device)
         self.optimizer = AdamW(config.optimizer, config.steps, self.model.named_parameters())
+        self.pace = Pace(self._flops(), self.device, self.processes.count)
+        self._asked = 0  # targets of the step
+        self._waiting: deque[Batch] = deque()  # parts of the step
+        self._place = (0, 0)  # step and part, by which dropout is seeded
+
+    def _open_data(self) -> None:
+        config = self.config
+        self.train: Windows | PairRows
+        self.test: Windows | PairRows
+        if config.learn == "pairs":
+            self.data: Corpus | Pairs = Pairs(config.pairs)
+            self.train, self.test = PairRows(self.data), PairRows(self.data, test=True)
+            known = self.data.vocabulary
+            if config.model.context < self.data.longest:
+                raise SplatlearnError(
+                    f"'model.context' must hold the longest pair of {self.data.longest} tokens, got "
+                    f"{config.model.context}"
+                )
+        else:
+            if config.data.path:
+                config.data.path = str(Path(config.data.path).expanduser().resolve())  # a run resumes from anywhere
+            self.data = Corpus(config.data)
+            self.train = Windows(self.data.train, config.model.context, "the text to learn from")
+            self.test = Windows(self.data.test, config.model.context, "the held-out text")
+            known = self.data.tokenizer.vocabulary
+        self.tokenizer = self.data.tokenizer
+        if config.model.vocabulary not in (0, known):
+            raise SplatlearnError(
+                f"'model.vocabulary' must be 0 or that of the text, {known}, got {config.model.vocabulary}"
+            )
+        config.model.vocabulary = known
+        self.prompt = self.tokenizer.encode(config.prompt)  # an unknown character is told before training
+
+    def _flops(self) -> float:
+        """Operations a token; 0 for pairs, which differ in length."""
+        if self.config.learn == "pairs":
+            return 0.0
+        model, named = self.config.model, self.model.named_parameters()
+        products = sum(parameter.numel() for name, parameter in named if not name.startswith("embedding."))
+        products += model.vocabulary * model.width if model.tie_weights else 0
+        return flops_per_token(products, model.layers, model.width, model.context)
 
     # ---- the five steps' parts ----
 
     def batch(self, step: int) -> Batch:
-        starts = self.train.drawn(self.config.batch, self.generator)
-        return self.train.batch(starts, len(starts) * self.config.model.context).to(self.device)
+        if not self._waiting or self._place[0] != step:
+            self._waiting = deque(self._drawn())
+            self._place = (step, 0)
+            self.pace.begin()
+        self._place = (step, self.parts - len(self._waiting))
+        return self._waiting.popleft().to(self.device)
+
+    def _drawn(self) -> Iterator[Batch]:
+        """The parts of a step that are this process's; which rows make a step does not depend on their number."""
+        rows = self.train.draw(self.config.batch, self.generator)
+        self._asked = self.train.asked(rows)
+        for part in rows.reshape(self.parts, self.processes.count, -1):
+            yield self.train.batch(part[self.processes.rank])._replace(asked=self._asked)
 
     def forward(self, batch: Batch) -> Tensor:
-        return self.model(batch.tokens, source=batch.source, source_mask=batch.source_mask)  # type: ignore[no-any-return]
+        with self._dropout_seeded(), self.network.part(last=not self._waiting), self._precision():
+            return self.network(batch.tokens, batch.source, batch.source_mask)
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
-        total = F.cross_entropy(output.flatten(0, 1), batch.targets.flatten(), ignore_index=NOT_ASKED, reduction="sum")
-        return total / batch.asked
+        """The mean over all targets of the step, this part's share of it. Gradients are averaged over the processes."""
+        share = nats(output, batch.targets) * (self.processes.count / batch.asked)
+        if self.processes.count == 1:
+            return share
+        return share + (self.processes.mean(share.detach().clone()) - share.detach())  # the value is that of all
 
     def update(self, step: int) -> None:
         self.optimizer.step(step)
+        self.pace.end(self._asked)
+
+    @contextlib.contextmanager
+    def _dropout_seeded(self) -> Iterator[None]:
+        """Dropout draws from PyTorch's generator, which is seeded by what is computed and put back as it was."""
+        if self.config.model.dropout == 0 or not self.model.training:
+            yield
+            return
+        words = f"{self.config.seed} {self._place} {self.processes.rank}"
+        seed = int.from_bytes(hashlib.sha256(words.encode()).digest()[:8], "little") >> 1
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            yield
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
 
     # ---- what others read ----
 
     def introduction(self, start: int, steps: int) -> str:
-        return self.corpus.summary
+        size = sum(parameter.numel() for parameter in self.model.parameters())
+        return f"{self.data.summary}\n{size:,} parameters"
+
+    def conclusion(self, step: int) -> str:
+        return f"{self.pace}" and f"learned at {self.pace}"
+
+    def progress(self) -> str:
+        return f"{self.pace}" and f", {self.pace}"
 
     def named_parameters(self) -> list[tuple[str, Tensor]]:
         return list(self.model.named_parameters())
 
     def describe(self, batch: Batch) -> str:
-        return f"{len(batch.tokens)} windows of text"
+        return f"{len(batch.tokens)} {'pairs' if self.config.learn == 'pairs' else 'windows of text'}"
 
     def metrics(self) -> dict[str, float]:
-        return {"gradient_norm": float(self.optimizer.norm)}
+        return {"gradient_norm": float(self.optimizer.norm), "rate": self.optimizer.last_rate}
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = {name: parameter.detach() for name, parameter in self.model.named_parameters()}
         tensors |= {"generator": self.generator.get_state(), **self.optimizer.tensors()}
-        return tensors, {"tokenizer": self.tokenizer.state(), "corpus": self.corpus.sha256}
+        return tensors, {"tokenizer": self.tokenizer.state()}
 
     @torch.no_grad()
     def load_state(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        own, mine = self.state()
-        if state.get("tokenizer") != mine["tokenizer"]:
-            raise SplatlearnError("a checkpoint must hold the tokenizer of this text, got another vocabulary")
-        for name, tensor in own.items():
-            loaded = tensors.get(name)
-            if loaded is None or loaded.shape != tensor.shape or loaded.dtype != tensor.dtype:
-                got = "none" if loaded is None else f"{loaded.dtype} {list(loaded.shape)}"
-                expected = f"{tensor.dtype} {list(tensor.shape)}"
-                raise SplatlearnError(f"a text's checkpoint must hold '{name}' as {expected}, got {got}")
+        if state.get("tokenizer") != self.tokenizer.state():
+            raise SplatlearnError(
+                f"the checkpoint's vocabulary must be that of the text, {self.tokenizer.vocabulary} tokens, "
+                f"got {_vocabulary_told(state.get('tokenizer'))}: is it another text?"
+            )
+        own, _ = self.state()
+        require_tensors(tensors, own)
         for name, parameter in self.model.named_parameters():
             parameter.copy_(tensors[name])
         self.generator.set_state(tensors["generator"])
@@ -109,22 +220,60 @@ class TextTask(Task[Batch, Tensor]):
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """The content of ``eval/metrics.json``: loss a held-out token in nats, perplexity, bits a byte of its text."""
+        """The content of ``eval/metrics.json``.
+
+        loss: nats a held-out token; perplexity; bits_per_byte of the held-out text, or of the answers of held-out
+        pairs; exact_match of pairs: the share of held-out ones that are answered without a fault.
+        """
         with self._evaluating():
-            total = torch.zeros((), dtype=torch.float64, device=self.device)
-            asked = 0
-            for batch in self.test.all(max(self.config.batch, 32)):
-                total += self.loss(self.forward(batch.to(self.device)), batch.to(self.device)).double() * batch.asked
-                asked += batch.asked
-        loss = float(total) / asked
-        bits = loss / math.log(2) * len(self.corpus.test) / self.corpus.test_bytes
-        return {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "bits_per_byte": bits}
+            size = max(self.config.batch, AT_ONCE)
+            batches = (batch.to(self.device) for batch in self.test.all(size, self.config.evaluate_tokens))
+            loss, asked = evaluation.evaluate(self._answer, batches)
+            exact = {}
+            if isinstance(self.data, Pairs):
+                exact["exact_match"] = self.data.exact_match(self.model, self.data.test)
+                tokens, text_bytes = asked, asked - len(self.data.test)  # an answer's end is no byte of it
+            else:
+                tokens, text_bytes = len(self.data.test), self.data.test_bytes
+        bits = evaluation.bits_per_byte(loss, tokens, text_bytes)
+        return {"loss": loss, "perplexity": evaluation.perplexity(loss), "bits_per_byte": bits, **exact}
+
+    def _answer(self, batch: Batch) -> Tensor:
+        with self._precision():
+            return self.model(batch.tokens, source=batch.source, source_mask=batch.source_mask)  # type: ignore[no-any-return]
+
+    def sample(self, step: int) -> dict[str, Any]:
+        """A line of ``eval/samples.jsonl``: what the model writes after ``step``; the same in every run of the seed."""
+        generator = torch.Generator().manual_seed(self.config.seed + step)
+        with self._evaluating(), self._precision():
+            made = evaluation.written(self.model, self.data, self.prompt, self.config.sample_length, generator)
+        return {"step": step, **made}
 
     @contextlib.contextmanager
     def _evaluating(self) -> Iterator[None]:
         """No dropout while this lasts."""
+        training = self.model.training
         self.model.eval()
         try:
             yield
         finally:
-            self.model.train()
+            self.model.train(training)
+
+
+def _vocabulary_told(state: Any) -> str:
+    """What a tokenizer's state in a checkpoint is of, in words."""
+    try:
+        return f"{from_state(state).vocabulary} tokens"
+    except SplatlearnError:
+        return "none"
+
+
+def require_tensors(tensors: dict[str, Tensor], own: dict[str, Tensor]) -> None:
+    """Raise SplatlearnError unless a checkpoint's ``tensors`` hold all of ``own``, alike in dtype and shape."""
+    for name, tensor in own.items():
+        loaded = tensors.get(name)
+        if loaded is None or loaded.shape != tensor.shape or loaded.dtype != tensor.dtype:
+            got = "none" if loaded is None else f"{loaded.dtype} {list(loaded.shape)}"
+            raise SplatlearnError(
+                f"a text's checkpoint must hold '{name}' as {tensor.dtype} {list(tensor.shape)}, got {got}"
+            )
