@@ -18,26 +18,94 @@ Image = torch.Tensor | np.ndarray
 Network = Literal["vgg", "alex"]
 
 
-def psnr(image: Image, target: Image) -> float:
+def psnr(image: Image, target: Image, mask: torch.Tensor | None = None) -> float:
     """Peak signal-to-noise ratio in dB: 10·log10(1 / mean squared error over all pixels and channels).
 
     Summed in float64, so that the figure does not depend on the number of pixels; infinity for equal images.
-    Raises SplatlearnError where the shapes differ or are not those of images.
+    mask: [H,W], zero at pixels that are left out. Raises SplatlearnError where the shapes differ or are not those of
+    images, or where no pixel is left.
     """
     x, y = _pair(image, target, torch.float64)
-    error = torch.mean((x - y) ** 2).item()
+    squares = (x - y) ** 2
+    error = torch.mean(squares if mask is None else squares[..., _counted(mask, x), :]).item()
     return math.inf if error == 0 else -10 * math.log10(error)
 
 
-def ssim(image: Image, target: Image) -> float:
+def ssim(image: Image, target: Image, mask: torch.Tensor | None = None) -> float:
     """Mean structural similarity, 1 for equal images (Wang et al. 2004), of the same window as the loss.
 
-    Raises SplatlearnError where the shapes differ or are not those of images.
+    mask: [H,W], zero at pixels that are left out: the mean is over the others, and where their windows reach pixels
+    that are left out, both images are the target there, as in the loss. Raises as `psnr`.
     """
     from splatlearn.ops import photometric
 
+    x, y = _pair(image, target, torch.float32)
     with torch.no_grad():
-        return float(photometric.ssim(*_pair(image, target, torch.float32)))
+        if mask is None:
+            return float(photometric.ssim(x, y))
+        counted = _counted(mask, x)
+        return float(_ssim_map(torch.where(counted[:, :, None], x, y), y)[..., counted, :].mean())
+
+
+def _ssim_map(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """SSIM of each pixel and channel, [..., H,W,3], with the window and the zeros beyond the border of the loss."""
+    offsets = torch.arange(-5, 6, dtype=x.dtype, device=x.device)
+    weights = torch.exp(-(offsets**2) / (2 * 1.5**2))
+    weights = weights / weights.sum()
+
+    def blurred(values: torch.Tensor) -> torch.Tensor:
+        planes = values.movedim(-1, -3).reshape(-1, 1, *values.shape[-3:-1])
+        planes = torch.nn.functional.conv2d(planes, weights.view(1, 1, 11, 1), padding=(5, 0))
+        planes = torch.nn.functional.conv2d(planes, weights.view(1, 1, 1, 11), padding=(0, 5))
+        return planes.reshape(*values.shape[:-3], 3, *values.shape[-3:-1]).movedim(-3, -1)
+
+    mean_x, mean_y = blurred(x), blurred(y)
+    var_x, var_y, covariance = (
+        blurred(x * x) - mean_x**2,
+        blurred(y * y) - mean_y**2,
+        blurred(x * y) - mean_x * mean_y,
+    )
+    luminance = (2 * mean_x * mean_y + 0.01**2) / (mean_x**2 + mean_y**2 + 0.01**2)
+    return luminance * (2 * covariance + 0.03**2) / (var_x + var_y + 0.03**2)
+
+
+def colour_corrected(image: Image, target: Image, mask: torch.Tensor | None = None) -> torch.Tensor:
+    """`image` [H,W,3] in the colours of `target`, without having seen the pixels that it is then measured on.
+
+    An affine colour (a 3x4 matrix) is fitted by least squares on the left half and applied to the right half, and the
+    other way round; so every pixel is corrected by a fit to others. `psnr(colour_corrected(image, target), target)` is
+    how a photograph of unknown exposure is measured fairly. A small weight on the identity keeps a half of one colour
+    from being fitted at will. mask: [H,W], zero at pixels that are not fitted.
+
+    Returns:
+        [H,W,3] float32 in 0..1. Raises as `psnr`.
+    """
+    x, y = _pair(image, target, torch.float64)
+    counted = torch.ones_like(x[..., 0], dtype=torch.bool) if mask is None else _counted(mask, x)
+    middle = x.shape[1] // 2
+    halves = []
+    for fitted, applied in ((slice(middle, None), slice(0, middle)), (slice(0, middle), slice(middle, None))):
+        matrix = _colour_fit(x[:, fitted][counted[:, fitted]], y[:, fitted][counted[:, fitted]])
+        halves.append(x[:, applied] @ matrix[:3] + matrix[3])
+    return torch.cat(halves, dim=1).clamp(0, 1).float()
+
+
+def _colour_fit(colors: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """[4,3]: the affine colour that brings colors [M,3] closest to those wanted, near the identity where it is free."""
+    inputs = torch.nn.functional.pad(colors, (0, 1), value=1.0)
+    identity = torch.eye(4, 3, dtype=colors.dtype, device=colors.device)
+    weight = 1e-4 * (len(colors) + 1)
+    normal = inputs.T @ inputs + weight * torch.eye(4, dtype=colors.dtype, device=colors.device)
+    return torch.linalg.solve(normal, inputs.T @ wanted + weight * identity)
+
+
+def _counted(mask: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    """[H,W] bool of a mask for that image, on its device."""
+    if tuple(mask.shape) != tuple(image.shape[-3:-1]) or not mask.any():
+        raise SplatlearnError(
+            f"the mask must be {list(image.shape[-3:-1])} with a pixel that counts, got {list(mask.shape)}."
+        )
+    return mask.to(image.device) > 0
 
 
 def lpips(image: Image, target: Image, network: Network = "vgg") -> float:
