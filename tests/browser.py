@@ -14,7 +14,8 @@ from typing import Any
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --remote-debugging-pipe"
+    "--disable-component-update --disable-sync --remote-debugging-pipe "
+    "--use-angle=swiftshader --enable-unsafe-swiftshader"  # WebGL without a card
 ).split()
 
 
@@ -140,6 +141,6 @@ class Browser:
                 found.append(parameters["entry"]["text"])
             if event.get("method") == "Network.requestWillBeSent":
                 url = parameters["request"]["url"]
-                if not url.startswith(("data:", "file:", "about:")):
+                if not url.startswith(("data:", "file:", "about:", "blob:")):
                     found.append(url)
         return found

@@ -1,20 +1,104 @@
-"""splatlearn export: writes a run's Gaussians as a PLY of the original 3DGS, in the frame of its COLMAP model."""
+"""splatlearn export: a run's Gaussians as a file for others, or as one HTML page that shows them in any browser."""
 
+from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
+from splatlearn import checkpoint, config
 from splatlearn.commands.arguments import Parser
-from splatlearn.commands.opened import load_gaussians
+from splatlearn.commands.opened import config_of
 from splatlearn.errors import SplatlearnError
+from splatlearn.scene.formats.registry import DEGREES, READERS, WRITERS, Splats, read, write
+
+PAGES = (".html", ".htm")
 
 
 def run(words: list[str]) -> None:
     parser = Parser("export", __doc__)
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder of a scene")
-    parser.add_argument("--out", type=Path, help="the file to write (default: RUN/point_cloud.ply)")
+    parser.add_argument(
+        "run", type=Path, metavar="RUN_OR_FILE", help=f"a run folder of a scene, or {', '.join(READERS)}"
+    )
+    parser.add_argument(
+        "--out", type=Path, help=f"the file to write, {', '.join(WRITERS)} or .html (default: RUN/point_cloud.ply)"
+    )
+    add_options(parser)
     arguments = parser.parse_args(words)
-    out = arguments.out or arguments.run / "point_cloud.ply"
-    if out.suffix.lower() != ".ply":
-        raise SplatlearnError(f"--out must end in .ply, got {out}")
-    gaussians = load_gaussians(arguments.run)
-    gaussians.save_ply(out)
-    print(f"wrote {len(gaussians):,} Gaussians to {out}")
+    if arguments.out is None and arguments.run.is_file():
+        raise SplatlearnError(f"--out is needed to export {arguments.run}")
+    convert(arguments.run, arguments.out or arguments.run / "point_cloud.ply", arguments)
+
+
+def add_options(parser: Parser) -> None:
+    """The options that `export` and `convert` share."""
+    parser.add_argument("--spz-version", type=int, choices=(3, 4), default=4, help="of an .spz file (default: 4)")
+    parser.add_argument("--embed", action="store_true", help="put the data of a .gltf into it instead of beside it")
+    parser.add_argument(
+        "--sh-degree", type=int, choices=range(5), help="keep colours by direction up to this degree only"
+    )
+    parser.add_argument("--limit", type=int, help="of an .html page: keep the so many Gaussians that are seen most")
+    parser.add_argument(
+        "--drop-bad", action="store_true", help="leave out Gaussians with values that are not finite (default: refuse)"
+    )
+
+
+def convert(source: Path, out: Path, options: Namespace) -> None:
+    """Reads a run or a file, writes another, and says what became of it."""
+    suffix = out.suffix.lower()
+    if suffix not in (*WRITERS, *PAGES):
+        raise SplatlearnError(f"the file to write must end in {', '.join(WRITERS)} or .html, got {out}")
+    if options.limit is not None and (suffix not in PAGES or options.limit < 1):
+        raise SplatlearnError(f"--limit must be at least 1 and is for .html pages, got {options.limit} for {out}")
+    splats = _read(source, options.drop_bad)
+    tensors, had = splats.tensors, _degree(splats)
+    degree = min(had, DEGREES.get(suffix, 3), 4 if options.sh_degree is None else options.sh_degree)
+    tensors = {**tensors, "shN": tensors["shN"][:, : (degree + 1) ** 2 - 1]}
+    if suffix in PAGES:
+        _write_page(source, out, tensors, bool(splats.antialiased), options.limit)
+    else:
+        write(out, tensors, antialiased=splats.antialiased, spz_version=options.spz_version, embed=options.embed)
+    lost = "" if degree == had else f", colours by direction up to degree {degree} of {had}"
+    print(f"wrote {len(tensors['means']):,} Gaussians to {out} ({out.stat().st_size / 1e6:,.1f} MB{lost})")
+
+
+def _read(source: Path, drop: bool) -> Splats:
+    """What a file holds, or the last checkpoint of a run, whose photographs are not needed."""
+    from splatlearn.scene.gaussians import NAMES
+
+    if source.is_file():
+        return read(source, drop)
+    if not source.exists():
+        raise SplatlearnError(f"{source} is neither a run folder nor a file: it does not exist")
+    path = config_of(source)
+    if config.peek(path, "task") != "scene":
+        raise SplatlearnError(f"{source} is not the run of a scene: it has no Gaussians")
+    saved = checkpoint.latest(source / "checkpoints")
+    if saved is None:
+        raise SplatlearnError(f"run folder {source} holds no checkpoint yet")
+    tensors = checkpoint.load(saved)[0]
+    if missing := [name for name in NAMES if name not in tensors]:
+        raise SplatlearnError(f"{saved} holds no tensor {missing[0]!r}: it is not the checkpoint of a scene")
+    return Splats({name: tensors[name] for name in NAMES}, config.peek(path, "antialiased") is True)
+
+
+def _degree(splats: Splats) -> int:
+    return round((splats.tensors["shN"].shape[1] + 1) ** 0.5) - 1
+
+
+def _write_page(source: Path, out: Path, tensors: Any, antialiased: bool, limit: int | None) -> None:
+    from splatlearn.show.viewer_page import write_viewer
+
+    cameras: list[Any] = []
+    background = [0.0, 0.0, 0.0]
+    if source.is_dir():
+        from splatlearn.scene.colmap import ColmapScene
+        from splatlearn.scene.task import SceneTask
+
+        settings = config.load(SceneTask.Config, config_of(source), [])
+        background = settings.data.background
+        try:
+            scene = ColmapScene(settings.data)
+            cameras = scene.train + scene.test
+        except SplatlearnError as error:  # the page is worth having without the photographs' folder too
+            print(f"the page opens with a view of everything, as the run's photographs are not found: {error}")
+    title = source.resolve().stem
+    write_viewer(out, tensors, cameras, title=title, background=background, antialiased=antialiased, limit=limit)

@@ -41,7 +41,7 @@ def encode(arrays: Arrays, path: Path, sh_bits: tuple[int, int]) -> tuple[int, l
         _bytes(255 * sigmoid(turned["opacities"])),
         _bytes(255 * (DC * turned["sh0"].astype(np.float64) + 0.5)),
         _bytes(16 * (turned["scales"].astype(np.float64) + 10)),
-        _packed_quats(turned["quats"]),
+        packed_quats(turned["quats"]),
         _bytes(harmonics),
     ]
     return fraction, [stream.tobytes() for stream in streams]
@@ -81,7 +81,7 @@ def _fraction(arrays: Arrays, path: Path) -> int:
     return min(wanted, fits)
 
 
-def _packed_quats(quats: np.ndarray) -> np.ndarray:
+def packed_quats(quats: np.ndarray) -> np.ndarray:
     """[N,4] bytes of quaternions [N,4] wxyz."""
     q = np.roll(unit(quats), -1, axis=1).astype(np.float64)  # xyzw
     largest = np.abs(q).argmax(axis=1)

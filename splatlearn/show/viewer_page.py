@@ -1,0 +1,176 @@
+"""A scene as one HTML file that opens in any browser, offline: mouse and touch turn, move and zoom it."""
+
+import base64
+import html
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from splatlearn.files import replacing
+from splatlearn.scene.cameras import Camera
+from splatlearn.scene.formats.checks import Arrays, checked
+from splatlearn.show.packed_scene import packed, seen
+
+MAX_DEGREE = 3
+MOST_VIEWS = 48  # training cameras that the page can fly to, evenly chosen
+
+# the worker is made of the page's own text
+POLICY = (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline' blob:; worker-src blob:"
+)
+
+BODY = """<canvas id="scene" tabindex="0" aria-label="{title}: a scene to turn, move and zoom"></canvas>
+<p class="note" id="help"><span class="mouse">drag to turn · right button or Shift to move · wheel to zoom ·
+double-click to look there</span><span class="touch">one finger turns · two move and zoom · double tap to look
+there</span></p>
+<p class="note" id="wait" role="status">unpacking {count:,} Gaussians …</p>
+<div class="bar" role="toolbar" aria-label="View" inert>
+<div class="told"><b>{title}</b> <span>{count:,} Gaussians</span></div>
+<button id="previous" title="previous view (P)" aria-label="previous view"{one}><svg viewBox="0 0 24 24"><path
+d="M14 6l-6 6 6 6"/></svg></button>
+<output id="which"{one}>1 / {views}</output>
+<button id="next" title="next view (N)" aria-label="next view"{one}><svg viewBox="0 0 24 24"><path
+d="M10 6l6 6-6 6"/></svg></button>
+<button id="reset" title="back to this view (R)" aria-label="back to this view"><svg viewBox="0 0 24 24"><path
+d="M4 11l8-7 8 7M6.500 9.500V19h11V9.500"/></svg></button>
+<button id="turn" title="turn by itself (T)" aria-label="turn by itself" aria-pressed="false"><svg
+viewBox="0 0 24 24"><path d="M19 8a8 8 0 1 0 1 4M20 4v5h-5"/></svg></button>
+<button id="full" title="whole screen" aria-label="whole screen" hidden><svg viewBox="0 0 24 24"><path
+d="M9 4H4v5M15 4h5v5M20 15v5h-5M9 20H4v-5"/></svg></button>
+</div>"""
+
+
+def viewer_html(
+    tensors: Mapping[str, Tensor],
+    cameras: Sequence[Camera] = (),
+    *,
+    title: str = "scene",
+    background: Sequence[float] = (0.0, 0.0, 0.0),
+    antialiased: bool = False,
+    sh_degree: int | None = None,
+    limit: int | None = None,
+) -> str:
+    """A whole HTML document that shows a scene and loads nothing.
+
+    Args:
+        tensors: means, scales, quats, opacities, sh0, shN as of `Gaussians.tensors()`, raw, in COLMAP's frame.
+        cameras: the page opens with the first one's view and can fly to the others; without, it shows everything.
+        title: plain text.
+        background: colour behind the scene, 0..1.
+        antialiased: the scene was trained with opacities scaled for the low-pass filter.
+        sh_degree: colours by direction up to this degree, at most 3; None: as many as there are.
+        limit: keep at most so many Gaussians, those of the largest opacity times area.
+
+    Raises:
+        SplatlearnError: tensors that do not fit together or are not finite, or no Gaussian that could be seen.
+    """
+    arrays = seen(checked(tensors, Path("the page")), limit)
+    had = math.isqrt(arrays["shN"].shape[1] + 1) - 1
+    degree = min(had, MAX_DEGREE, MAX_DEGREE if sh_degree is None else sh_degree)
+    told, coded = packed(arrays, degree)
+    places = np.linspace(0, len(cameras) - 1, min(len(cameras), MOST_VIEWS)).round().astype(int)
+    chosen = [cameras[place] for place in places]
+    told |= {
+        "background": [float(value) for value in background],
+        "antialiased": antialiased,
+        "up": _up(chosen),
+        "views": [_view(camera, arrays) for camera in chosen] or [_overview(arrays)],
+    }
+    told["reachable"] = float(np.median([view["depth"] for view in told["views"]]))
+    one = " hidden" if len(told["views"]) == 1 else ""
+    name = html.escape(title)
+    body = BODY.format(title=name, count=told["count"], views=len(told["views"]), one=one)
+    scripts = _text("splats.js") + _text("viewer.js")
+    data = json.dumps(told).replace("<", "\\u003c")  # a photograph's name must not end the script
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1, viewport-fit=cover">
+<meta http-equiv="Content-Security-Policy" content="{html.escape(POLICY)}">
+<title>{name} · splatlearn</title>
+<style>{_text("viewer.css")}</style>
+</head>
+<body>
+{body}
+<script type="application/json" id="told">{data}</script>
+<script type="text/plain" id="packed">{base64.b64encode(coded).decode("ascii")}</script>
+<script>{scripts}</script>
+</body>
+</html>
+"""
+
+
+def viewer_frame(document: str, *, height: str = "70vh", title: str = "the scene") -> str:
+    """An iframe that holds a document of `viewer_html`, to be put into another page.
+
+    That page's Content-Security-Policy is inherited: where it has no `worker-src blob:`, the scene is sorted without a
+    worker, which is slower.
+    """
+    held = html.escape(document, quote=True)
+    return (
+        f'<iframe title="{html.escape(title)}" sandbox="allow-scripts" allow="fullscreen" loading="lazy" '
+        f'style="display:block;width:100%;height:{height};border:0;border-radius:16px" srcdoc="{held}"></iframe>'
+    )
+
+
+def write_viewer(
+    path: Path | str, tensors: Mapping[str, Tensor], cameras: Sequence[Camera] = (), **options: Any
+) -> Path:
+    """Writes a document of `viewer_html`, with its options, whole or not at all; returns its path."""
+    path = Path(path)
+    document = viewer_html(tensors, cameras, **options)
+    with replacing(path) as temporary:
+        temporary.write_text(document, encoding="utf-8")
+    return path
+
+
+def _text(name: str) -> str:
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
+
+
+# ---- cameras ----
+
+
+def _view(camera: Camera, arrays: Arrays) -> dict[str, Any]:
+    """A camera for the page; `depth` is how far away lies what it looks at."""
+    turn, shift = camera.world_to_camera[:3, :3], camera.world_to_camera[:3, 3]
+    some = arrays["means"][:: len(arrays["means"]) // 20_000 + 1].astype(np.float64) @ turn.T + shift
+    some = some[some[:, 2] > 1e-6]
+    across = some[:, :2] / some[:, 2:] * np.diag(camera.K)[:2] / (camera.width, camera.height)
+    ahead = some[(np.abs(across) < 0.2).all(axis=1), 2]
+    K = camera.K
+    return {
+        "name": camera.name,
+        "size": [camera.width, camera.height],
+        "K": [float(K[0, 0]), float(K[1, 1]), float(K[0, 2]), float(K[1, 2])],
+        "turn": turn.tolist(),
+        "eye": camera.center.tolist(),
+        "depth": float(np.median(ahead)) if len(ahead) else 1.0,
+    }
+
+
+def _overview(arrays: Arrays) -> dict[str, Any]:
+    """A view of everything, for a scene that comes without cameras: from the front, a little above."""
+    centre = np.median(arrays["means"].astype(np.float64), axis=0)
+    radius = float(np.percentile(np.linalg.norm(arrays["means"] - centre, axis=1), 80)) or 1.0
+    forward = np.array([0.0, 0.25, 1.0]) / math.hypot(0.25, 1.0)
+    right = np.array([1.0, 0.0, 0.0])
+    pose = np.eye(4)
+    pose[:3, :3] = [right, np.cross(forward, right), forward]
+    distance = 2.2 * radius
+    pose[:3, 3] = -pose[:3, :3] @ (centre - distance * forward)
+    K = np.array([[900.0, 0, 480], [0, 900.0, 360], [0, 0, 1]])
+    return _view(Camera("everything", 960, 720, K, pose), arrays) | {"depth": distance}
+
+
+def _up(cameras: Sequence[Camera]) -> list[float]:
+    """The unit vertical about which a drag turns: the mean of the cameras' own, or COLMAP's -y."""
+    mean = -np.sum([camera.world_to_camera[1, :3] for camera in cameras], axis=0) if cameras else np.zeros(3)
+    length = float(np.linalg.norm(mean))
+    return (mean / length).tolist() if length > 0.3 * len(cameras) else [0.0, -1.0, 0.0]
