@@ -1,0 +1,126 @@
+"""splatlearn view: a run or a splat file in the browser, drawn by our own rasterizer."""
+
+import os
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from splatlearn import config
+from splatlearn.commands.arguments import Parser
+from splatlearn.commands.opened import config_of, load_gaussians
+from splatlearn.errors import SplatlearnError
+from splatlearn.loop import choose_device
+
+if TYPE_CHECKING:
+    from splatlearn.viewer.training import LiveView
+    from splatlearn.viewer.viewer import Surroundings, Viewer
+
+
+def run(words: list[str]) -> None:
+    from splatlearn.viewer.server import HOST, PORT, warn_if_open
+
+    parser = Parser("view", __doc__)
+    parser.add_argument("source", type=Path, metavar="RUN_OR_FILE", help="a run folder of a scene, or a splat file")
+    parser.add_argument("--host", default=HOST, help=f"the address to listen on (default: {HOST}, this machine alone)")
+    parser.add_argument("--port", type=int, default=PORT, help=f"the port (default: {PORT}; 0: any free one)")
+    parser.add_argument("--out", type=Path, help="where paths and videos go (default: RUN/renders, or ./renders)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    a = parser.parse_args(words)
+    warn_if_open(a.host)
+    viewer = open_viewer(a.source, a.host, a.port, a.out, a.device)
+    print(f"{a.source}: {len(viewer.snapshot):,} Gaussians, to be seen at {viewer.url} (Ctrl-C ends this)", flush=True)
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        print()
+    finally:
+        viewer.close()
+
+
+def open_viewer(source: Path, host: str, port: int, out: Path | None = None, device: str = "auto") -> "Viewer":
+    """A viewer of a run folder or splat file; raises SplatlearnError where there is nothing to see, or no port."""
+    from splatlearn.viewer.drawing import Snapshot
+    from splatlearn.viewer.server import check
+    from splatlearn.viewer.viewer import Surroundings, Viewer
+
+    check(host, port)  # first, as a large scene takes a while to read
+    place = choose_device(device)
+    if not source.exists():
+        raise SplatlearnError(f"{source} does not exist: expected a run folder or a splat file")
+    gaussians = load_gaussians(source).to(place)
+    if not len(gaussians):
+        raise SplatlearnError(f"{source} holds no Gaussians: there is nothing to see")
+    antialiased, around = False, Surroundings(folder=out or Path("renders"))
+    if source.is_dir():
+        antialiased, around = _of_run(source, out)
+    return Viewer(Snapshot(gaussians, antialiased=antialiased), around, host=host, port=port, label=source.name)
+
+
+def _of_run(folder: Path, out: Path | None) -> "tuple[bool, Surroundings]":
+    """Whether a run was trained antialiased, and its photographs, if they are still where they were."""
+    from splatlearn.scene.task import SceneTask
+
+    settings = config.load(SceneTask.Config, config_of(folder), [])
+    return settings.antialiased, surroundings(settings, _photographs(settings), out or folder / "renders")
+
+
+def _photographs(settings: Any) -> Any:
+    from splatlearn.scene.colmap import ColmapScene
+
+    try:
+        return ColmapScene(settings.data)
+    except SplatlearnError as error:
+        print(f"without photographs: {error}")
+        return None
+
+
+def surroundings(settings: Any, scene: Any, folder: Path) -> "Surroundings":
+    """What a viewer knows of a scene task beside its Gaussians; `scene` is its ColmapScene, or None."""
+    from splatlearn.viewer.viewer import Surroundings
+
+    red, green, blue = settings.data.background
+    if scene is None:
+        return Surroundings(background=(red, green, blue), folder=folder)
+    return Surroundings(scene.train, scene.test, scene.photo, (red, green, blue), folder)
+
+
+def live_options(words: list[str]) -> tuple[list[str], tuple[str, int] | None]:
+    """The words of `splatlearn train` without its options --viewer, --viewer-port N and --viewer-host HOST; and host
+    and port of the viewer, None where there shall be none. Raises SplatlearnError where nothing can listen there.
+    """
+    from splatlearn.viewer.server import HOST, PORT, check, warn_if_open
+
+    rest: list[str] = []
+    found: dict[str, str] = {}
+    left = iter(words)
+    for word in left:
+        name, equals, value = word.partition("=")
+        if name in ("--viewer-port", "--viewer-host"):
+            found[name] = value if equals else next(left, "")
+            if not found[name]:
+                raise SplatlearnError(f"{name} needs a value")
+        elif word == "--viewer":
+            found[name] = ""
+        else:
+            rest.append(word)
+    if not found:
+        return rest, None
+    host, port = found.get("--viewer-host", HOST), found.get("--viewer-port", str(PORT))
+    if not port.isdecimal():
+        raise SplatlearnError(f"--viewer-port must be a number, got {port!r}")
+    if os.environ.get("RANK", "0") == "0":  # of several processes that learn together, the first shows
+        check(host, int(port))
+        warn_if_open(host)
+    return rest, (host, int(port))
+
+
+def live_view(task: Any, folder: Path, where: tuple[str, int]) -> "LiveView":
+    """What shows a scene task while it learns, for the loop's callbacks; raises SplatlearnError for another task."""
+    from splatlearn.viewer.training import LiveView
+
+    if not hasattr(task, "gaussians"):
+        raise SplatlearnError(f"--viewer shows scenes, but 'task' is {task.config.task!r}")
+    around = surroundings(task.config, task.scene, folder / "renders")
+    return LiveView(
+        around, task.config.steps, *where, opened=lambda url: print(f"to watch it learn: {url}", flush=True)
+    )
