@@ -54,9 +54,11 @@ class Timelapse(Callback):
         if start == 0:
             self._keep(0, task)
 
+    def wants(self, step: int) -> bool:
+        return step in self.wanted
+
     def on_step(self, step: int, loss: float, task: AnyTask) -> None:
-        if step in self.wanted:
-            self._keep(step, task)
+        self._keep(step, task)
 
     def on_end(self, step: int, task: AnyTask) -> None:
         timelapse_film(self.folder.parent)
@@ -132,8 +134,14 @@ class TensorBoard(Callback):
         if start == 0:
             self._picture(0, task)
 
+    def wants(self, step: int) -> bool:
+        return self._logs(step) or step % self.pictures_every == 0
+
+    def _logs(self, step: int) -> bool:
+        return step == 1 or step % self.every == 0
+
     def on_step(self, step: int, loss: float, task: AnyTask) -> None:
-        if step == 1 or step % self.every == 0:
+        if self._logs(step):
             fields = {"loss": loss, **task.metrics()}
             for name, value in fields.items():
                 if isinstance(value, (int, float)):
