@@ -10,6 +10,7 @@ Shapes: B sequences, T tokens, S source tokens, W the width, V the vocabulary. B
 import dataclasses
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
@@ -77,6 +78,13 @@ class Transformer(torch.nn.Module):
         if name not in PRESETS:
             raise SplatlearnError(f"a preset must be one of {', '.join(PRESETS)}, got {name!r}")
         return cls.Config(vocabulary=vocabulary, **PRESETS[name])
+
+    @staticmethod
+    def from_gpt2(path: Path | str) -> "Transformer":
+        """GPT-2's public weights, from a local safetensors file or its folder; see ``gpt2.py``."""
+        from splatlearn.text.gpt2 import load_gpt2
+
+        return load_gpt2(path)
 
     def __init__(self, config: Config, generator: torch.Generator | None = None) -> None:
         super().__init__()
