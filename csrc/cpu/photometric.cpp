@@ -1,8 +1,9 @@
-// L1 + SSIM and the gradient to the image on the CPU, in one pass over bands of rows that stay in cache.
+// L1 + SSIM and the gradient to the image on the CPU, in one pass over strips of the picture whose filtered rows stay in cache.
 //
 // Channels are interleaved, so a horizontal window is a sum of neighbours D scalars apart and SIMD lanes run along the row whatever D
-// is. Three stages follow each other down the band, each five rows behind the one before: rows filtered horizontally; filtered
-// vertically to the window means, SSIM and its gradients to the means; those filtered again, which gives the gradient to the image.
+// is. Rows come in groups of five, the radius of the window: a vertical window over a group reaches the group before it, the group itself and the
+// one after it. Three stages follow each other down the strip, a group apart: rows filtered horizontally; filtered vertically to the
+// window means, SSIM and its gradients to the means; those filtered again, which gives the gradient to the image.
 #include "cpu.h"
 
 #include "../math/ssim.h"
@@ -10,19 +11,37 @@
 namespace SPLATLEARN_NAMESPACE {
 namespace {
 
-constexpr int kBand = 48;                         // rows a work item
-constexpr int kTaps = 2 * kWindowRadius + 1;
+constexpr int kGroup = kWindowRadius;             // rows
+constexpr int64_t kStrip = 512;                   // scalars of a row, about: fixed, so that sums do not depend on the threads
 
-// A ring of the last kTaps filtered rows of `maps` maps; rows outside the image are zero.
-template <class S> class Ring {
+int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
+
+// The last three groups of filtered rows of some maps.
+template <class S> class Groups {
 public:
-    Ring(S *memory, int maps, int64_t stride) : memory_(memory), maps_(maps), stride_(stride) {}
-    S *row(int y, int map) const { return memory_ + ((y + kTaps) % kTaps * maps_ + map) * stride_; }
-    void clear(int y) const { std::memset(row(y, 0), 0, size_t(maps_ * stride_) * sizeof(S)); }
-    SPLATLEARN_HD Lanes<S> vertical(int y, int map, int64_t j) const {
-        Lanes<S> out = S(kWindow[0]) * load(row(y, map) + j);
-        for (int k = 1; k <= kWindowRadius; ++k) out = out + S(kWindow[k]) * (load(row(y - k, map) + j) + load(row(y + k, map) + j));
-        return out;
+    Groups(S *memory, int maps, int64_t stride) : memory_(memory), maps_(maps), stride_(stride) {}
+    static int64_t scratch(int maps, int64_t stride) { return 3 * maps * kGroup * stride; }
+    S *row(int64_t group, int r, int map) const { return memory_ + ((group % 3 * maps_ + map) * kGroup + r) * stride_; }
+    void clear(int64_t group, int r) const {
+        for (int map = 0; map < maps_; ++map) std::memset(row(group, r, map), 0, size_t(stride_) * sizeof(S));
+    }
+
+    // The five rows of a group filtered vertically, at column j.
+    SPLATLEARN_HD void vertical(int64_t group, int map, int64_t j, Lanes<S> *out) const {
+        for (int r = 0; r < kGroup; ++r) out[r] = Lanes<S>{};
+#pragma GCC unroll 3
+        for (int g = 0; g < 3; ++g) {
+            const S *const from = row(group + 2 + g, 0, map) + j;  // 2 + g is g - 1 modulo 3
+#pragma GCC unroll 5
+            for (int i = 0; i < kGroup; ++i) {
+                const Lanes<S> value = load(from + i * stride_);
+#pragma GCC unroll 5
+                for (int r = 0; r < kGroup; ++r) {
+                    const int distance = (g - 1) * kGroup + i - r, away = distance < 0 ? -distance : distance;
+                    if (away <= kWindowRadius) out[r] = out[r] + S(kWindow[away]) * value;
+                }
+            }
+        }
     }
 
 private:
@@ -31,132 +50,184 @@ private:
     int64_t stride_;
 };
 
-template <class S> struct Band {
+// A strip of columns of one image, and some rows of it. Columns count from two margins left of the strip's first: the image's and the
+// target's rows reach two margins beyond the strip, window means and their gradients one, gradients to the image none.
+template <class S> struct Patch {
     static constexpr int L = Lanes<S>::count;
     const splatlearn_Photometric &p;
-    const int64_t image, scalars, padded, pad;    // scalars of a row; padded to whole registers; margin on each side
-    const int first, last;                        // rows of the band
-    S *const x, *const y, *const products;        // padded rows: the image's, the target's, and one of their products
-    Ring<S> means, gradients;
-    double sums[2] = {};                          // |x - y| and SSIM over the band
+    const int64_t scalars, margin, width;         // of an image's row; of a margin; of the strip, in whole registers
+    const int64_t image, begin, end;              // begin..end-1: the strip's scalars
+    S *const x, *const y, *const v;               // rows of the image, of the target; and of three gradients for a group
+    const Groups<S> means, gradients;
+    double *const sums;                           // [height][2] of the strip: |x - y| and SSIM
 
-    static int64_t padded_row(const splatlearn_Photometric &p) { return (int64_t(p.width) * p.channels + L - 1) / L * L; }
-    static int64_t margin(const splatlearn_Photometric &p) { return (int64_t(kWindowRadius) * p.channels + L - 1) / L * L; }
-    static int64_t scratch(const splatlearn_Photometric &p) { return 3 * (padded_row(p) + 2 * margin(p)) + (5 + 3) * kTaps * padded_row(p); }
+    static int64_t margin_of(const splatlearn_Photometric &p) { return round_up(int64_t(kWindowRadius) * p.channels, L); }
+    static int64_t width_of(const splatlearn_Photometric &p, int64_t strips) {
+        return round_up((int64_t(p.width) * p.channels + strips - 1) / strips, L);
+    }
+    static int64_t scratch(int64_t margin, int64_t width) {
+        const int64_t wide = width + 4 * margin;
+        return (2 + 3 * kGroup) * wide + Groups<S>::scratch(5, wide) + Groups<S>::scratch(3, wide);
+    }
 
-    Band(const splatlearn_Photometric &params, int64_t c, int begin, S *memory)
-        : p(params), image(c), scalars(int64_t(p.width) * p.channels), padded(padded_row(p)), pad(margin(p)), first(begin),
-          last(begin + kBand < p.height ? begin + kBand : p.height), x(memory + pad), y(x + padded + 2 * pad),
-          products(y + padded + 2 * pad), means(memory + 3 * (padded + 2 * pad), 5, padded),
-          gradients(memory + 3 * (padded + 2 * pad) + 5 * kTaps * padded, 3, padded) {
-        std::memset(memory, 0, size_t(3 * (padded + 2 * pad)) * sizeof(S));
-        for (int k = 0; k < kTaps; ++k) { means.clear(k); gradients.clear(k); }
+    Patch(const splatlearn_Photometric &params, int64_t image_index, int64_t strip, int64_t strips, S *memory, double *sums_of_strip)
+        : p(params), scalars(int64_t(p.width) * p.channels), margin(margin_of(p)), width(width_of(p, strips)), image(image_index),
+          begin(strip * width), end(begin + width < scalars ? begin + width : scalars), x(memory), y(x + wide()), v(y + wide()),
+          means(v + 3 * kGroup * wide(), 5, wide()), gradients(v + 3 * kGroup * wide() + Groups<S>::scratch(5, wide()), 3, wide()),
+          sums(sums_of_strip) {}
+
+    int64_t wide() const { return width + 4 * margin; }
+    int64_t at(int row) const { return (image * p.height + row) * scalars; }  // of a row's first scalar
+    S *v_row(int map, int r) const { return v + (map * kGroup + r) * wide(); }
+    bool in_image(int row) const { return row >= 0 && row < p.height; }
+
+    // Rows first..last-1 of the strip; `first` begins a group.
+    void run(int first, int last) {
+        for (int row = first - 2 * kGroup; row < last + 2 * kGroup; row += kGroup) {
+            const int64_t group = row / kGroup + 2;  // never negative
+            filter(group, row);
+            if (row >= first) similarity(group + 2, row - kGroup, first, last);
+            if (row >= first + 2 * kGroup) image_gradient(group + 1, row - 2 * kGroup);
+        }
+    }
+
+    // ---- window means need five maps filtered along the row ----
+
+    void filter(int64_t group, int first) const {
+        for (int r = 0; r < kGroup; ++r) {
+            if (!in_image(first + r)) { means.clear(group, r); continue; }
+            load_row(first + r);
+            S *const to[5] = {means.row(group, r, 0), means.row(group, r, 1), means.row(group, r, 2), means.row(group, r, 3), means.row(group, r, 4)};
+            for (int64_t j = margin; j < wide() - margin; j += L) horizontal_products(j, to);
+        }
     }
 
     void load_row(int row) const {
-        const int64_t at = (image * p.height + row) * scalars;
-        std::memcpy(x, static_cast<const S *>(p.image) + at, size_t(scalars) * sizeof(S));
+        int64_t from = begin - 2 * margin, skipped = from < 0 ? -from : 0, until = from + wide() < scalars ? wide() : scalars - from;
+        std::memset(x, 0, size_t(skipped) * sizeof(S));
+        std::memset(y, 0, size_t(skipped) * sizeof(S));
+        std::memset(x + until, 0, size_t(wide() - until) * sizeof(S));
+        std::memset(y + until, 0, size_t(wide() - until) * sizeof(S));
+        from += at(row);
+        const size_t bytes = size_t(until - skipped) * sizeof(S);
+        std::memcpy(x + skipped, static_cast<const S *>(p.image) + from + skipped, bytes);
         if (!p.target_is_uint8) {
-            std::memcpy(y, static_cast<const S *>(p.target) + at, size_t(scalars) * sizeof(S));
+            std::memcpy(y + skipped, static_cast<const S *>(p.target) + from + skipped, bytes);
             return;
         }
-        const uint8_t *bytes = static_cast<const uint8_t *>(p.target) + at;
-        for (int64_t j = 0; j < scalars; ++j) y[j] = S(bytes[j]) / S(255);
+        const uint8_t *const target = static_cast<const uint8_t *>(p.target) + from;
+        for (int64_t j = skipped; j < until; ++j) y[j] = S(target[j]) / S(255);
+    }
+
+    SPLATLEARN_HD void horizontal_products(int64_t j, S *const *to) const {
+        const Lanes<S> x0 = load(x + j), y0 = load(y + j), w0{S(kWindow[0])};
+        Lanes<S> mx = w0 * x0, my = w0 * y0, mxx = mx * x0, myy = my * y0, mxy = mx * y0;
+#pragma GCC unroll 5
+        for (int k = 1; k <= kWindowRadius; ++k) {
+            const int64_t away = k * p.channels;
+            const Lanes<S> xa = load(x + j - away), xb = load(x + j + away), ya = load(y + j - away), yb = load(y + j + away), w{S(kWindow[k])};
+            mx = mx + w * (xa + xb);
+            my = my + w * (ya + yb);
+            mxx = mxx + w * (xa * xa + xb * xb);
+            myy = myy + w * (ya * ya + yb * yb);
+            mxy = mxy + w * (xa * ya + xb * yb);
+        }
+        store(to[0] + j, mx);
+        store(to[1] + j, my);
+        store(to[2] + j, mxx);
+        store(to[3] + j, myy);
+        store(to[4] + j, mxy);
+    }
+
+    // ---- SSIM of a group of rows and its gradients to the means, filtered along the row for what comes next ----
+
+    void similarity(int64_t group, int first, int counted_from, int counted_to) const {
+        Lanes<S> totals[kGroup] = {};
+        for (int64_t j = margin; j < wide() - margin; j += L) {
+            Lanes<S> mean[5][kGroup];
+            for (int map = 0; map < 5; ++map) means.vertical(group, map, j, mean[map]);
+            const int64_t column = begin - 2 * margin + j;
+            const Lanes<S> columns = ramp<S>() + S(column);
+            const auto inside = (columns >= S(0)) & (columns < Lanes<S>(S(scalars)));
+            const auto own = (columns >= S(begin)) & (columns < Lanes<S>(S(end)));
+            for (int r = 0; r < kGroup; ++r) {
+                if (!in_image(first + r)) continue;
+                Lanes<S> v_x, v_xx, v_xy;
+                const WindowMeans<Lanes<S>> at_pixel = {mean[0][r], mean[1][r], mean[2][r], mean[3][r], mean[4][r]};
+                const Lanes<S> value = ssim_with_backward(at_pixel, v_x, v_xx, v_xy);
+                totals[r] = totals[r] + select(own, value, Lanes<S>{});
+                store(v_row(0, r) + j, select(inside, v_x, Lanes<S>{}));
+                store(v_row(1, r) + j, select(inside, v_xx, Lanes<S>{}));
+                store(v_row(2, r) + j, select(inside, v_xy, Lanes<S>{}));
+            }
+        }
+        for (int r = 0; r < kGroup; ++r) {
+            const int row = first + r;
+            if (row >= counted_from && row < counted_to) sums[2 * row + 1] = double(sum(totals[r]));
+            if (!p.v_image) continue;
+            if (!in_image(row)) { gradients.clear(group, r); continue; }
+            for (int map = 0; map < 3; ++map) horizontal(v_row(map, r), gradients.row(group, r, map));
+        }
     }
 
     void horizontal(const S *from, S *to) const {
-        for (int64_t j = 0; j < padded; j += L) {
+        for (int64_t j = 2 * margin; j < wide() - 2 * margin; j += L) {
             Lanes<S> out = S(kWindow[0]) * load(from + j);
+#pragma GCC unroll 5
             for (int k = 1; k <= kWindowRadius; ++k) out = out + S(kWindow[k]) * (load(from + j - k * p.channels) + load(from + j + k * p.channels));
             store(to + j, out);
         }
     }
 
-    // The window means need five maps filtered along the row.
-    void filter_row(int row) const {
-        if (row < 0 || row >= p.height) return means.clear(row);
-        load_row(row);
-        horizontal(x, means.row(row, 0));
-        horizontal(y, means.row(row, 1));
-        multiply(x, x);
-        horizontal(products, means.row(row, 2));
-        multiply(y, y);
-        horizontal(products, means.row(row, 3));
-        multiply(x, y);
-        horizontal(products, means.row(row, 4));
-    }
-    void multiply(const S *a, const S *b) const {
-        for (int64_t j = 0; j < padded; j += L) store(products + j, load(a + j) * load(b + j));
+    // ---- L1, and the gradient to a group of rows of the image ----
+
+    void image_gradient(int64_t group, int first) const {
+        for (int64_t j = 2 * margin; p.v_image && j < wide() - 2 * margin; j += L)
+            for (int map = 0; map < 3; ++map) {
+                Lanes<S> chain[kGroup];
+                gradients.vertical(group, map, j, chain);
+                for (int r = 0; r < kGroup; ++r) store(v_row(map, r) + j, chain[r]);  // these rows are free here
+            }
+        for (int r = 0; r < kGroup && first + r < p.height; ++r) image_row(first + r, r);
     }
 
-    // SSIM of a row and its gradients to the means, filtered along the row for what comes next.
-    void similarity_row(int row) {
-        if (row < 0 || row >= p.height) return gradients.clear(row);
-        S *v[3] = {x, y, products};  // the rows' buffers are free here
-        Lanes<S> total{};
-        for (int64_t j = 0; j < padded; j += L) {
-            WindowMeans<Lanes<S>> mean = {means.vertical(row, 0, j), means.vertical(row, 1, j), means.vertical(row, 2, j),
-                                          means.vertical(row, 3, j), means.vertical(row, 4, j)};
-            Lanes<S> value, v_x, v_xx, v_xy;
-            value = ssim_with_backward(mean, v_x, v_xx, v_xy);
-            const auto inside = ramp<S>() < Lanes<S>(S(scalars - j));
-            total = total + select(inside, value, Lanes<S>{});
-            store(v[0] + j, select(inside, v_x, Lanes<S>{}));
-            store(v[1] + j, select(inside, v_xx, Lanes<S>{}));
-            store(v[2] + j, select(inside, v_xy, Lanes<S>{}));
-        }
-        if (row >= first && row < last) sums[1] += double(sum(total));
-        for (int map = 0; p.v_image && map < 3; ++map) horizontal(v[map], gradients.row(row, map));
-        for (S *buffer : v) std::memset(buffer + scalars, 0, size_t(padded - scalars) * sizeof(S));
-    }
-
-    void image_row(int row) {
+    void image_row(int row, int r) const {
         load_row(row);
         const double count = double(p.n_images) * p.height * double(scalars);
         const S l1_scale = S((1 - p.lambda_dssim) / count), ssim_scale = S(-p.lambda_dssim / count);
-        const int64_t at = (image * p.height + row) * scalars;
         Lanes<S> total{};
-        S *const v_row = products;
-        for (int64_t j = 0; j < padded; j += L) {
-            Lanes<S> xj = load(x + j), yj = load(y + j), difference = xj - yj;
+        S *const out = v_row(0, r);
+        for (int64_t j = 2 * margin; j < wide() - 2 * margin; j += L) {  // behind the image's end both rows are 0
+            const Lanes<S> xj = load(x + j), yj = load(y + j), columns = ramp<S>() + S(begin - 2 * margin + j);
+            const Lanes<S> difference = select(columns < Lanes<S>(S(end)), xj - yj, Lanes<S>{});
             total = total + absolute(difference);
             if (!p.v_image) continue;
-            Lanes<S> sign = select(difference > S(0), Lanes<S>(l1_scale), select(difference < S(0), Lanes<S>(-l1_scale), Lanes<S>{}));
-            Lanes<S> chain = gradients.vertical(row, 0, j) + S(2) * xj * gradients.vertical(row, 1, j) + yj * gradients.vertical(row, 2, j);
-            store(v_row + j, sign + ssim_scale * chain);
+            const Lanes<S> sign = select(difference > S(0), Lanes<S>(l1_scale), select(difference < S(0), Lanes<S>(-l1_scale), Lanes<S>{}));
+            const Lanes<S> chain = load(out + j) + S(2) * xj * load(v_row(1, r) + j) + yj * load(v_row(2, r) + j);
+            store(out + j, sign + ssim_scale * chain);
         }
-        sums[0] += double(sum(total));
-        if (p.v_image) std::memcpy(static_cast<S *>(p.v_image) + at, v_row, size_t(scalars) * sizeof(S));
-        std::memset(v_row + scalars, 0, size_t(padded - scalars) * sizeof(S));
-    }
-
-    void run() {
-        const int halo = 2 * kWindowRadius;
-        for (int row = first - halo; row < last + halo; ++row) {
-            filter_row(row);
-            const int similar = row - kWindowRadius, done = row - halo;
-            if (similar >= first - kWindowRadius) similarity_row(similar);
-            if (done >= first && done < last) image_row(done);
-        }
+        sums[2 * row] = double(sum(total));
+        if (p.v_image) std::memcpy(static_cast<S *>(p.v_image) + at(row) + begin, out + 2 * margin, size_t(end - begin) * sizeof(S));
     }
 };
 
 template <class S> int evaluate(const splatlearn_Photometric &p) {
-    const int bands = (p.height + kBand - 1) / kBand;
-    const int64_t items = p.n_images * bands, scratch = Band<S>::scratch(p);
+    const int64_t scalars = int64_t(p.width) * p.channels, strips = (scalars + kStrip - 1) / kStrip;
+    const int64_t wanted = 4 * int64_t(p.context.threads), parts = (wanted + p.n_images * strips - 1) / (p.n_images * strips);
+    const int64_t rows = round_up((p.height + parts - 1) / parts, kGroup), bands = (p.height + rows - 1) / rows;  // rows a work item
+    const int64_t scratch = Patch<S>::scratch(Patch<S>::margin_of(p), Patch<S>::width_of(p, strips));
     Buffer<S> memory(p.context.threads * scratch);
-    Buffer<double> sums(2 * items);
+    Buffer<double> sums(2 * p.n_images * strips * p.height);
     if (!memory || !sums) return kOutOfMemory;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(p.context.threads)
-    for (int64_t item = 0; item < items; ++item) {
-        Band<S> band(p, item / bands, int(item % bands) * kBand, memory.get() + omp_get_thread_num() * scratch);
-        band.run();
-        sums[2 * item] = band.sums[0];
-        sums[2 * item + 1] = band.sums[1];
+    for (int64_t item = 0; item < p.n_images * strips * bands; ++item) {
+        const int64_t strip = item / bands, first = item % bands * rows, last = first + rows < p.height ? first + rows : p.height;
+        Patch<S> patch(p, strip / strips, strip % strips, strips, memory.get() + omp_get_thread_num() * scratch, sums.get() + 2 * strip * p.height);
+        patch.run(int(first), int(last));
     }
     double l1 = 0, similarity = 0;
-    for (int64_t item = 0; item < items; ++item) { l1 += sums[2 * item]; similarity += sums[2 * item + 1]; }
-    const double count = double(p.n_images) * p.height * p.width * p.channels;
+    for (int64_t i = 0; i < p.n_images * strips * p.height; ++i) { l1 += sums[2 * i]; similarity += sums[2 * i + 1]; }
+    const double count = double(p.n_images) * p.height * double(scalars);
     *p.l1 = l1 / count;
     *p.ssim = similarity / count;
     return 0;
