@@ -269,5 +269,6 @@ def _placed(arrays: Arrays, matrix: np.ndarray, path: Path) -> Arrays:
     if np.array_equal(matrix, np.eye(4)):
         return arrays
     turned = rotate_scene(arrays, linear / size)
-    means = size * turned["means"].astype(np.float64) + matrix[:3, 3]
-    return {**turned, "means": means.astype(np.float32), "scales": turned["scales"] + np.float32(np.log(size))}
+    with np.errstate(over="ignore", invalid="ignore"):  # judged when all is read
+        means = (size * turned["means"].astype(np.float64) + matrix[:3, 3]).astype(np.float32)
+    return {**turned, "means": means, "scales": turned["scales"] + np.float32(np.log(size))}

@@ -70,9 +70,13 @@ def rotate_quats(quats: np.ndarray, rotation: np.ndarray) -> np.ndarray:
 
 
 def rotate_scene(arrays: dict[str, np.ndarray], rotation: np.ndarray) -> dict[str, np.ndarray]:
-    """The arrays of `Gaussians` with means, quats and shN turned by `rotation` [3,3]; the others are shared."""
-    means = np.asarray(arrays["means"].astype(np.float64) @ np.asarray(rotation, np.float64).T, np.float32)
-    quats, shN = rotate_quats(arrays["quats"], rotation), rotate_sh(arrays["shN"], rotation)
+    """The arrays of `Gaussians` with means, quats and shN turned by `rotation` [3,3]; the others are shared.
+
+    What is not finite stays so; readers judge it afterwards.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        means = np.asarray(arrays["means"].astype(np.float64) @ np.asarray(rotation, np.float64).T, np.float32)
+        quats, shN = rotate_quats(arrays["quats"], rotation), rotate_sh(arrays["shN"], rotation)
     return {**arrays, "means": means, "quats": quats, "shN": shN}
 
 

@@ -166,7 +166,8 @@ def _plain(packed: bytes, promised: int, path: Path) -> bytes:
     """The plain bytes of a zstd frame, of which not more than `promised` are ever made."""
     import zstandard
 
-    opener = zstandard.ZstdDecompressor(max_window_size=1 << 27).decompressobj(write_size=1 << 20)
+    window = min(1 << 27, max(1 << 23, 1 << promised.bit_length()))  # what the decoder may look back on
+    opener = zstandard.ZstdDecompressor(max_window_size=window).decompressobj(write_size=1 << 20)
     pieces, length = [], 0
     try:
         for start in range(0, len(packed), 1 << 10):  # a kilobyte of zstd makes at most 32 MiB at once
