@@ -1,6 +1,5 @@
 """Structure from motion finds the true cameras of the still life, keeps the user's files, and says what is wrong."""
 
-import hashlib
 import os
 import shutil
 import signal
@@ -11,32 +10,26 @@ from typing import Any
 import numpy as np
 import pycolmap
 import pytest
+import sfm_photos
 from PIL import Image
+from sfm_photos import HEIGHT, WIDTH, hashes
 
 from splatlearn.errors import SplatlearnError
 from splatlearn.scene import still_life
 from splatlearn.scene.reconstruct import Report, Settings, reconstruct
 
-PHOTOS = 10  # neighbours on the low ring of forty: about 14 degrees apart
-WIDTH, HEIGHT = 320, 240
-
-
+PHOTOS = 10
 Done = tuple[Path, Report, dict[str, str]]
 
 
 @pytest.fixture(scope="module")
 def poses() -> np.ndarray:
-    return still_life.camera_poses()[:PHOTOS]
+    return sfm_photos.poses(PHOTOS)
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory, poses: np.ndarray) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    scene = still_life.StillLife(detail=0.67)
-    rays = still_life.pixel_rays(still_life.lens(WIDTH, HEIGHT))
-    for i, pose in enumerate(poses):
-        still_life.save_jpeg(folder / f"photo {i}.jpg", scene.photograph(rays, pose))
-    return folder
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return sfm_photos.make(tmp_path_factory.mktemp("photos"), PHOTOS)
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +38,6 @@ def done(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
     before = hashes(photos)
     out = tmp_path_factory.mktemp("colmap") / "out"
     return out, reconstruct(photos, out, Settings(threads=1), progress=False), before
-
-
-def hashes(folder: Path) -> dict[str, str]:
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def similarity(source: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
@@ -163,9 +151,7 @@ def test_unknown_camera_model(photos: Path, tmp_path: Path) -> None:
         reconstruct(photos, tmp_path / "out", Settings(camera_model="PINHOLES"))
 
 
-@pytest.mark.parametrize(
-    ("kind", "complaint"), [("blank", "no features in any"), ("noise", "none of 3 that could be related")]
-)
+@pytest.mark.parametrize(("kind", "complaint"), [("blank", "no features in any"), ("noise", "no two match each other")])
 def test_photographs_without_a_scene(tmp_path: Path, kind: str, complaint: str) -> None:
     folder = tmp_path / kind
     folder.mkdir()

@@ -80,11 +80,14 @@ class Pairs:
 class Bench:
     """The phases on one database."""
 
-    def __init__(self, database: Path, images: Path, names: list[str], settings: Settings, progress: bool) -> None:
+    def __init__(
+        self, source: Path, database: Path, images: Path, names: list[str], settings: Settings, progress: bool
+    ) -> None:
+        """`source`: what the user calls the photographs, for messages."""
         import pycolmap
 
         self.pycolmap = pycolmap
-        self.database, self.images, self.names = database, images, names
+        self.source, self.database, self.images, self.names = source, database, images, names
         self.settings, self.progress = settings, progress
         self.threads = settings.thread_count()
         self.gpu = bool(pycolmap.has_cuda) and torch.cuda.is_available()
@@ -140,7 +143,7 @@ class Bench:
 
         self.run("find features", "photo", len(self.names), self.photos_with_features, work)
         if self.records.num_keypoints() == 0:
-            raise SplatlearnError(f"{self.images}: expected photographs with detail, got no features in any of them")
+            raise SplatlearnError(f"{self.source}: expected photographs with detail, got no features in any of them")
 
     def match(self, way: str) -> None:
         """Matches all pairs ("exhaustive"), or each photograph with those that follow it by name ("sequential")."""
@@ -233,4 +236,4 @@ class Bench:
         try:
             return future.result()
         except Exception as error:
-            raise SplatlearnError(f"{self.images}: {title}: pycolmap failed: {error}") from error
+            raise SplatlearnError(f"{self.source}: {title}: pycolmap failed: {error}") from error

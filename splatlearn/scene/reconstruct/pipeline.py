@@ -10,15 +10,15 @@ from typing import Any
 
 from splatlearn.errors import SplatlearnError
 from splatlearn.scene.reconstruct import gather
+from splatlearn.scene.reconstruct.checks import check_out, masks_for
 from splatlearn.scene.reconstruct.frames import check_video, extract_frames
-from splatlearn.scene.reconstruct.gather import Photo, some
+from splatlearn.scene.reconstruct.gather import Photo
 from splatlearn.scene.reconstruct.phases import SMALLEST_MODEL, Bench, camera_groups, matching_of, quiet
-from splatlearn.scene.reconstruct.report import Report, cameras_of, diagnose, finite
+from splatlearn.scene.reconstruct.report import Report, cameras_of, diagnose, finite, why_none
 from splatlearn.scene.reconstruct.settings import Settings
-from splatlearn.scene.reconstruct.work import FOLDER, Work, hash_of
+from splatlearn.scene.reconstruct.work import Work, hash_of
 
 BYTES_A_FEATURE = 128 + 6 * 4 + 16  # in the database: descriptor, keypoint, and its share of the matches
-RESULTS = ("images", "masks", "sparse", "reconstruction.txt", "reconstruction.json")
 
 
 def reconstruct(source: Path, out: Path, settings: Settings | None = None, *, progress: bool = True) -> Report:
@@ -39,13 +39,13 @@ def reconstruct(source: Path, out: Path, settings: Settings | None = None, *, pr
     began = time.monotonic()
     video = source.is_file()
     work = Work(out)
-    _check_out(source, work)
+    check_out(source, work, settings.masks)
     if video:
         check_video(source)
         if settings.masks is not None:
             raise SplatlearnError(f"masks: expected none with a video, got {str(settings.masks)!r}")
         with work.locked():
-            return _Run(work, settings, progress, began).of_video(source)
+            return _Run(source, work, settings, progress, began).of_video()
     inside = [out, *([settings.masks] if settings.masks else [])]
     in_place = source.resolve() == (out / "images").resolve()
     if in_place and settings.max_size is not None:
@@ -56,64 +56,22 @@ def reconstruct(source: Path, out: Path, settings: Settings | None = None, *, pr
     if len(photos) < 2:
         raise SplatlearnError(f"{source}: expected at least 2 different photographs, got {len(names)} copies of one")
     camera_groups(photos, settings.cameras)  # refuses what does not go together before anything is written
-    masks = _masks_for(photos, source, settings.masks)
+    masks = masks_for(photos, source, settings.masks)
     with work.locked():
         work.remember(photos)
-        return _Run(work, settings, progress, began).of_photos(source, photos, copies, masks, in_place)
-
-
-def _check_out(source: Path, work: Work) -> None:
-    """Refuses an output folder with anything in it that this run could mix up or overwrite."""
-    out = work.out
-    if out.exists() and not out.is_dir():
-        raise SplatlearnError(f"{out}: expected a folder, got a file")
-    if source.is_dir() and out.resolve() == source.resolve():
-        raise SplatlearnError(
-            f"{out}: expected another folder than that of the photographs (a new one within it will do)"
-        )
-    if not out.is_dir():
-        return
-    model = out / "sparse" / "0"
-    if model.exists() and any(model.iterdir()):
-        shutil.rmtree(work.folder, ignore_errors=True)  # of a run that was stopped when all was done but this
-        raise SplatlearnError(f"{model}: expected no model there yet, got one; choose another folder or remove it")
-    own = (
-        source.resolve().relative_to(out.resolve()).parts[:1] if source.resolve().is_relative_to(out.resolve()) else ()
-    )
-    allowed = {FOLDER, *own, *(RESULTS if work.fact("photos", "moving") else ())}
-    strangers = sorted(path.name for path in out.iterdir() if path.name not in allowed)
-    if strangers:
-        raise SplatlearnError(f"{out}: expected a new or empty folder, got one that holds {some(strangers)}")
-
-
-def _masks_for(photos: list[Photo], source: Path, masks: Path | None) -> dict[str, Path]:
-    """The mask of each photograph that has one, found by COLMAP's naming; raises where none or a wrong one is there."""
-    from splatlearn.scene.masks import mask_path
-    from splatlearn.scene.photos import photo_size
-
-    if masks is None:
-        return {}
-    found = {photo.name: mask_path(masks, photo.name) for photo in photos}
-    found = {name: path for name, path in found.items() if path.is_file()}
-    if not found:
-        raise SplatlearnError(f"masks: expected files such as {photos[0].name}.png in {masks}, got none for {source}")
-    sizes = {photo.name: (photo.width, photo.height) for photo in photos}
-    wrong = [f"{name}.png" for name, path in found.items() if photo_size(path) != sizes[name]]
-    if wrong:
-        raise SplatlearnError(f"masks: expected masks of their photographs' sizes, got others: {some(wrong)}")
-    return found
+        return _Run(source, work, settings, progress, began).of_photos(photos, copies, masks, in_place)
 
 
 class _Run:
     """One pass over the phases in a locked work folder."""
 
-    def __init__(self, work: Work, settings: Settings, progress: bool, began: float) -> None:
-        self.work, self.settings, self.progress, self.began = work, settings, progress, began
+    def __init__(self, source: Path, work: Work, settings: Settings, progress: bool, began: float) -> None:
+        self.source, self.work, self.settings, self.progress, self.began = source, work, settings, progress, began
         self.spent: dict[str, float] = {}
 
-    def of_video(self, video: Path) -> Report:
+    def of_video(self) -> Report:
         """The frames, then as with photographs."""
-        work, settings = self.work, self.settings
+        work, settings, video = self.work, self.settings, self.source
         facts = video.stat()
         key = hash_of(video.name, facts.st_size, facts.st_mtime_ns, settings.frames, settings.max_size)
         if not work.done("photos", key):
@@ -139,9 +97,7 @@ class _Run:
         work.remember(photos)
         return self._of_images(photos, copies, key, in_place=False, video=True)
 
-    def of_photos(
-        self, source: Path, photos: list[Photo], copies: dict[str, str], masks: dict[str, Path], in_place: bool
-    ) -> Report:
+    def of_photos(self, photos: list[Photo], copies: dict[str, str], masks: dict[str, Path], in_place: bool) -> Report:
         """Copies, then the phases."""
         work, settings = self.work, self.settings
         stamps = sorted((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in masks.values())
@@ -149,10 +105,8 @@ class _Run:
         if not work.done("photos", key):
             if not work.begun("photos", key):
                 self._afresh("photos", key)
-            if not in_place:
-                self._copy(source, photos, masks)
-            elif masks:
-                self._copy(source, [], masks)
+            masks_in_place = settings.masks and settings.masks.resolve() == (work.out / "masks").resolve()
+            self._copy([] if in_place else photos, {} if masks_in_place else masks)
             work.complete("photos", key)
         if settings.max_size is not None:
             photos = [_resized(photo, settings.max_size) for photo in photos]
@@ -167,7 +121,7 @@ class _Run:
             shutil.rmtree(work.out / name, ignore_errors=True)
         work.begin(phase, key)
 
-    def _copy(self, source: Path, photos: list[Photo], masks: dict[str, Path]) -> None:
+    def _copy(self, photos: list[Photo], masks: dict[str, Path]) -> None:
         """Copies what is not there yet; a file that is there is whole, as each is renamed into place."""
         from tqdm import tqdm
 
@@ -175,7 +129,7 @@ class _Run:
         self._check_room(photos)
         for photo in tqdm(photos, "copy photos", unit="photo", disable=not self.progress):
             if not (work.images / photo.name).exists():
-                gather.copy_photo(source / photo.name, work.images / photo.name, settings.max_size)
+                gather.copy_photo(self.source / photo.name, work.images / photo.name, settings.max_size)
         for name, path in masks.items():
             target = work.masks / f"{name}.png"
             if not target.exists():
@@ -213,7 +167,7 @@ class _Run:
             work.begin("features", features_key)
         names = [photo.name for photo in photos]
         with quiet(pycolmap):
-            bench = Bench(work.database, self._images(), names, settings, self.progress)
+            bench = Bench(self.source, work.database, self._images(), names, settings, self.progress)
             with closing(bench):
                 self._timed("features", features_key, lambda: self._features(bench, photos))
                 if not work.begun("matches", matches_key):  # those of other pairs
@@ -246,8 +200,8 @@ class _Run:
         found = bench.place(self.work.models)
         if not found:
             raise SplatlearnError(
-                f"{self._images()}: expected overlapping photographs of one place from different positions, got none "
-                f"of {len(bench.names)} that could be related"
+                f"{self.source}: expected overlapping photographs of one place from different positions, got "
+                f"{len(bench.names)} of which {why_none(bench.pairs())}"
             )
         shutil.rmtree(self.work.models)
         for number, model in enumerate(found):

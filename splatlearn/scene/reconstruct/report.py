@@ -205,6 +205,20 @@ def _relations(name: str, placed: set[str], others: list[set[str]], partners: Ma
     )
 
 
+def why_none(pairs: Pairs) -> str:
+    """What is known of photographs that gave no model, as the end of a sentence: "of which ..."."""
+    related = sum(count >= RELATED for count in pairs.inliers.values())
+    if related:
+        return (
+            f"{related} pairs match but show no depth: the camera only turned, or hardly moved, or the photographs are "
+            "too few"
+        )
+    usual = statistics.median(pairs.features.values())
+    if usual < FEW_FEATURES:
+        return f"half have fewer than {usual + 1:.0f} features: too little detail"
+    return "no two match each other"
+
+
 def finite(value: float) -> float:
     """The value, or 0 where it is no number: pycolmap gives none for a model without points."""
     return value if math.isfinite(value) else 0.0

@@ -1,0 +1,31 @@
+"""A few small photographs of the still life for tests of structure from motion, and what tests ask of folders."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from splatlearn.scene import still_life
+
+WIDTH, HEIGHT = 320, 240
+
+
+def poses(count: int) -> np.ndarray:
+    """World to camera [count, 4, 4]: neighbours on the low ring of forty, about 14 degrees apart."""
+    return still_life.camera_poses()[:count]
+
+
+def make(folder: Path, count: int) -> Path:
+    """Writes "photo 0.jpg" and so on into `folder`, which is returned."""
+    folder.mkdir(parents=True, exist_ok=True)
+    scene = still_life.StillLife(detail=0.67)
+    rays = still_life.pixel_rays(still_life.lens(WIDTH, HEIGHT))
+    for i, pose in enumerate(poses(count)):
+        still_life.save_jpeg(folder / f"photo {i}.jpg", scene.photograph(rays, pose))
+    return folder
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file below the folder, by its relative path."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
