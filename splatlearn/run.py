@@ -17,7 +17,15 @@ def create(run: Path) -> None:
     """Make the run folder; raises SplatlearnError if it holds something already."""
     try:
         run.mkdir(parents=True, exist_ok=True)
-        occupied = any(run.iterdir())
+    except OSError as error:
+        raise SplatlearnError(f"cannot make the run folder {run}: {error.strerror}") from error
+    refuse_occupied(run)
+
+
+def refuse_occupied(run: Path) -> None:
+    """Raises SplatlearnError if the run folder holds something already; to be asked before long work as well."""
+    try:
+        occupied = run.exists() and any(run.iterdir())
     except OSError as error:
         raise SplatlearnError(f"cannot make the run folder {run}: {error.strerror}") from error
     if occupied:
@@ -47,9 +55,11 @@ class Checkpoints(Callback):
     def on_start(self, start: int, task: AnyTask) -> None:
         self._saved = start
 
+    def wants(self, step: int) -> bool:
+        return step % self.every == 0
+
     def on_step(self, step: int, loss: float, task: AnyTask) -> None:
-        if step % self.every == 0:
-            self._save(step, task)
+        self._save(step, task)
 
     def on_interrupt(self, step: int, task: AnyTask) -> str:
         self._save(step, task)
@@ -83,15 +93,17 @@ class MetricsLog(Callback):
             path.write_text("".join(map(_json_line, kept)), encoding="utf-8")
         self._began = time.perf_counter() - (kept[-1]["seconds"] if kept else 0.0)
 
+    def wants(self, step: int) -> bool:
+        return step == 1 or step % self.every == 0
+
     def on_step(self, step: int, loss: float, task: AnyTask) -> None:
-        if step == 1 or step % self.every == 0:
-            seconds = round(time.perf_counter() - self._began, 3)
-            line = _json_line({"step": step, "loss": loss, **task.metrics(), "seconds": seconds})
-            try:
-                with self.path.open("a", encoding="utf-8") as file:
-                    file.write(line)
-            except OSError as error:
-                raise SplatlearnError(f"cannot write the metrics to {self.path}: {error.strerror}") from error
+        seconds = round(time.perf_counter() - self._began, 3)
+        line = _json_line({"step": step, "loss": loss, **task.metrics(), "seconds": seconds})
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(line)
+        except OSError as error:
+            raise SplatlearnError(f"cannot write the metrics to {self.path}: {error.strerror}") from error
 
 
 def _json_line(fields: dict[str, Any]) -> str:
@@ -123,6 +135,8 @@ class Every(Callback):
         self.every = every
         self.function = function
 
+    def wants(self, step: int) -> bool:
+        return step % self.every == 0
+
     def on_step(self, step: int, loss: float, task: AnyTask) -> None:
-        if step % self.every == 0:
-            self.function(step, task)
+        self.function(step, task)

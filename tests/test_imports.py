@@ -19,7 +19,8 @@ MAY_IMPORT = {
     "files": {"errors"},
     "config": BASE,
     "checkpoint": BASE,
-    "loop": BASE,
+    "interrupt": set(),
+    "loop": BASE | {"interrupt"},
     "run": BASE | {"loop", "checkpoint"},
     "landscape": BASE | {"loop"},
     "gradients": BASE,
@@ -27,10 +28,11 @@ MAY_IMPORT = {
     "line": BASE | {"ops", "loop", "config", "checkpoint"},
     "scene": BASE | {"ops", "loop", "config", "checkpoint"},
     "text": BASE | {"ops", "loop", "config", "checkpoint"},
+    "viewer": BASE | {"loop", "scene", "ops", "show"},  # it watches the loop, as a callback, and films what it shows
     "show": BASE | {"line", "scene", "text", "ops", "landscape", "gradients"},
 }  # all else is the outermost layer, as the command line is: it may import all of these, and none of these it
 
-LAZY = {"pycolmap", "scipy", "matplotlib", "imageio", "imageio_ffmpeg", "jsonargparse", "tokenizers"}
+LAZY = {"pycolmap", "scipy", "matplotlib", "imageio", "imageio_ffmpeg", "jsonargparse", "viser", "tokenizers"}
 
 MAY_INCLUDE = {
     "math": {"math"},

@@ -318,6 +318,110 @@ def test_nan_from_an_update_is_never_saved(tmp_path: Path) -> None:
         assert torch.isfinite(tensor).all(), "a saved tensor is not finite"
 
 
+# ---- losses that stay on the device ----
+
+
+class Watcher(Recorder):
+    """Wants every fourth step."""
+
+    def wants(self, step: int) -> bool:
+        return step % 4 == 0
+
+
+def test_late_losses_are_those_read_at_once() -> None:
+    losses = []
+    for late in (False, True):
+        recorder = Watcher()
+        fit(Probe(), 10, callbacks=[recorder], progress=False, late=late)
+        assert [step for name, step in recorder.events if name == "step"] == [4, 8], "steps that nobody wants are told"
+        losses.append(recorder.losses)
+    assert losses[0] == losses[1], "a loss that is read late is another one"
+
+
+def test_late_runs_leave_the_same_files(tmp_path: Path) -> None:
+    for name, late in (("now", False), ("late", True)):
+        folder = tmp_path / name
+        folder.mkdir()
+        watchers = [run.MetricsLog(folder / "metrics.jsonl", every=2), run.Checkpoints(folder, every=5)]
+        fit(Probe(), 20, callbacks=watchers, progress=False, late=late)
+    assert_same_run(tmp_path / "now", tmp_path / "late")
+
+
+class LossAt(Probe):
+    """Its loss is not finite in one step, and fine before and after: only who reads that one can tell."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.at = at
+
+    def loss(self, output: dict[str, Tensor], batch: Tensor) -> Tensor:
+        loss = super().loss(output, batch)
+        return loss + float("inf") if self.step == self.at else loss
+
+
+@pytest.mark.parametrize("at", [2, 7, 13, 24])
+def test_a_loss_found_late_is_named_and_never_saved(tmp_path: Path, at: int) -> None:
+    watchers = [run.MetricsLog(tmp_path / "metrics.jsonl", every=10), run.Checkpoints(tmp_path, every=10)]
+    found = at + -at % 10 if at < 21 else 25
+    expected = rf"training stopped at step {found}: the loss of step {at} \(image 'view_{at}.jpg'\) is not finite"
+    with pytest.raises(SplatlearnError, match=expected):
+        fit(LossAt(at), 40, callbacks=watchers, progress=False, late=True)
+    saved = [checkpoint.step_of(path) for path in (tmp_path / "checkpoints").glob("step_*")]
+    assert all(step < at for step in saved), "a checkpoint was saved after a loss that is not finite"
+    assert all(line["step"] < at for line in run.read_metrics(tmp_path / "metrics.jsonl")), "it was logged as well"
+
+
+def test_a_loss_that_is_read_at_its_own_step_is_explained() -> None:
+    with pytest.raises(
+        SplatlearnError, match=r"step 25 \(image 'view_25.jpg'\), before its update: the loss has 1 of 1"
+    ):
+        fit(LossAt(25), 40, progress=False, late=True)
+
+
+def test_ctrl_c_saves_nothing_after_a_loss_that_was_not_read(tmp_path: Path) -> None:
+    class PressIn(LossAt):
+        def after_update(self, step: int) -> None:
+            if step == 9:
+                press()
+
+    saves = run.Checkpoints(tmp_path, every=100)
+    with pytest.raises(SplatlearnError, match="step 8 .*its loss is not finite"):
+        fit(PressIn(8), 40, callbacks=[saves], progress=False, late=True)
+    assert checkpoint.latest(tmp_path / "checkpoints") is None, "Ctrl-C saved what a bad loss has spoiled"
+
+
+def test_late_losses_keep_no_graph() -> None:
+    """A kept loss with its graph would keep the pictures of all steps since the last reading."""
+    import gc
+    import weakref
+
+    alive: list[weakref.ref[Tensor]] = []
+
+    class Tracked(Probe):
+        def loss(self, output: dict[str, Tensor], batch: Tensor) -> Tensor:
+            alive.append(weakref.ref(output["image"]))
+            return super().loss(output, batch)
+
+        def after_update(self, step: int) -> None:
+            gc.collect()
+            assert sum(image() is not None for image in alive) <= 1, "outputs of earlier steps are kept"
+
+    fit(Tracked(), 8, progress=False, late=True)
+
+
+def test_a_step_made_again_gives_the_loss_that_counts() -> None:
+    class Again(Probe):
+        """What its device did in step 3 turns out to be nothing, and is made again."""
+
+        def settle(self) -> Tensor | None:
+            return torch.tensor(77.0) if self.step == 3 else None
+
+    for late in (False, True):
+        recorder = Recorder()
+        fit(Again(), 3, callbacks=[recorder], progress=False, late=late)
+        assert recorder.losses[-1] == 77.0, "the loss of the step that did nothing is told"
+
+
 # ---- Ctrl-C ----
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from splatlearn import run as runs
 from splatlearn.commands.arguments import Parser
 from splatlearn.commands.opened import open_run, picture_name
+from splatlearn.errors import SplatlearnError
 from splatlearn.files import replacing
 
 
@@ -92,8 +93,12 @@ def write_versions(folder: Path) -> None:
 
 
 def _write_json(path: Path, content: dict[str, Any], indent: int | None = 1) -> None:
+    try:
+        text = json.dumps(content, indent=indent, allow_nan=False)
+    except ValueError:
+        raise SplatlearnError(f"{path} is not written: a figure of it is not finite") from None
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=indent) + "\n")
+        temporary.write_text(text + "\n")
 
 
 def sentence(result: dict[str, Any]) -> str:

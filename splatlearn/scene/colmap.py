@@ -119,6 +119,11 @@ class ColmapScene:
         """Where that photograph counts: [camera.height, camera.width] uint8, 255 or 0; None: everywhere."""
         return self._store.load_mask(camera.name)
 
+    @property
+    def kept_bytes(self) -> int:
+        """How much memory the photographs take that are kept."""
+        return self._store.kept_bytes
+
     def prefetch(self, cameras: Sequence[Camera]) -> None:
         """Starts decoding the photographs of these cameras in threads and returns at once; `photo` waits.
 

@@ -15,8 +15,14 @@ from splatlearn.scene.optimizer import GaussianAdam
 class Strategy(Protocol):
     """How the number of Gaussians changes during training."""
 
-    def observe(self, rendering: Rendering) -> None:
-        """Reads the gradients of a step, before its update."""
+    def observe(self, rendering: Rendering, skip: Tensor | None = None) -> None:
+        """Reads the gradients of a step, before its update.
+
+        `skip`: [1] int32 on the device; where it is not 0 the step is made again, so that it must not count.
+        """
+
+    def changes(self, step: int) -> bool:
+        """Whether `after_update` will do something after this step."""
 
     def after_update(self, step: int, generator: torch.Generator) -> None:
         """May change the set of Gaussians, through the optimizer."""
@@ -76,21 +82,29 @@ class AdaptiveDensity:
         self.pull = torch.zeros(len(self.gaussians), device=self.gaussians.means.device)
         self.seen = torch.zeros_like(self.pull)
 
-    def observe(self, rendering: Rendering) -> None:
+    @torch.no_grad()
+    def observe(self, rendering: Rendering, skip: Tensor | None = None) -> None:
         gradient = rendering.means2d.grad
         if gradient is None:
             return
         height, width = rendering.image.shape[:2]
-        ndc = gradient[0] * gradient.new_tensor([width / 2, height / 2])
-        self.pull += ndc.norm(dim=-1)  # exactly zero where the Gaussian was not drawn
-        self.seen += (rendering.radii[0] > 0).all(dim=-1)
+        x, y = gradient[0].unbind(dim=-1)
+        self.pull += torch.hypot(x * (width / 2), y * (height / 2))  # exactly zero where the Gaussian was not drawn
+        drawn = (rendering.radii[0] > 0).all(dim=-1)
+        self.seen += drawn if skip is None else drawn & (skip == 0)
+
+    def changes(self, step: int) -> bool:
+        return step <= self.last and (self._grows(step) or step % self.config.reset_every == 0)
+
+    def _grows(self, step: int) -> bool:
+        return step > self.config.start and step % self.config.every == 0
 
     @torch.no_grad()
     def after_update(self, step: int, generator: torch.Generator) -> None:
         config = self.config
-        if step > self.last:
+        if not self.changes(step):
             return
-        if step > config.start and step % config.every == 0:
+        if self._grows(step):
             self._grow(generator)
             self._prune(step)
             self._begin()

@@ -17,6 +17,7 @@ from splatlearn.ops.rasterization import rasterization
 from splatlearn.scene.cameras import Camera
 from splatlearn.scene.formats.registry import read
 from splatlearn.scene.ply import read_ply, write_ply
+from splatlearn.scene.staging import upload
 
 SH0 = 0.28209479177387814  # the constant basis: colour = 1/2 + SH0 * sh0
 NAMES = ("means", "scales", "quats", "opacities", "sh0", "shN")
@@ -158,9 +159,10 @@ class Gaussians(nn.Module):
             background: [3] colour behind everything; None: black.
             sh_degree: use the bases up to this degree only; None: all.
         """
-        device = self.means.device
-        viewmat = torch.from_numpy(camera.world_to_camera).float().to(device)[None]
-        K = torch.from_numpy(camera.K).float().to(device)[None]
+        viewmat, K = (
+            upload(torch.from_numpy(matrix).float(), self.means.device)[None]
+            for matrix in (camera.world_to_camera, camera.K)
+        )
         image, alpha, meta = rasterization(
             self.means,
             self.quats,

@@ -21,16 +21,21 @@ class GaussianAdam:
         parameter = getattr(self.gaussians, name)
         return torch.zeros_like(parameter), torch.zeros_like(parameter)
 
-    def step(self, rates: dict[str, float]) -> None:
-        """One update with the gradients at hand, which are then cleared."""
-        self.steps += 1
+    def step(self, rates: dict[str, float], skip: Tensor | None = None, again: bool = False) -> None:
+        """One update with the gradients at hand, which are then cleared.
+
+        Args:
+            skip: see `splatlearn.ops.adam.adam_steps`: where it is set on the device, nothing changes.
+            again: the last step was such a one, and is made now.
+        """
+        self.steps += not again
         groups = []
         for name in NAMES:
             parameter = getattr(self.gaussians, name)
             if parameter.grad is not None and parameter.numel():
                 groups.append(Group(parameter.detach(), parameter.grad, *self.moments[name], rates[name]))
             parameter.grad = None
-        adam_steps(groups, step=self.steps, eps=EPS)
+        adam_steps(groups, step=self.steps, eps=EPS, skip=skip)
 
     def rearrange(self, source: Tensor, changed: dict[str, Tensor], fresh: Tensor) -> None:
         """Makes Gaussian i of the new set a copy of Gaussian `source[i]`, with its moments.

@@ -11,11 +11,16 @@ from splatlearn.config import Common, key
 from splatlearn.errors import SplatlearnError
 from splatlearn.loop import Task, choose_device
 from splatlearn.ops.photometric import photometric_loss
+from splatlearn.ops.room import Room
 from splatlearn.scene.cameras import Camera
 from splatlearn.scene.colmap import ColmapScene
 from splatlearn.scene.densify import AdaptiveDensity
+from splatlearn.scene.exposure import Exposures
 from splatlearn.scene.gaussians import NAMES, Gaussians, Rendering
+from splatlearn.scene.masks import fitted, masked, whole
+from splatlearn.scene.memory import learned_bytes, mebibytes, memory, reset_peak
 from splatlearn.scene.optimizer import GaussianAdam
+from splatlearn.scene.staging import Staging
 
 AHEAD = 2  # photographs that threads decode ahead, where not all fit into memory
 
@@ -25,6 +30,7 @@ class View(NamedTuple):
 
     camera: Camera
     photo: Tensor  # [H, W, 3] uint8, or float32 in 0..1 where it was reduced
+    mask: Tensor | None = None  # [H, W] uint8, zero where the photo is ignored; None: nowhere
 
 
 @dataclass
@@ -38,6 +44,8 @@ class Rates:
     opacities: float = key(5e-2, "of the opacity logits")
     sh0: float = key(2.5e-3, "of the constant colour")
     shN: float = key(1.25e-4, "of the view-dependent colour")
+    exposure: float = key(1e-2, "of the photographs' exposures, at the first step")
+    exposure_final: float = key(1e-3, "of the exposures at the last step, approached exponentially")
 
 
 class SceneTask(Task[View, Rendering]):
@@ -60,14 +68,18 @@ class SceneTask(Task[View, Rendering]):
         lambda_dssim: float = key(0.2, "weight of 1 - SSIM against L1")
         antialiased: bool = key(False, "scale opacities for the low-pass filter (Mip-Splatting)")
         coarse: list[float] = key([], "fractions of all steps at which the picture's size doubles, up to full size")
+        exposure: bool = key(False, "learn an affine colour for each training photograph, of varying exposures")
         rates: Rates = key(Rates, "learning rates")
         densify: AdaptiveDensity.Config = key(AdaptiveDensity.Config, "adaptive density control")
         evaluate_every: int = key(0, "steps between evaluations on held-out photographs; 0: at the end only")
+        timelapse: int = key(0, "pictures in a film of the training, RUN/renders/timelapse.mp4; 0: no film")
 
         def __post_init__(self) -> None:
             super().__post_init__()
             if not 0 <= self.sh_degree <= 4:
                 raise SplatlearnError(f"'sh_degree' must be from 0 to 4, got {self.sh_degree}")
+            if not 0 <= self.timelapse <= 10_000:
+                raise SplatlearnError(f"'timelapse' must be from 0 to 10000 pictures, got {self.timelapse}")
             if self.sh_every < 1:
                 raise SplatlearnError(f"'sh_every' must be at least 1, got {self.sh_every}")
             if not 0 <= self.lambda_dssim <= 1:
@@ -78,6 +90,8 @@ class SceneTask(Task[View, Rendering]):
     def __init__(self, config: Config) -> None:
         self.config = config
         self.device = choose_device(config.device)
+        reset_peak(self.device)
+        self._resident_before = memory(self.device).resident  # of libraries alone
         self.generator = torch.Generator().manual_seed(config.seed)
         if not config.data.path:
             raise SplatlearnError("'data.path' is not set: name a COLMAP folder with --data.path FOLDER")
@@ -85,10 +99,17 @@ class SceneTask(Task[View, Rendering]):
         self.gaussians = self._begin().to(self.device)
         self.optimizer = GaussianAdam(self.gaussians)
         self.strategy = AdaptiveDensity(config.densify, self.gaussians, self.optimizer, self.scene.extent, config.steps)
+        names = [camera.name for camera in self.scene.train]
+        self.exposures = Exposures(names, self.device) if config.exposure else None
         self.background = torch.tensor(config.data.background, device=self.device)
         self.queue: list[int] = []  # training cameras still to come in this round, last first
+        self.staging = Staging(self.device)
+        self.room = Room(self.device)
         self._step = 0
         self._rendering: Rendering | None = None
+        self._view: View | None = None  # of the last step
+        self._updated = True  # whether its update has been made, or at least sent to the device
+        self._remade: Tensor | None = None  # its loss, where it had to be made again
 
     def _begin(self) -> Gaussians:
         config = self.config
@@ -111,35 +132,74 @@ class SceneTask(Task[View, Rendering]):
         if not self.queue:
             self.queue = torch.randperm(len(self.scene.train), generator=self.generator).tolist()
         camera = self.scene.train[self.queue.pop()]
-        photo = self.scene.photo(camera)
+        photo, mask = self.staging.take(camera.name, lambda: self._photo_and_mask(camera))
+        assert photo is not None
         self.scene.prefetch([self.scene.train[index] for index in self.queue[-AHEAD:]])
         level = sum(step <= at * self.config.steps for at in self.config.coarse)
-        return reduced(View(camera, photo.to(self.device)), 2**level)
+        self._view, self._updated = reduced(View(camera, photo, mask), 2**level), False
+        return self._view
+
+    def _photo_and_mask(self, camera: Camera) -> tuple[Tensor, Tensor | None]:
+        return self.scene.photo(camera), self.scene.mask(camera)
 
     def forward(self, batch: View) -> Rendering:
         degree = (self._step - 1) // self.config.sh_every
-        rendering = self.render(batch.camera, sh_degree=degree)
+        with self.room:
+            rendering = self.render(batch.camera, sh_degree=degree)
         rendering.means2d.retain_grad()
         self._rendering = rendering
         return rendering
 
     def loss(self, output: Rendering, batch: View) -> Tensor:
-        return photometric_loss(output.image, batch.photo, self.config.lambda_dssim)
+        image = output.image
+        if self.exposures is not None:
+            image = self.exposures(image, batch.camera.name)
+        loss = photometric_loss(*masked(image, batch.photo, batch.mask), self.config.lambda_dssim)
+        return loss if self.exposures is None else loss + self.exposures.penalty()
 
-    def update(self, step: int) -> None:
+    def update(self, step: int, again: bool = False) -> None:
         assert self._rendering is not None
-        self.strategy.observe(self._rendering)
+        self.strategy.observe(self._rendering, self.room.overflow)
         self._rendering = None
-        self.optimizer.step(self._rates(step))
+        self.optimizer.step(self._rates(step), self.room.overflow, again)
+        if self.exposures is not None:
+            self.exposures.step(self._exposure_rate(step), self.room.overflow, again)
+        self._updated = True
+        if self.queue:  # the next photograph is on its way while the device works on this step
+            camera = self.scene.train[self.queue[-1]]
+            self.staging.send(camera.name, lambda: self._photo_and_mask(camera))
 
     def after_update(self, step: int) -> None:
-        self.strategy.after_update(step, self.generator)
+        if self.strategy.changes(step):
+            self._make_whole()
+            self.strategy.after_update(step, self.generator)
+
+    def settle(self) -> Tensor | None:
+        self._make_whole()
+        remade, self._remade = self._remade, None
+        return remade
+
+    def _make_whole(self) -> None:
+        """Makes the last step again as long as its lists lacked room on the device, which then changed nothing."""
+        while not self.room.settle():
+            assert self._view is not None
+            for _, parameter in self.named_parameters():
+                parameter.grad = None
+            loss = self.loss(self.forward(self._view), self._view)
+            loss.backward()  # type: ignore[no-untyped-call]
+            self._remade = loss.detach()
+            if self._updated:
+                self.update(self._step, again=True)
 
     def _rates(self, step: int) -> dict[str, float]:
         rates = self.config.rates
         done = min(step / max(self.config.steps, 1), 1.0)
         means = self.scene.extent * rates.means ** (1 - done) * rates.means_final**done
         return {name: means if name == "means" else getattr(rates, name) for name in NAMES}
+
+    def _exposure_rate(self, step: int) -> float:
+        done = min(step / max(self.config.steps, 1), 1.0)
+        return float(self.config.rates.exposure ** (1 - done) * self.config.rates.exposure_final**done)
 
     # ---- what others read ----
 
@@ -149,6 +209,16 @@ class SceneTask(Task[View, Rendering]):
             camera, background=self.background, sh_degree=sh_degree, antialiased=self.config.antialiased
         )
 
+    def conclusion(self, step: int) -> str:
+        """The peak of memory beside what it is to stay within."""
+        used, learned = memory(self.device), learned_bytes(tensor for _, tensor in self.named_parameters())
+        own = mebibytes(max(used.resident_peak - self._resident_before, 0))
+        peak = f"peak memory {mebibytes(used.resident_peak)}, {own} of it since the scene was opened"
+        if self.device.type == "cuda":
+            peak = f"peak memory {mebibytes(used.cuda_peak)} on the card, {mebibytes(used.resident_peak)} beside it"
+        allowed = mebibytes(3 * learned + self.scene.kept_bytes)
+        return f"{peak}; 3 times parameters, gradients and moments, and the photographs, are {allowed}"
+
     def describe(self, batch: View) -> str:
         return f"image {batch.camera.name!r}"
 
@@ -156,10 +226,14 @@ class SceneTask(Task[View, Rendering]):
         return {"num_gaussians": len(self.gaussians)}
 
     def named_parameters(self) -> list[tuple[str, Tensor]]:
-        return list(self.gaussians.named_parameters())
+        exposures = [] if self.exposures is None else [("exposure", self.exposures.affine)]
+        return [*self.gaussians.named_parameters(), *exposures]
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        self._make_whole()
         tensors = self.gaussians.tensors() | self.optimizer.state() | self.strategy.state()
+        if self.exposures is not None:
+            tensors |= self.exposures.state()
         return tensors | {"generator": self.generator.get_state()}, {"queue": self.queue}
 
     def load_state(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
@@ -170,6 +244,8 @@ class SceneTask(Task[View, Rendering]):
         on_device = {name: tensor.to(self.device) for name, tensor in tensors.items()}
         self.optimizer.load_state(on_device)
         self.strategy.load_state(on_device)
+        if self.exposures is not None:
+            self.exposures.load_state(on_device)
         self.generator.set_state(tensors["generator"])
         self.queue = list(state["queue"])
 
@@ -181,4 +257,5 @@ def reduced(view: View, factor: int) -> View:
         return view
     planes = view.photo.permute(2, 0, 1)[None].float() / 255
     small = torch.nn.functional.interpolate(planes, size=(height, width), mode="area")
-    return View(view.camera.scaled(width, height), small[0].permute(1, 2, 0).contiguous())
+    mask = None if view.mask is None else whole(fitted(view.mask, width, height))
+    return View(view.camera.scaled(width, height), small[0].permute(1, 2, 0).contiguous(), mask)
