@@ -19,8 +19,9 @@ except ImportError:  # setuptools before 70.1 left it to the wheel package
 
 ROOT = Path(__file__).parent
 STAGES = ["project", "bin", "rasterize", "photometric", "adam"]
-CUDA_SOURCES = [f"csrc/cuda/{name}.cu" for name in ["sort", *STAGES, "api"]]  # what takes longest goes first
-EMULATED_SOURCES = [f"csrc/cuda/{name}.cu" for name in [*STAGES, "api"]]
+KERNELS = ["rasterize_backward", "project_backward", *STAGES, "bin_write", "rasterize_sums", "api"]
+EMULATED_SOURCES = [f"csrc/cuda/{name}.cu" for name in KERNELS]
+CUDA_SOURCES = ["csrc/cuda/sort.cu", *EMULATED_SOURCES]  # what takes longest goes first
 EMULATOR_SOURCES = [f"csrc/emulator/{name}.cpp" for name in ("machine", "exchange", "report", "fiber", "sort")]
 CPU, CUDA = "splatlearn.ops.libsplatlearn_cpu", "splatlearn.ops.libsplatlearn_cuda"
 # Never -march=native (wheels travel) and never -ffast-math (it breaks rounding by a magic number).

@@ -15,6 +15,9 @@ extern "C" {
 
 typedef void real;  // float or double, see scalar_bytes
 
+#define SPLATLEARN_RECORD 12     // numbers of a 2D Gaussian packed for the blend (csrc/cuda/record.h)
+#define SPLATLEARN_BIN_BLOCK 256  // rows that stage bin counts together on CUDA
+
 typedef struct {
     int32_t scalar_bytes;    // 4: float32, 8: float64
     int32_t threads;         // CPU: threads to use, at least 1; results do not depend on it
@@ -56,6 +59,7 @@ typedef struct {
     real *opacities2d;                 // [C,N]
     real *colors;                      // [C,N,3] or null
     int32_t *radii;                    // [C,N,2] half extent in px, 0: culled (all outputs 0)
+    real *records;                     // [C,N,SPLATLEARN_RECORD] CUDA: packed for the blend, as they are where culled; may be null
 } splatlearn_ProjectForward;
 
 typedef struct {
@@ -97,24 +101,28 @@ typedef struct {
 typedef struct {
     splatlearn_BinInputs in;
     int64_t *row_offsets;              // [M+1] out: prefix sum of tiles touched; row_offsets[M] = I
+    int64_t *block_offsets;            // [M/SPLATLEARN_BIN_BLOCK rounded up, + 1] CUDA, out: prefix sum of the rows that touch
+                                       // a tile, by blocks of rows; the last is their number V
 } splatlearn_BinCount;
 
 typedef struct {
     splatlearn_BinInputs in;
-    int64_t n_instances;               // length of row_ids and slots: I = row_offsets[M], or on CUDA a guess made before I is known. Where I
-                                       // is more, the lists come out empty, and where it is less, their end stays as it was
+    int64_t n_listed, n_instances;     // room for V rows (CUDA) and for I instances, the length of row_ids and slots. On CUDA both may
+                                       // be guesses made before V and I are known: where they are too small, the lists come
+                                       // out empty; where I is less, their end stays as it was
     const int64_t *row_offsets;        // [M+1] from count
+    const int64_t *block_offsets;      // from count
     int64_t *tile_offsets;             // [C*B+1] out: where each tile's instances begin
     int32_t *row_ids;                  // [I] out: row of each instance, by tile, then depth, then row
     int64_t *slots;                    // [I] out: place of each instance in row-major order (rows of gradients)
-    int32_t *overflow;                 // CUDA: set to 1 where I is more than n_instances, else left as it is; may be null
+    int32_t *overflow;                 // CUDA: set to 1 where the room is too small, else left as it is; may be null
 } splatlearn_BinWrite;
 
 // ---------------------------------------------------------------- rasterize
 typedef struct {
     splatlearn_Context context;
     int64_t n_rows, n_cameras;
-    int64_t n_instances;               // length of row_ids and of what follows them; where row_offsets[M] is more, no tile has a list
+    int64_t n_instances;               // length of row_ids and of what follows them
     int32_t width, height;
     int32_t channels;                  // D
     int32_t absgrad;                   // backward also sums absolute mean gradients
@@ -125,12 +133,14 @@ typedef struct {
     const real *opacities;             // [M]
     const real *colors;                // [M,D]
     const real *backgrounds;           // [C,D] or null
+    const real *records;               // [M,SPLATLEARN_RECORD] CUDA: what the blend reads of each listed row, 16-byte aligned
     const int64_t *tile_offsets;       // [C*B+1]
     const int32_t *row_ids;            // [I]
 } splatlearn_RasterizeInputs;
 
 typedef struct {
     splatlearn_RasterizeInputs in;
+    real *new_records;                 // CUDA: in.records, to be made here of the other tensors; null: they are stage project's
     real *render;                      // [C,H,W,D]
     real *alphas;                      // [C,H,W,1] = 1 - final transmittance
     real *transmittance;               // [C,H,W] final
@@ -139,6 +149,7 @@ typedef struct {
 
 typedef struct {
     splatlearn_RasterizeInputs in;
+    int32_t atomic;                    // CUDA: 1: sums by atomic additions, whose last bits vary; slots, instance_rows: null
     const int64_t *row_offsets;        // [M+1]
     const int64_t *slots;              // [I]
     const real *transmittance;         // [C,H,W]

@@ -123,10 +123,10 @@ def test_any_order_of_threads_gives_the_same_bits(tmp_path: Path, emulated_libra
 
 
 @pytest.mark.parametrize("backend", KERNELS, indirect=True)
-@pytest.mark.parametrize("capacity", [1, 40, 10**5])
+@pytest.mark.parametrize("room", [(1, 10**5), (10**5, 1), (40, 40), (10**5, 10**5)], ids=str)
 @pytest.mark.parametrize("name", ["67x67", "five-cameras", "aside", "none"])
 def test_lists_made_ahead_are_those_made_exactly(
-    name: str, capacity: int, backend: str, monkeypatch: pytest.MonkeyPatch
+    name: str, room: tuple[int, int], backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rooms, "_capacities", {})
     exact = draw(name, torch.float32)
@@ -134,13 +134,16 @@ def test_lists_made_ahead_are_those_made_exactly(
     call = native.call
     monkeypatch.setattr(native, "call", lambda stage, *rest: (calls.append(stage), call(stage, *rest))[1])
     for device in ("cpu", "cuda:0"):
-        rooms._capacities[torch.device(device)] = capacity
+        rooms._capacities[torch.device(device)] = rooms.Size(*room)
     ahead = draw(name, torch.float32)
-    again = capacity < len(exact["flatten_ids"])
+    needed = rooms.Size(int((exact["tiles_per_gauss"] > 0).sum()), len(exact["flatten_ids"]))
+    again = not rooms.Size(*room).holds(needed)
     assert calls.count("rasterize_forward") == 1 + again, "not drawn again exactly where the room is too small"
     for key, value in exact.items():
         assert torch.equal(ahead[key], value), f"{key} depends on the room that its lists had"
-    assert min(rooms._capacities.values()) >= min(len(exact["flatten_ids"]), 1), "the room does not grow"
+    assert rooms._capacities[torch.device(CARD[backend] + ":0" * (backend == "cuda"))].holds(needed), (
+        "the room does not grow"
+    )
 
 
 @pytest.mark.parametrize("backend", KERNELS, indirect=True)
@@ -190,7 +193,7 @@ def test_blind_cameras_see_nothing(focal: float, backend: str) -> None:
     options = Options(scene.width, scene.height, 0.3, 0.01, 1e10, 0.0, 2, False, 1 / 255)
     centers = torch.linalg.inv(scene.viewmats)[:, :3, 3].contiguous()
     tensors = [scene.means, scene.quats, scene.scales, scene.opacities, scene.viewmats, Ks, sh0, shN, centers]
-    *values, radii = _Project.apply(*(moved(tensor, CARD[backend]) for tensor in tensors), options)
+    *values, radii, _ = _Project.apply(*(moved(tensor, CARD[backend]) for tensor in tensors), options)
     assert (radii[0] > 0).any(), "the camera that can see sees nothing either"
     for value in [*values, radii]:
         assert not value[1].any(), "a camera without a focal length sees something"
@@ -216,8 +219,11 @@ def test_rows_of_no_camera_are_in_no_list(backend: str) -> None:
     tensors = [moved(tensor, CARD[backend]) for tensor in [*tensors, torch.tensor([0, 7, -1, 1])]]
     inputs = native.BinInputs(native.context(tensors[0]), 4, 2, 16, 16, 1 / 255, *map(native.pointer, tensors))
     row_offsets = tensors[5].new_empty(5)
-    native.call("bin_count", native.BinCount(inputs, row_offsets.data_ptr()), row_offsets)
-    lists = stage_bin._write(stage_bin._Counted(inputs, tuple(tensors), tensors[0], row_offsets, 2, 3), 4)
+    block_offsets = tensors[5].new_empty(2)
+    native.call("bin_count", native.BinCount(inputs, row_offsets.data_ptr(), block_offsets.data_ptr()), row_offsets)
+    lists = stage_bin._write(
+        stage_bin._Counted(inputs, tuple(tensors), tensors[0], row_offsets, block_offsets, 2, 3), rooms.Size(4, 4)
+    )
     assert lists.tile_offsets.tolist() == [0, 1, 2], "a row of no camera is drawn"
     assert lists.gaussian_ids[:2].tolist() == [0, 3], "a row is in another camera's list"
 

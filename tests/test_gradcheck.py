@@ -18,7 +18,7 @@ from torch.autograd import gradcheck
 from splatlearn.ops.bin import bin as bin_tiles
 from splatlearn.ops.project import project
 from splatlearn.ops.rasterization import rasterization
-from splatlearn.ops.rasterize import rasterize
+from splatlearn.ops.rasterize import deterministic, rasterize
 
 pytestmark = pytest.mark.usefixtures("backend")
 OFF: dict[str, Any] = dict(alpha_threshold=0.0, transmittance_threshold=0.0)
@@ -69,7 +69,7 @@ def test_project(degree: int, antialiased: bool) -> None:
 
     def projection(*inputs: Tensor) -> tuple[Tensor, ...]:
         given: dict[str, Any] = {"shN": None, **dict(zip(names, inputs, strict=True))}
-        means2d, depths, conics, opacities, colors, _ = project(
+        means2d, depths, conics, opacities, colors, _, _ = project(
             **given, width=scene.width, height=scene.height,
             sh_degree=degree, antialiased=antialiased, alpha_threshold=0.0, raw=raw,
         )  # fmt: skip
@@ -108,7 +108,7 @@ def test_rasterize(channels: int, cameras: int) -> None:
     scene = small(130 + channels, channels=channels, cameras=cameras)
     gaussians = (scene.means, scene.quats, scene.scales, scene.opacities)
     projection = project(*gaussians, None, None, scene.viewmats, scene.Ks, 17, 13, alpha_threshold=0.0)
-    means2d, depths, conics, opacities, _, radii = projection
+    means2d, depths, conics, opacities, _, radii, _ = projection
     tiles = bin_tiles(means2d, conics, opacities, depths, radii, 17, 13, n_cameras=cameras, alpha_threshold=0.0)
     assert scene.backgrounds is not None
     colors = scene.colors.expand(cameras, -1, -1) + torch.arange(cameras)[:, None, None]
@@ -156,6 +156,12 @@ def check_chain(scene: scenes.Scene, options: dict[str, Any], mode: dict[str, An
 @pytest.mark.parametrize("seed", range(200, 256))
 def test_chain_on_many_scenes(seed: int) -> None:
     check_chain(*chain_of(seed), FAST)
+
+
+@pytest.mark.parametrize("seed", [200, 205, 210, 221])
+def test_chain_summed_by_atomic_additions(seed: int) -> None:
+    with deterministic(False):
+        check_chain(*chain_of(seed), FAST)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGB+ED"])

@@ -111,7 +111,7 @@ def test_tiles_hold_all_that_is_drawn_in_depth_order(name: str, dtype: torch.dty
     projection = project(
         flat.means, flat.quats, flat.scales, flat.opacities, *sh, flat.viewmats, flat.Ks, width, height
     )
-    means2d, depths, conics, opacities, _, radii = projection
+    means2d, depths, conics, opacities, _, radii, _ = projection
     tiles = bin_tiles(means2d, conics, opacities, depths, radii, width, height, n_cameras=cameras)
     columns, rows = -(-width // 16), -(-height // 16)
     offsets, ids = tiles.tile_offsets.tolist(), tiles.gaussian_ids.long()

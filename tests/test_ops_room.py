@@ -16,7 +16,7 @@ from splatlearn.ops import room as rooms
 from splatlearn.ops.adam import Group, adam_step, adam_steps
 from splatlearn.ops.photometric import photometric_loss
 from splatlearn.ops.rasterization import rasterization
-from splatlearn.ops.room import Room
+from splatlearn.ops.room import Room, Size
 
 NAMES = ("means", "quats", "scales", "opacities", "colors")
 KERNELS = [name for name in BACKENDS if name != "cpu"]
@@ -79,8 +79,8 @@ def test_a_step_without_room_changes_no_bit(device: torch.device, sparse: bool) 
     training.step(1, room, sparse)
     assert room.settle() and not int(room.overflow), "the first view, which is waited for, lacks room"
     before = training.state()
-    for capacity in (1, 40):
-        rooms._capacities[device] = capacity
+    for room_left in (Size(1, 10**5), Size(10**5, 1), Size(20, 40)):
+        rooms._capacities[device] = room_left
         training.step(2, room, sparse)
         assert int(room.overflow) == 1, "the device does not say that the lists lack room"
         assert same(training.state(), before), "a step without room changes a parameter, a moment or a statistic"
@@ -101,7 +101,7 @@ def learn(training: Training, room: Room | None, steps: int, forget: tuple[int, 
             training.step(number - 1, room)
             repeated += 1
         if number in forget:
-            rooms._capacities.update(dict.fromkeys(rooms._capacities, 30))
+            rooms._capacities.update(dict.fromkeys(rooms._capacities, Size(10**5, 30)))
         training.step(number, room)
     while room is not None and not room.settle():
         training.step(steps, room)
@@ -128,11 +128,11 @@ def test_views_of_a_step_are_settled_together(device: torch.device) -> None:
         views = {name: training.given[name][camera : camera + 1] for name in ("viewmats", "Ks", "backgrounds")}
         _, _, meta = rasterization(**(training.given | views), packed=False)
         counts.append(int(meta["tiles_per_gauss"].sum()))
-    rooms._capacities[device] = min(counts)
+    rooms._capacities[device] = Size(100, min(counts))
     for number in (1, 2, 3):
         training.step(number, room)
     assert not room.settle()
-    assert rooms._capacities[device] >= max(counts), "there is room for some of the step's views only"
+    assert rooms._capacities[device].instances >= max(counts), "there is room for some of the step's views only"
 
 
 @pytest.mark.parametrize("device", KERNELS, indirect=True)
@@ -141,7 +141,7 @@ def test_a_view_that_never_fits_is_refused(device: torch.device, monkeypatch: py
     training.step(1, room)
     assert room.settle()
     before = training.state()
-    rooms._capacities[device] = 10
+    rooms._capacities[device] = Size(100, 10)
     monkeypatch.setattr(rooms, "MAX_INSTANCES", 20)
     training.step(2, room)
     with pytest.raises(SplatlearnError, match=r"instances, .*need [\d,]+ bytes.* at most 20 ") as caught:
@@ -155,14 +155,14 @@ def test_a_view_that_never_fits_is_refused(device: torch.device, monkeypatch: py
 def test_only_what_is_within_a_room_is_put_off(device: torch.device) -> None:
     training, room, other = Training(device), Room(device), Room(device)
     training.step(1, room)
-    rooms._capacities[device] = 10
+    rooms._capacities[device] = Size(100, 10)
     with room:
         with other:
             pass
         training.step(2, None)  # `rasterization` here sees the room that is around it
     assert int(room.overflow) == 1 and not int(other.overflow), "a room within another one takes its place for good"
     assert not room.settle() and other.settle()
-    rooms._capacities[device] = 10
+    rooms._capacities[device] = Size(100, 10)
     before = training.state()
     training.step(3, None)
     assert not int(room.overflow) and room.settle(), "a room is used after it was left"

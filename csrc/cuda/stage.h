@@ -1,7 +1,7 @@
 // What every CUDA stage needs: entry points, scratch memory that the caller allocates, and sums over a warp.
 //
-// A stage's kernels only schedule the equations of csrc/math. One thread is one Gaussian, one tile or two pixels; nothing is
-// summed by atomics, so results have the same bits at every run.
+// A stage's kernels only schedule the equations of csrc/math. One thread is one Gaussian, one tile or two pixels. Nothing is
+// summed by atomics unless a caller asks for it (RasterizeBackward.atomic), so results have the same bits at every run.
 #pragma once
 #include <cstdint>
 

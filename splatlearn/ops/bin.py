@@ -76,17 +76,18 @@ def bin(
         native.context(means2d), rows, n_cameras, width, height, alpha_threshold, *map(native.pointer, tensors)
     )
     row_offsets = means2d.new_empty(rows + 1, dtype=torch.int64)
-    native.call("bin_count", native.BinCount(inputs, row_offsets.data_ptr()), means2d)
+    block_offsets = row_offsets.new_zeros(-(-rows // native.BIN_BLOCK) + 1)  # which the CPU leaves at zero
+    native.call("bin_count", native.BinCount(inputs, row_offsets.data_ptr(), block_offsets.data_ptr()), means2d)
     tiles = n_cameras * -(-width // TILE) * -(-height // TILE)
-    counted = _Counted(inputs, tensors, means2d, row_offsets, tiles, channels)
-    capacity = rooms.capacity(means2d.device)
-    if not ahead or capacity is None or not native.runs_kernels(means2d):
+    counted = _Counted(inputs, tensors, means2d, row_offsets, block_offsets, tiles, channels)
+    known = rooms.capacity(means2d.device)
+    if not ahead or known is None or not native.runs_kernels(means2d):
         return _write_exactly(counted)
-    room = rooms.current(means2d.device)
-    if room is None:
-        return Ahead.begin(counted, capacity)
-    room.expect(row_offsets[-1:], capacity, means2d, channels)
-    return _write(counted, capacity, room.overflow)
+    room, within = rooms.Size(min(known.rows, rows), known.instances), rooms.current(means2d.device)
+    if within is None:
+        return Ahead.begin(counted, room)
+    within.expect(counted.arriving(), room, means2d, channels)
+    return _write(counted, room, within.overflow)
 
 
 def _checked_cameras(camera_ids: Tensor, shape: tuple[int, ...], n_cameras: int, like: Tensor) -> Tensor:
@@ -106,40 +107,44 @@ class _Counted(NamedTuple):
     tensors: tuple[Tensor | None, ...]  # that the inputs point into
     like: Tensor  # of the view's dtype and device
     row_offsets: Tensor  # [M + 1] int64
+    block_offsets: Tensor  # [blocks of rows + 1] int64
     n_tiles: int  # of all cameras
     channels: int
 
+    def arriving(self) -> rooms.Arriving:
+        return rooms.Arriving(self.block_offsets[-1:], self.row_offsets[-1:])
 
-def _write(counted: _Counted, length: int, overflow: Tensor | None = None) -> Tiles:
-    """Lists with room for `length` instances; `overflow` [1] int32 becomes 1 where that is too little."""
+
+def _write(counted: _Counted, room: rooms.Size, overflow: Tensor | None = None) -> Tiles:
+    """Lists with room for that much; `overflow` [1] int32 becomes 1 where it is too little."""
     row_offsets = counted.row_offsets
     tile_offsets = row_offsets.new_empty(counted.n_tiles + 1)
-    row_ids, slots = row_offsets.new_empty(length, dtype=torch.int32), row_offsets.new_empty(length)
-    pointers = map(native.pointer, [row_offsets, tile_offsets, row_ids, slots, overflow])
-    native.call("bin_write", native.BinWrite(counted.inputs, length, *pointers), row_offsets)
+    row_ids, slots = row_offsets.new_empty(room.instances, dtype=torch.int32), row_offsets.new_empty(room.instances)
+    tensors = [row_offsets, counted.block_offsets, tile_offsets, row_ids, slots, overflow]
+    native.call("bin_write", native.BinWrite(counted.inputs, *room, *map(native.pointer, tensors)), row_offsets)
     return Tiles(tile_offsets, row_ids, slots, row_offsets)
 
 
 def _write_exactly(counted: _Counted) -> Tiles:
-    instances = int(counted.row_offsets[-1])  # on CUDA the host waits here
-    rooms.refuse_if_too_large(instances, counted.like, counted.channels)
+    needed = counted.arriving().wait()
+    rooms.refuse_if_too_large(needed.instances, counted.like, counted.channels)
     if native.runs_kernels(counted.like):
-        rooms.remember(counted.like.device, instances)
-    return _write(counted, instances)
+        rooms.remember(counted.like.device, needed)
+    return _write(counted, needed)
 
 
 class Ahead:
     """Lists that are written before their length is known, so that a CUDA device need not pause after the count."""
 
-    def __init__(self, counted: _Counted, capacity: int) -> None:
-        self._counted, self._capacity = counted, capacity
-        self._instances = rooms.Arriving(counted.row_offsets[-1:])
-        self.tiles = _write(counted, capacity)
+    def __init__(self, counted: _Counted, room: rooms.Size) -> None:
+        self._counted, self._room = counted, room
+        self._needed = counted.arriving()
+        self.tiles = _write(counted, room)
 
     @classmethod
-    def begin(cls, counted: _Counted, capacity: int) -> Tiles:
+    def begin(cls, counted: _Counted, room: rooms.Size) -> Tiles:
         """Lists with room to spare, and what settles them."""
-        ahead = cls(counted, capacity)
+        ahead = cls(counted, room)
         return ahead.tiles._replace(ahead=ahead)
 
     def settle(self) -> bool:
@@ -150,11 +155,11 @@ class Ahead:
         Raises:
             SplatlearnError: the lists and their gradients would not fit into memory.
         """
-        instances = self._instances.wait()
-        if instances > self._capacity:
+        needed = self._needed.wait()
+        if not self._room.holds(needed):
             self.tiles = _write_exactly(self._counted)
             return False
-        rooms.remember(self._counted.like.device, instances)
-        ids, slots = self.tiles.gaussian_ids[:instances], self.tiles.slots[:instances]
+        rooms.remember(self._counted.like.device, needed)
+        ids, slots = self.tiles.gaussian_ids[: needed.instances], self.tiles.slots[: needed.instances]
         self.tiles = self.tiles._replace(gaussian_ids=ids, slots=slots)
         return True

@@ -40,7 +40,7 @@ class ProjectInputs(Structure):
 
 
 class ProjectForward(Structure):
-    _fields_ = _fields([("inputs", ProjectInputs)], "means2d depths conics opacities2d colors radii")
+    _fields_ = _fields([("inputs", ProjectInputs)], "means2d depths conics opacities2d colors radii records")
 
 
 class ProjectBackward(Structure):
@@ -64,12 +64,13 @@ class BinInputs(Structure):
 
 
 class BinCount(Structure):
-    _fields_ = _fields([("inputs", BinInputs)], "row_offsets")
+    _fields_ = _fields([("inputs", BinInputs)], "row_offsets block_offsets")
 
 
 class BinWrite(Structure):
     _fields_ = _fields(
-        [("inputs", BinInputs), ("n_instances", c_int64)], "row_offsets tile_offsets row_ids slots overflow"
+        [("inputs", BinInputs), ("n_listed", c_int64), ("n_instances", c_int64)],
+        "row_offsets block_offsets tile_offsets row_ids slots overflow",
     )
 
 
@@ -79,17 +80,17 @@ class RasterizeInputs(Structure):
         + [(name, c_int64) for name in ("n_rows", "n_cameras", "n_instances")]
         + [(name, c_int32) for name in ("width", "height", "channels", "absgrad")]
         + [(name, c_double) for name in ("alpha_threshold", "transmittance_threshold")],
-        "means2d conics opacities colors backgrounds tile_offsets row_ids",
+        "means2d conics opacities colors backgrounds records tile_offsets row_ids",
     )
 
 
 class RasterizeForward(Structure):
-    _fields_ = _fields([("inputs", RasterizeInputs)], "render alphas transmittance stops")
+    _fields_ = _fields([("inputs", RasterizeInputs)], "new_records render alphas transmittance stops")
 
 
 class RasterizeBackward(Structure):
     _fields_ = _fields(
-        [("inputs", RasterizeInputs)],
+        [("inputs", RasterizeInputs), ("atomic", c_int32)],
         "row_offsets slots transmittance stops v_render v_alphas instance_rows "
         "v_means2d v_means2d_abs v_conics v_opacities v_colors v_backgrounds",
     )
@@ -123,7 +124,9 @@ class AdamGroups(Structure):
     ]
 
 
-ADAM_GROUPS_MAX = 8
+ADAM_GROUPS_MAX = 8  # as in csrc/abi.h, and so the next two
+RECORD = 12  # numbers of a 2D Gaussian packed for the blend
+BIN_BLOCK = 256  # rows that stage bin counts together
 # In the order of SPLATLEARN_STAGES in csrc/abi.h.
 STAGES: dict[str, type[Structure]] = {
     "project_forward": ProjectForward,

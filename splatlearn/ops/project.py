@@ -24,6 +24,7 @@ class Projection(NamedTuple):
     opacities: Tensor  # [C, N] after the antialiasing compensation, if any
     colors: Tensor | None  # [C, N, 3] from spherical harmonics
     radii: Tensor  # [C, N, 2] int32, half extent in px of the ellipse where alpha falls to the threshold
+    records: Tensor | None  # [C, N, 12] all this packed for the blend, by the CUDA kernels where there are colours
 
 
 @dataclass(frozen=True)
@@ -160,14 +161,16 @@ class _Project(torch.autograd.Function):
         sizes = [(2,), (), (3,), ()] + ([(3,)] if with_colors else [])
         out = [means.new_empty(shape + size) for size in sizes] + ([] if with_colors else [None])
         radii = means.new_empty(shape + (2,), dtype=torch.int32)
+        packs = with_colors and native.runs_kernels(means)
+        records = means.new_empty(*shape, native.RECORD) if packs else None
         inputs = _inputs(tensors, options)
-        params = native.ProjectForward(inputs, *map(native.pointer, [*out, radii]))
+        params = native.ProjectForward(inputs, *map(native.pointer, [*out, radii, records]))
         native.call("project_forward", params, means)
         ctx.save_for_backward(*tensors, out[4], radii)
         ctx.options = options
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(radii)
-        return *out, radii
+        ctx.mark_non_differentiable(*(tensor for tensor in (radii, records) if tensor is not None))
+        return *out, radii, records
 
     @staticmethod
     @once_differentiable

@@ -114,7 +114,7 @@ def rasterization(
     render, alphas = rasterize(
         rows.means2d, rows.conics, rows.opacities, channels, backgrounds, tiles, width, height,
         n_cameras=cameras, alpha_threshold=alpha_threshold, transmittance_threshold=transmittance_threshold,
-        absgrad=absgrad,
+        absgrad=absgrad, records=rows.records if channels is rows.colors else None,
     )  # fmt: skip
     if render_mode.endswith("ED"):
         render = torch.cat([render[..., :-1], render[..., -1:] / alphas.clamp(min=1e-10)], dim=-1)
@@ -168,8 +168,10 @@ def _packed(
     projection: Projection, colors: Tensor | None, ids: tuple[Tensor, Tensor]
 ) -> tuple[Projection, Tensor | None]:
     p = projection
-    rows = Projection(p.means2d[ids], p.depths[ids], p.conics[ids], p.opacities[ids], None, p.radii[ids])
-    return rows, None if colors is None else colors[ids]
+    records = None if p.records is None else p.records[ids]
+    own = None if p.colors is None else p.colors[ids]
+    rows = Projection(p.means2d[ids], p.depths[ids], p.conics[ids], p.opacities[ids], own, p.radii[ids], records)
+    return rows, own if colors is p.colors or colors is None else colors[ids]
 
 
 def _with_depth(

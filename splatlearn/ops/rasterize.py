@@ -1,6 +1,9 @@
 """Stage rasterize: front-to-back alpha compositing of binned 2D Gaussians into images, with its backward."""
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +15,33 @@ from splatlearn.ops.bin import TILE, Tiles
 from splatlearn.ops.checks import check_number, check_size, check_tensor
 
 MOMENTS = 6  # columns of a gradient row beside the colours, as the backends of this stage write it
+_deterministic: ContextVar[bool] = ContextVar("deterministic", default=True)
+
+
+@contextmanager
+def deterministic(wanted: bool = True) -> Iterator[None]:
+    """Whether gradients of what is drawn while it lasts have the same bits at every run; without it they have.
+
+    False: on a CUDA device backward sums by atomic additions, in whatever order blocks run, and needs no memory for a
+    row of gradients an instance. Nothing changes on the CPU.
+    """
+    token = _deterministic.set(wanted)
+    try:
+        yield
+    finally:
+        _deterministic.reset(token)
+
+
+class _Sizes(NamedTuple):
+    """What of a picture is not a tensor."""
+
+    cameras: int
+    width: int
+    height: int
+    alpha_threshold: float
+    transmittance_threshold: float
+    absgrad: bool
+    atomic: bool
 
 
 def rasterize(
@@ -28,6 +58,7 @@ def rasterize(
     alpha_threshold: float = 1 / 255,
     transmittance_threshold: float = 1e-4,
     absgrad: bool = False,
+    records: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Composites 2D Gaussians: render = sum_i T_i alpha_i c_i + T_final background (Kerbl et al. 2023, eq. 3).
 
@@ -39,10 +70,11 @@ def rasterize(
             here, with the picture on its way, and drawn again if their room was too small.
         transmittance_threshold: a pixel stops before the Gaussian that would take its transmittance below it; 0: never.
         absgrad: backward also writes `means2d.absgrad`, the sum over pixels of the mean's absolute gradient, px^-1.
+        records: `Projection.records`, if the four tensors are of the same projection; saves packing them again.
 
     Returns:
         render [C, H, W, D] and alphas [C, H, W, 1] = 1 - final transmittance. Gradients flow to all float tensors and
-        have the same bits for any number of threads.
+        have the same bits for any number of threads and at every run, but see `deterministic`.
 
     Raises:
         SplatlearnError: a tensor of another shape, dtype or device.
@@ -62,8 +94,13 @@ def rasterize(
     _check_tiles(tiles, flat[1].numel(), n_tiles)
     if backgrounds is not None:
         backgrounds = check_tensor("backgrounds", backgrounds, (n_cameras, colors.shape[-1]), means2d)
-    sizes = (n_cameras, width, height, alpha_threshold, transmittance_threshold, absgrad)
-    return _Rasterize.apply(means2d, *flat, backgrounds, tiles, sizes)
+    if records is not None:
+        records = check_tensor("records", records, (*shape, native.RECORD), means2d)
+        if colors.shape[-1] != 3:
+            raise SplatlearnError(f"records are of three channels, but colors has {colors.shape[-1]}")
+    thresholds, atomic = (alpha_threshold, transmittance_threshold), not _deterministic.get()
+    sizes = _Sizes(n_cameras, width, height, *thresholds, absgrad, atomic and native.runs_kernels(means2d))
+    return _Rasterize.apply(means2d, *flat, backgrounds, records, tiles, sizes)
 
 
 def _check_tiles(tiles: Tiles, rows: int, count: int) -> None:
@@ -84,19 +121,22 @@ class _Rasterize(torch.autograd.Function):
         opacities: Tensor,
         colors: Tensor,
         backgrounds: Tensor | None,
+        records: Tensor | None,
         tiles: Tiles,
-        sizes: tuple[Any, ...],
+        sizes: _Sizes,
     ) -> tuple[Tensor, Tensor]:
-        ctx.given_means2d = means2d if sizes[-1] else None  # the very tensor that carries .absgrad
+        ctx.given_means2d = means2d if sizes.absgrad else None  # the very tensor that carries .absgrad
         means2d = means2d.contiguous()
-        cameras, width, height = sizes[:3]
-        image = (cameras, height, width)
+        new_records = None
+        if records is None and native.runs_kernels(means2d):
+            records = new_records = means2d.new_empty(opacities.numel(), native.RECORD)
+        image = (sizes.cameras, sizes.height, sizes.width)
         render, alphas = means2d.new_empty(*image, colors.shape[-1]), means2d.new_empty(*image, 1)
         transmittance, stops = means2d.new_empty(image), means2d.new_empty(image, dtype=torch.int32)
 
         def draw(tiles: Tiles) -> None:
-            inputs = _inputs(means2d, conics, opacities, colors, backgrounds, tiles, sizes)
-            pointers = map(native.pointer, [render, alphas, transmittance, stops])
+            inputs = _inputs(means2d, conics, opacities, colors, backgrounds, records, tiles, sizes)
+            pointers = map(native.pointer, [new_records, render, alphas, transmittance, stops])
             native.call("rasterize_forward", native.RasterizeForward(inputs, *pointers), means2d)
 
         draw(tiles)
@@ -104,47 +144,56 @@ class _Rasterize(torch.autograd.Function):
             if not tiles.ahead.settle():
                 draw(tiles.ahead.tiles)
             tiles = tiles.ahead.tiles
-        ctx.save_for_backward(means2d, conics, opacities, colors, backgrounds, transmittance, stops, *tiles[:4])
+        given = (means2d, conics, opacities, colors, backgrounds)
+        ctx.save_for_backward(*given, records, transmittance, stops, *tiles[:4])
         ctx.sizes = sizes
         return render, alphas
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *v_outputs: Any) -> tuple[Tensor | None, ...]:
-        means2d, conics, opacities, colors, backgrounds, transmittance, stops, *lists = ctx.saved_tensors
-        tiles, absgrad = Tiles(*lists), ctx.sizes[-1]
+        means2d, conics, opacities, colors, backgrounds, records, transmittance, stops, *lists = ctx.saved_tensors
+        tiles, sizes = Tiles(*lists), ctx.sizes
         v_outputs = tuple(v.contiguous() for v in v_outputs)
-        columns = MOMENTS + colors.shape[-1] + 2 * absgrad
-        instance_rows = means2d.new_empty(tiles.slots.numel(), columns)
-        v_abs = torch.empty_like(means2d) if absgrad else None
+        columns = MOMENTS + colors.shape[-1] + 2 * sizes.absgrad
+        instance_rows = None if sizes.atomic else means2d.new_empty(tiles.slots.numel(), columns)
+        v_abs = torch.empty_like(means2d) if sizes.absgrad else None
         v = [torch.empty_like(t) for t in (means2d, conics, opacities, colors)]
         v_backgrounds = torch.empty_like(backgrounds) if ctx.needs_input_grad[4] else None
         params = native.RasterizeBackward(
-            _inputs(means2d, conics, opacities, colors, backgrounds, tiles, ctx.sizes),
+            _inputs(means2d, conics, opacities, colors, backgrounds, records, tiles, sizes),
+            sizes.atomic,
             *map(native.pointer, [tiles.row_offsets, tiles.slots, transmittance, stops]),
             *map(native.pointer, v_outputs),
             *map(native.pointer, [instance_rows, v[0], v_abs, *v[1:], v_backgrounds]),
         )
         native.call("rasterize_backward", params, means2d)
-        if absgrad:
+        if sizes.absgrad:
             ctx.given_means2d.absgrad = v_abs
-        return *v, v_backgrounds, None, None
+        return *v, v_backgrounds, None, None, None
 
 
 def _inputs(
-    means2d: Tensor, conics: Tensor, opacities: Tensor, colors: Tensor, backgrounds: Any, tiles: Tiles, sizes: Any
+    means2d: Tensor,
+    conics: Tensor,
+    opacities: Tensor,
+    colors: Tensor,
+    backgrounds: Tensor | None,
+    records: Tensor | None,
+    tiles: Tiles,
+    sizes: _Sizes,
 ) -> native.RasterizeInputs:
-    cameras, width, height, alpha_threshold, transmittance_threshold, absgrad = sizes
+    splats = (means2d, conics, opacities, colors, backgrounds, records)
     return native.RasterizeInputs(
         native.context(means2d),
         opacities.numel(),
-        cameras,
+        sizes.cameras,
         tiles.slots.numel(),
-        width,
-        height,
+        sizes.width,
+        sizes.height,
         colors.shape[-1],
-        absgrad,
-        alpha_threshold,
-        transmittance_threshold,
-        *map(native.pointer, [means2d, conics, opacities, colors, backgrounds, tiles.tile_offsets, tiles.gaussian_ids]),
+        sizes.absgrad,
+        sizes.alpha_threshold,
+        sizes.transmittance_threshold,
+        *map(native.pointer, [*splats, tiles.tile_offsets, tiles.gaussian_ids]),
     )

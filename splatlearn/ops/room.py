@@ -35,43 +35,58 @@ MAX_INSTANCES = 2**31 - 1  # on CUDA, where an instance's number has 32 bits
 # Scratch bytes an instance while the CUDA kernels sort: two keys, two values and a row, and the sort's own buffers.
 SORT_BYTES = 28
 
-# Instances to make room for, by device: a quarter more than a view has needed, slowly forgotten.
-_capacities: dict[torch.device, int] = {}
+
+class Size(NamedTuple):
+    """What the lists of a view need, or have room for."""
+
+    rows: int  # 2D Gaussians that touch a tile
+    instances: int
+
+    def holds(self, needed: "Size") -> bool:
+        return needed.rows <= self.rows and needed.instances <= self.instances
+
+
+# What to make room for, by device: a quarter more than a view has needed, slowly forgotten.
+_capacities: dict[torch.device, Size] = {}
 _current: ContextVar["Room | None"] = ContextVar("room", default=None)
 
 
-def capacity(device: torch.device) -> int | None:
-    """Instances to make room for before a view's own number is known; None before the first view."""
+def capacity(device: torch.device) -> Size | None:
+    """What to make room for before a view's own size is known; None before the first view."""
     return _capacities.get(device)
 
 
-def remember(device: torch.device, instances: int) -> None:
+def remember(device: torch.device, needed: Size) -> None:
     """Notes what a view has needed."""
-    before = _capacities.get(device, 0)
-    _capacities[device] = min(max(instances + instances // 4 + 1024, before - before // 64), MAX_INSTANCES)
+    before = _capacities.get(device, Size(0, 0))
+    grown = (max(new + new // 4 + 1024, old - old // 64) for new, old in zip(needed, before, strict=True))
+    _capacities[device] = Size(*(min(count, MAX_INSTANCES) for count in grown))
 
 
 class Arriving:
-    """A number on its way from the device; the host need not wait for it before it is asked for."""
+    """A size on its way from the device, rows and instances [1] int64: the host need not wait before it asks for it."""
 
-    def __init__(self, number: Tensor) -> None:
-        self._number, self._event = number, None
-        if number.is_cuda:
-            self._number = torch.empty_like(number, device="cpu", pin_memory=True).copy_(number, non_blocking=True)
+    def __init__(self, rows: Tensor, instances: Tensor) -> None:
+        self._numbers, self._event = [rows, instances], None
+        if rows.is_cuda:
+            host = torch.empty(2, 1, dtype=torch.int64, pin_memory=True)
+            self._numbers = [
+                to.copy_(number, non_blocking=True) for to, number in zip(host, self._numbers, strict=True)
+            ]
             self._event = torch.cuda.Event()
-            self._event.record(torch.cuda.current_stream(number.device))
+            self._event.record(torch.cuda.current_stream(rows.device))
 
-    def wait(self) -> int:
+    def wait(self) -> Size:
         if self._event is not None:
             self._event.synchronize()
-        return int(self._number)
+        return Size(*map(int, self._numbers))
 
 
 class _Pending(NamedTuple):
     """A view whose lists were written before their length was known."""
 
-    instances: Arriving
-    capacity: int
+    needed: Arriving
+    room: Size
     like: Tensor  # of the view's dtype and device
     channels: int
 
@@ -98,19 +113,19 @@ class Room:
             SplatlearnError: a view's lists and their gradients would not fit into memory.
         """
         pending, self._pending = self._pending, []
-        counts = [view.instances.wait() for view in pending]
-        lacking = [(view, n) for view, n in zip(pending, counts, strict=True) if n > view.capacity]
+        sizes = [view.needed.wait() for view in pending]
+        lacking = [(view, size) for view, size in zip(pending, sizes, strict=True) if not view.room.holds(size)]
         if lacking:
             self.overflow.zero_()
-        for view, instances in lacking:
-            refuse_if_too_large(instances, view.like, view.channels)
-        for instances in counts:
-            remember(self.overflow.device, instances)
+        for view, size in lacking:
+            refuse_if_too_large(size.instances, view.like, view.channels)
+        for size in sizes:
+            remember(self.overflow.device, size)
         return not lacking
 
-    def expect(self, instances: Tensor, capacity: int, like: Tensor, channels: int) -> None:
+    def expect(self, needed: Arriving, room: Size, like: Tensor, channels: int) -> None:
         """For stage bin: notes a view that is written into this room."""
-        self._pending.append(_Pending(Arriving(instances), capacity, like, channels))
+        self._pending.append(_Pending(needed, room, like, channels))
 
 
 def current(device: torch.device) -> Room | None:

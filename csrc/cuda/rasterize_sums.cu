@@ -1,0 +1,162 @@
+// The end of stage rasterize's backward on CUDA: from rows or sums of moments to the gradients of each 2D Gaussian, and the
+// gradients of the backgrounds. Every sum but those that came by atomic additions has a fixed order.
+#include "rasterize.h"
+
+namespace SPLATLEARN_NAMESPACE {
+namespace {
+
+constexpr int kOwnRows = 64;  // the rows of a Gaussian that has more are summed by a warp
+
+// Whether a Gaussian is in a list: without one it was never packed. No tile has a list where the lists lacked room.
+SPLATLEARN_DEVICE bool listed(const splatlearn_RasterizeBackward &grad, int64_t row) {
+    return grad.in.tile_offsets[tiles_of(grad.in)] > 0 && grad.row_offsets[row] < grad.row_offsets[row + 1];
+}
+
+template <class S> SPLATLEARN_DEVICE void store_moments(const BackwardParams<S> &p, int64_t row, bool listed, const S *sums) {
+    const splatlearn_RasterizeBackward &grad = p.grad;
+    S *v_mean = static_cast<S *>(grad.v_means2d) + 2 * row, *v_conic = static_cast<S *>(grad.v_conics) + 3 * row;
+    S &v_opacity = static_cast<S *>(grad.v_opacities)[row];
+    if (listed) {
+        const Moments<S> moments = {sums[0], sums[1], sums[2], sums[3], sums[4], sums[5]};
+        moments_backward<S>(static_cast<const Record<S> *>(grad.in.records)[row].splat(), moments, v_mean, v_conic, v_opacity);
+    } else {
+        v_mean[0] = v_mean[1] = v_conic[0] = v_conic[1] = v_conic[2] = v_opacity = S(0);
+    }
+}
+
+// ---- of rows ----
+
+// Sums columns first..first+N-1 of a Gaussian's rows from `begin`, every `stride`th.
+template <class S, int N>
+SPLATLEARN_DEVICE void sum_columns(const S *rows, int64_t begin, int64_t end, int stride, int columns, int first, S *sums) {
+    for (int j = 0; j < N; ++j) sums[j] = S(0);
+    for (int64_t slot = begin; slot < end; slot += stride) {
+        const S *row = rows + slot * columns + first;
+#pragma unroll
+        for (int j = 0; j < N; ++j) sums[j] += first + j < columns ? row[j] : S(0);
+    }
+}
+
+// Writes what the summed columns first..first+N-1 of a Gaussian say.
+template <class S, int N>
+SPLATLEARN_DEVICE void store_columns(const BackwardParams<S> &p, int64_t row, bool listed, int first, const S *sums) {
+    const int channels = p.grad.in.channels;
+    if (first == 0) store_moments(p, row, listed, sums);
+#pragma unroll
+    for (int j = 0; j < N; ++j) {
+        const int column = first + j - kMoments;
+        if (column < 0 || column >= channels + (p.grad.in.absgrad ? 2 : 0)) continue;
+        if (column < channels) static_cast<S *>(p.grad.v_colors)[row * channels + column] = sums[j];
+        else static_cast<S *>(p.grad.v_means2d_abs)[2 * row + column - channels] = sums[j];
+    }
+}
+
+// Adds the rows of each Gaussian in a fixed order and turns moments into gradients: a thread a Gaussian, but a warp for those
+// of many rows.
+template <class S> SPLATLEARN_KERNEL __launch_bounds__(kTileThreads) void sum_rows_kernel(BackwardParams<S> p) {
+    constexpr int N = kMoments + 3;  // columns at a time: all of them where there are three channels
+    const splatlearn_RasterizeBackward &grad = p.grad;
+    const int64_t mine = int64_t(blockIdx.x) * kTileThreads + threadIdx.x;
+    const int lane = threadIdx.x % kWarp, columns = kMoments + grad.in.channels + (grad.in.absgrad ? 2 : 0);
+    const bool exists = mine < grad.in.n_rows, in_list = exists && listed(grad, mine);
+    const int64_t begin = in_list ? grad.row_offsets[mine] : 0, end = in_list ? grad.row_offsets[mine + 1] : 0;
+    const bool large = end - begin > kOwnRows;
+    const S *rows = static_cast<const S *>(grad.instance_rows);
+    for (int first = 0; exists && !large && first < columns; first += N) {
+        S sums[N];
+        sum_columns<S, N>(rows, begin, end, 1, columns, first, sums);
+        store_columns<S, N>(p, mine, in_list, first, sums);
+    }
+    for (unsigned rest = __ballot_sync(kFull, large); rest; rest &= rest - 1) {
+        const int64_t row = mine - lane + __ffs(int(rest)) - 1;
+        for (int first = 0; first < columns; first += N) {
+            S sums[N];
+            sum_columns<S, N>(rows, grad.row_offsets[row] + lane, grad.row_offsets[row + 1], kWarp, columns, first, sums);
+            for (int j = 0; j < N; ++j) sums[j] = warp_sum(sums[j]);
+            if (lane == 0) store_columns<S, N>(p, row, true, first, sums);
+        }
+    }
+}
+
+// ---- of sums that came by atomic additions ----
+
+template <class S> SPLATLEARN_KERNEL __launch_bounds__(kTileThreads, 8) void unpack_sums_kernel(BackwardParams<S> p) {
+    const splatlearn_RasterizeBackward &grad = p.grad;
+    const int64_t row = int64_t(blockIdx.x) * kTileThreads + threadIdx.x;
+    if (row >= grad.in.n_rows) return;
+    const int channels = grad.in.channels;
+    const Part<S> *sums = p.sums + row * parts_of(channels), low = sums[0], high = sums[1];
+    const S moments[kMoments] = {low.v[0], low.v[1], low.v[2], low.v[3], high.v[0], high.v[1]};
+    store_moments(p, row, listed(grad, row), moments);
+    for (int j = 0; grad.in.absgrad && j < 2; ++j) static_cast<S *>(grad.v_means2d_abs)[2 * row + j] = high.v[2 + j];
+    for (int d = 0; d < channels; ++d)
+        static_cast<S *>(grad.v_colors)[row * channels + d] = sums[(kSumsBefore + d) / 4].v[(kSumsBefore + d) % 4];
+}
+
+// ---- to the backgrounds: sum over pixels of T dL/drender, by tiles, then over the tiles of a camera ----
+
+template <class S> struct BackgroundParams {
+    splatlearn_RasterizeBackward grad;
+    S *tiles;  // [C*B][D]
+    int64_t tiles_per_image;
+};
+
+template <class S> SPLATLEARN_KERNEL __launch_bounds__(kTileThreads) void tile_backgrounds_kernel(BackgroundParams<S> p) {
+    SPLATLEARN_SHARED(S, warps, kTileWarps);
+    const Place place(p.grad.in);
+    const int channels = p.grad.in.channels;
+    for (int d = 0; d < channels; ++d) {
+        const S *T = static_cast<const S *>(p.grad.transmittance), *v = static_cast<const S *>(p.grad.v_render);
+        S mine = S(0);
+        for (int half = 0; half < 2; ++half)
+            if (place.inside[half]) mine += T[place.pixel[half]] * v[place.pixel[half] * channels + d];
+        mine = warp_sum(mine);
+        if (place.lane == 0) warps[place.warp] = mine;
+        __syncthreads();
+        if (threadIdx.x == 0) {
+            S total = S(0);
+            for (int w = 0; w < kTileWarps; ++w) total += warps[w];
+            p.tiles[int64_t(blockIdx.x) * channels + d] = total;
+        }
+        __syncthreads();
+    }
+}
+
+template <class S> SPLATLEARN_KERNEL __launch_bounds__(kTileThreads) void backgrounds_kernel(BackgroundParams<S> p) {
+    SPLATLEARN_SHARED(S, warps, kTileWarps);
+    const int channels = p.grad.in.channels;
+    const int64_t camera = blockIdx.x / channels, d = blockIdx.x % channels;
+    S mine = S(0);
+    for (int64_t tile = threadIdx.x; tile < p.tiles_per_image; tile += kTileThreads)
+        mine += p.tiles[(camera * p.tiles_per_image + tile) * channels + d];
+    mine = warp_sum(mine);
+    if (threadIdx.x % kWarp == 0) warps[threadIdx.x / kWarp] = mine;
+    __syncthreads();
+    if (threadIdx.x != 0) return;
+    S total = S(0);
+    for (int w = 0; w < kTileWarps; ++w) total += warps[w];
+    static_cast<S *>(p.grad.v_backgrounds)[blockIdx.x] = total;
+}
+
+}  // namespace
+
+template <class S> int gradients_of_rows(const BackwardParams<S> &params) {
+    const splatlearn_RasterizeInputs &in = params.grad.in;
+    const unsigned blocks = blocks_for(in.n_rows, kTileThreads);
+    if (params.sums) return SPLATLEARN_LAUNCH((unpack_sums_kernel<S>), blocks, kTileThreads, stream_of(in.context), params);
+    return SPLATLEARN_LAUNCH((sum_rows_kernel<S>), blocks, kTileThreads, stream_of(in.context), params);
+}
+
+template <class S> int gradients_of_backgrounds(const splatlearn_RasterizeBackward &grad, S *tile_sums) {
+    const cudaStream_t stream = stream_of(grad.in.context);
+    const BackgroundParams<S> params = {grad, tile_sums, tiles_of(grad.in) / grad.in.n_cameras};
+    SPLATLEARN_TRY(SPLATLEARN_LAUNCH((tile_backgrounds_kernel<S>), unsigned(tiles_of(grad.in)), kTileThreads, stream, params));
+    return SPLATLEARN_LAUNCH((backgrounds_kernel<S>), unsigned(grad.in.n_cameras * grad.in.channels), kTileThreads, stream, params);
+}
+
+template int gradients_of_rows(const BackwardParams<float> &);
+template int gradients_of_rows(const BackwardParams<double> &);
+template int gradients_of_backgrounds(const splatlearn_RasterizeBackward &, float *);
+template int gradients_of_backgrounds(const splatlearn_RasterizeBackward &, double *);
+
+}  // namespace SPLATLEARN_NAMESPACE
