@@ -10,8 +10,9 @@ import tiny_scene
 import torch
 
 from splatlearn import checkpoint, config, loop, run
+from splatlearn.commands import train as training
 from splatlearn.errors import SplatlearnError
-from splatlearn.scene.evaluate import evaluate
+from splatlearn.scene.evaluate import HIGHEST_PSNR, evaluate
 from splatlearn.scene.task import SceneTask, View, reduced
 
 STEPS = 40
@@ -169,3 +170,29 @@ def test_other_beginnings(folder: Path, tmp_path: Path, init: str) -> None:
     else:
         assert task.gaussians.scales.std(dim=-1).min() > 0 and task.gaussians.quats.std() > 0.5, "nothing is random"
     loop.fit(task, 3, progress=False)
+
+
+def test_an_occupied_run_folder_is_seen_before_photographs_are_loaded(folder: Path, tmp_path: Path) -> None:
+    class Loads(SceneTask):
+        def __init__(self, config: Any) -> None:
+            raise AssertionError("the photographs are loaded for nothing")
+
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    words = ["--data.path", str(folder), "--out", str(tmp_path / "run")]
+    with pytest.raises(SplatlearnError, match=r"exists already; .*--out"):
+        training.start(Loads, config.load(SceneTask.Config, None, words))
+
+
+def test_a_picture_that_is_its_photograph_has_a_finite_psnr(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its PSNR is infinite, which is no number of JSON."""
+    task = make(folder)
+    real = task.render
+
+    def perfect(camera: Any) -> Any:
+        return real(camera)._replace(image=task.scene.photo(camera).float() / 255)
+
+    monkeypatch.setattr(task, "render", perfect)
+    figures = evaluate(task)
+    assert figures["psnr"] == HIGHEST_PSNR and figures["ssim"] > 0.999
+    assert "Infinity" not in json.dumps(figures) and "NaN" not in json.dumps(figures), "metrics.json is no JSON"

@@ -1,6 +1,7 @@
 """splatlearn train: learns what a config says, evaluates it, and leaves a run folder."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +13,31 @@ from splatlearn import run as runs
 from splatlearn.commands import eval as evaluation
 from splatlearn.commands.opened import CONFIG, config_of, task_class
 from splatlearn.commands.reconstruct import ready
+from splatlearn.commands.view import live_options, live_view
+from splatlearn.commands.watching import watching
 from splatlearn.errors import SplatlearnError
 from splatlearn.files import replacing
 
-USAGE = """usage: splatlearn train CONFIG [--key.sub value ...]
+USAGE = """usage: splatlearn train CONFIG [--key.sub value ...] [--viewer [--viewer-port N] [--viewer-host HOST]]
        splatlearn train --resume RUN
 
 Learns what CONFIG says (configs/line.yaml, scene.yaml or scene_fast.yaml there) into a new run folder; Ctrl-C saves.
---resume goes on from the last checkpoint of RUN, bit for bit as if it had never stopped (on the CPU)."""
+--resume goes on from the last checkpoint of RUN, bit for bit as if it had never stopped (on the CPU).
+--viewer shows a scene in the browser while it learns, with pause, resume, step and charts."""
 
 
 def run(words: list[str]) -> None:
     if not words or words[0] in ("-h", "--help"):
         print(USAGE + "\n\nWith a config, --help lists all its keys: splatlearn train configs/scene.yaml --help")
         return
-    if words[0] == "--resume":
+    words, live = live_options(words)
+    if words[:1] == ["--resume"]:
         if len(words) < 2:
             raise SplatlearnError("--resume needs the run folder to go on with")
-        resume(Path(words[1]), words[2:])
+        resume(Path(words[1]), words[2:], live)
         return
+    if not words:
+        raise SplatlearnError("expected a config file such as configs/scene.yaml first, got nothing")
     path = Path(words[0])
     if words[0].startswith("-") or not path.is_file():
         raise SplatlearnError(f"expected a config file such as configs/scene.yaml first, got {words[0]!r}")
@@ -38,24 +45,28 @@ def run(words: list[str]) -> None:
     if "--help" in words or "-h" in words:
         print(f"{USAGE}\n\nkeys of {path} and their defaults:\n{configs.help_text(cls.Config)}")
         return
-    start(cls, configs.load(cls.Config, path, words[1:]))
+    start(cls, configs.load(cls.Config, path, words[1:]), live)
 
 
-def start(cls: Any, config: Any) -> dict[str, Any]:
-    """A new run; returns its evaluation."""
+def start(cls: Any, config: Any, live: tuple[str, int] | None = None) -> dict[str, Any]:
+    """A new run, shown on host and port `live` while it learns; returns its evaluation."""
     folder = Path(config.out)
+    if os.environ.get("RANK", "0") == "0":  # of several processes the first makes the folder, perhaps by now
+        runs.refuse_occupied(folder)
     if hasattr(config.data, "reconstruct"):
         config.data.path = ready(config.data.path, config.data.reconstruct)
     if getattr(config.data, "path", None):
         config.data.path = str(Path(config.data.path).expanduser().resolve())  # so that --resume works from anywhere
     task = cls(config)
+    watching(folder, config)  # before anything is written: what it needs may not be installed
+    views = [] if live is None else [live_view(task, folder, live)]
     if task.writes:
         runs.create(folder)
         configs.dump(config, folder / CONFIG)
-    return _fit(task, folder, 0)
+    return _fit(task, folder, 0, views)
 
 
-def resume(folder: Path, overrides: list[str]) -> None:
+def resume(folder: Path, overrides: list[str], live: tuple[str, int] | None = None) -> None:
     """Goes on with a run; overrides of its config are kept in it."""
     path = config_of(folder)
     cls = task_class(path)
@@ -65,23 +76,29 @@ def resume(folder: Path, overrides: list[str]) -> None:
     if overrides:
         configs.dump(config, path)
     print(f"going on after step {step} of {config.steps}")
-    _fit(task, folder, step)
+    _fit(task, folder, step, [] if live is None else [live_view(task, folder, live)])
 
 
-def _fit(task: Any, folder: Path, start: int) -> dict[str, Any]:
+def _fit(task: Any, folder: Path, start: int, views: list[Any]) -> dict[str, Any]:
     config = task.config
     if not task.writes:  # of several processes that learn together, the first tells and keeps everything
         loop.fit(task, config.steps, start=start, progress=False)
         return {}
+    evaluation.write_versions(folder)
     callbacks: list[loop.Callback] = [
         runs.MetricsLog(folder / "metrics.jsonl", config.log_every),
         runs.Checkpoints(folder, config.checkpoint_every),
     ]
+    callbacks += watching(folder, config)
     if getattr(config, "evaluate_every", 0):
         callbacks.append(runs.Every(config.evaluate_every, lambda step, task: _evaluate_now(step, task, folder)))
     if getattr(config, "sample_every", 0):
         callbacks.append(runs.Every(config.sample_every, lambda step, task: _sample_now(step, task, folder)))
-    loop.fit(task, config.steps, start=start, callbacks=callbacks)
+    try:
+        loop.fit(task, config.steps, start=start, callbacks=[*callbacks, *views])
+    finally:
+        for view in views:
+            view.close()
     if hasattr(task, "gaussians"):
         task.gaussians.save_ply(folder / "point_cloud.ply")
     result = evaluation.evaluate_run(task, folder, max(start, config.steps))
