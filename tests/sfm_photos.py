@@ -1,5 +1,6 @@
 """A few small photographs of the still life for tests of structure from motion, and what tests ask of folders."""
 
+import functools
 import hashlib
 from pathlib import Path
 
@@ -15,13 +16,22 @@ def poses(count: int) -> np.ndarray:
     return still_life.camera_poses()[:count]
 
 
-def make(folder: Path, count: int) -> Path:
-    """Writes "photo 0.jpg" and so on into `folder`, which is returned."""
-    folder.mkdir(parents=True, exist_ok=True)
-    scene = still_life.StillLife(detail=0.67)
+@functools.cache
+def _still_life() -> still_life.StillLife:
+    return still_life.StillLife(detail=0.67)
+
+
+@functools.cache
+def _photograph(index: int) -> np.ndarray:
     rays = still_life.pixel_rays(still_life.lens(WIDTH, HEIGHT))
-    for i, pose in enumerate(poses(count)):
-        still_life.save_jpeg(folder / f"photo {i}.jpg", scene.photograph(rays, pose))
+    return _still_life().photograph(rays, poses(index + 1)[index])
+
+
+def make(folder: Path, count: int) -> Path:
+    """Writes "photo 0.jpg" and so on into `folder`, which is returned; each is computed once a session."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        still_life.save_jpeg(folder / f"photo {index}.jpg", _photograph(index))
     return folder
 
 

@@ -23,7 +23,8 @@ from splatlearn.files import replacing
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
 FOREIGN = (".heic", ".heif", ".avif", ".webp", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".gif")
 LOOK = 960  # pixels of the longer side at which sharpness is judged: about what training sees
-EXIF_MAKE, EXIF_MODEL, EXIF_IFD, EXIF_FOCAL, EXIF_FOCAL_35MM = 0x010F, 0x0110, 0x8769, 0x920A, 0xA405
+EXIF_MAKE, EXIF_MODEL, EXIF_ORIENTATION, EXIF_TIME, EXIF_IFD, EXIF_GPS = 0x010F, 0x0110, 0x0112, 0x0132, 0x8769, 0x8825
+EXIF_FOCAL, EXIF_FOCAL_35MM = 0x920A, 0xA405  # within EXIF_IFD
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,7 @@ def _write_smaller(source: Path, target: Path, max_size: int) -> bool:
         if max(image.size) <= max_size:
             return False
         size = smaller(image.size, max_size)
-        exif = image.getexif().tobytes()
+        exif = _exif_to_keep(image)
         # An alpha channel says what is background: it must stay. All other kinds become plain RGB.
         picture = image.copy() if image.mode in ("RGB", "RGBA", "L", "LA") else None
     if picture is None:
@@ -211,10 +212,24 @@ def _write_smaller(source: Path, target: Path, max_size: int) -> bool:
     picture.info.clear()
     kind = {".jpg": {"quality": 95, "subsampling": 0}, ".jpeg": {"quality": 95, "subsampling": 0}}
     options: dict[str, Any] = dict(kind.get(source.suffix.lower(), {}))
-    if exif and source.suffix.lower() != ".bmp":
+    if source.suffix.lower() != ".bmp":
         options["exif"] = exif
     picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0).save(target, **options)
     return True
+
+
+def _exif_to_keep(image: Any) -> bytes:
+    """Camera, lens, place and time; not what describes the file itself, which would make a TIFF claim its old size."""
+    from PIL import Image
+
+    old, new = image.getexif(), Image.Exif()
+    for tag in (EXIF_MAKE, EXIF_MODEL, EXIF_ORIENTATION, EXIF_TIME):
+        if tag in old:
+            new[tag] = old[tag]
+    for tag in (EXIF_IFD, EXIF_GPS):
+        if inner := old.get_ifd(tag):
+            new[tag] = dict(inner)
+    return new.tobytes()
 
 
 def smaller(size: tuple[int, int], max_size: int) -> tuple[int, int]:

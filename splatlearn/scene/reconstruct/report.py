@@ -157,7 +157,7 @@ def diagnose(photos: list[Photo], placed: set[str], others: list[set[str]], pair
     """
     partners: dict[str, dict[str, int]] = {photo.name: {} for photo in photos}
     for (one, other), count in pairs.inliers.items():
-        partners[one][other] = partners[other][one] = count
+        partners.setdefault(one, {})[other] = partners.setdefault(other, {})[one] = count
     good = [photo for photo in photos if photo.name in placed] or photos
     usual_features = statistics.median(pairs.features.get(photo.name, 0) for photo in good)
     usual_sharpness = statistics.median(photo.sharpness for photo in good)
