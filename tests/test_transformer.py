@@ -94,16 +94,23 @@ def test_sinusoids_are_those_of_the_formula() -> None:
 
 def test_rotations_turn_pairs_and_keep_distances() -> None:
     x = drawn(1, 20, 1, 1, 8, dtype=torch.float64)
-    turned = rotate(x, rotations(20, 8).to(torch.complex128))
+    turned = rotate(x, rotations(20, 8))
     angle = 5 / 10000 ** (2 / 8)
     first, second = x[0, 5, 0, 0, 2:4].tolist()
     expected = [first * math.cos(angle) - second * math.sin(angle), first * math.sin(angle) + second * math.cos(angle)]
     assert turned[0, 5, 0, 0, 2:4].tolist() == pytest.approx(expected, abs=1e-6), "pair 1 is turned by another angle"
     same = drawn(1, 1, 1, 1, 8, dtype=torch.float64).expand(1, 20, 1, 1, 8)
-    q = rotate(same, rotations(20, 8).to(torch.complex128))[0, :, 0, 0]
+    q = rotate(same, rotations(20, 8))[0, :, 0, 0]
     scores = q @ q.T
     assert torch.allclose(scores.diagonal(3), scores[0, 3].expand(17), atol=1e-5), "a score depends on the place"
     assert not torch.allclose(scores.diagonal(3), scores.diagonal(4)[:1]), "a score does not depend on the distance"
+
+
+def test_the_rotation_that_is_compiled_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, turned = drawn(2, 5, 2, 3, 8), rotations(5, 8)
+    eager = rotate(x, turned)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert torch.allclose(rotate(x, turned), eager, atol=1e-6), "compiled models turn pairs otherwise"
 
 
 def test_the_embedding_adds_what_it_should() -> None:
@@ -294,7 +301,7 @@ def test_attention_weights_are_shares(choice: dict[str, Any]) -> None:
 
 def block_cases() -> dict[str, Any]:
     """By name: a module, and how it is called with x [2, 3, 8]."""
-    turned = rotations(3, 4).to(torch.complex128)
+    turned = rotations(3, 4)
     pad = torch.tensor([[True, True, True], [True, True, False]])[:, None, None, :]
     cases: dict[str, Any] = {
         "linear": (Linear(8, 5), lambda m, x: m(x)),

@@ -84,7 +84,7 @@ class Attention(torch.nn.Module):
 
         Args:
             mask, causal: as in `attend`.
-            rotation: of rotary positions, [T, D/2] complex.
+            rotation: of rotary positions, [T, D/2, 2].
             cache: takes the new keys and values, and answers with all so far, S of them.
             keep: takes the weights [B, H, T, S], which are then computed by the written-out form.
         """
@@ -92,8 +92,8 @@ class Attention(torch.nn.Module):
         if rotation is None:
             q, k, v = qkv.unbind(dim=2)
         else:
-            turned, (v,) = rotate(qkv[:, :, :2], rotation), qkv[:, :, 2:].unbind(dim=2)
-            q, k = turned.unbind(dim=2)
+            asking, answering = qkv.split([2, 1], dim=2)
+            (q, k), v = rotate(asking, rotation).unbind(dim=2), answering.squeeze(2)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         if cache is not None:
             k, v = cache.append(k, v)

@@ -20,18 +20,24 @@ def sinusoids(count: int, width: int) -> Tensor:
 
 
 def rotations(count: int, size: int) -> Tensor:
-    """[count, size/2] complex64 of modulus 1: exp(i p / 10000^(2j/D)), by which pair j of a head's values is turned."""
+    """[count, size/2, 2] float32: cosine and sine of p / 10000^(2j/D), by which pair j of a head's values is turned."""
     places = torch.arange(count, dtype=torch.float64)[:, None]
     pairs = torch.arange(0, size, 2, dtype=torch.float64)
     angles = places * torch.exp(pairs * (-math.log(10000.0) / size))
-    return torch.polar(torch.ones_like(angles), angles).to(torch.complex64)
+    return torch.stack([angles.cos(), angles.sin()], dim=-1).float()
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
-    """``x`` [B, T, N, H, D] with the values 2j and 2j + 1 of each head turned by ``rotation`` [T, D/2].
+    """``x`` [B, T, N, H, D] with the values 2j and 2j + 1 of each head turned by ``rotation`` [T, D/2, 2].
 
-    The dot product of a query and a key, both so turned, depends on the distance of their places alone.
+    The dot product of a query and a key, both so turned, depends on the distance of their places alone. As complex
+    numbers, pairs are turned by one product; PyTorch's compiler knows none, and is told the same in real ones.
     """
-    pairs = x if x.dtype in (torch.float32, torch.float64) else x.float()
-    turned = torch.view_as_complex(pairs.unflatten(-1, (-1, 2))) * rotation[:, None, None, :]
-    return torch.view_as_real(turned).flatten(-2).to(x.dtype)
+    exact = torch.promote_types(x.dtype, torch.float32)
+    pairs, rotation = x.to(exact).unflatten(-1, (-1, 2)), rotation.to(exact)[:, None, None]
+    if torch.compiler.is_compiling():
+        (even, odd), (cosine, sine) = pairs.unbind(-1), rotation.unbind(-1)
+        turned = torch.stack([even * cosine - odd * sine, even * sine + odd * cosine], dim=-1)
+    else:
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(rotation))
+    return turned.flatten(-2).to(x.dtype)
