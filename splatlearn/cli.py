@@ -11,8 +11,8 @@ from splatlearn.loop import Interrupted
 COMMANDS = {
     "demo": "photographs of a still life, structure from motion, a trained scene: everything, on its own data",
     "reconstruct": "photographs or a video to a COLMAP folder, with a report: splatlearn reconstruct PHOTOS OUT",
-    "train": "learn a line or a scene: splatlearn train configs/scene.yaml --data.path MY_COLMAP_FOLDER",
-    "eval": "measure a run on held-out photographs",
+    "train": "learn a line, a scene or a language: splatlearn train configs/scene.yaml --data.path MY_COLMAP_FOLDER",
+    "eval": "measure a run on held-out photographs or text",
     "render": "pictures or a video of a run: held-out views, an orbit, a flight through the photographs",
     "export": "a run as PLY, .splat, SPZ, glTF, or as one HTML file that shows the scene in any browser",
     "convert": "a scene's file from one of these formats into another",

@@ -21,7 +21,7 @@ from splatlearn.files import replacing
 USAGE = """usage: splatlearn train CONFIG [--key.sub value ...] [--viewer [--viewer-port N] [--viewer-host HOST]]
        splatlearn train --resume RUN
 
-Learns what CONFIG says (configs/line.yaml, scene.yaml or scene_fast.yaml there) into a new run folder; Ctrl-C saves.
+Learns what CONFIG says (configs/line.yaml, scene.yaml, text.yaml or another there) into a new run folder; Ctrl-C saves.
 --resume goes on from the last checkpoint of RUN, bit for bit as if it had never stopped (on the CPU).
 --viewer shows a scene in the browser while it learns, with pause, resume, step and charts."""
 
