@@ -19,17 +19,19 @@ from splatlearn.scene.colmap import ColmapScene
 from splatlearn.scene.gaussians import Gaussians
 from splatlearn.show import planar, sculpture
 from splatlearn.show.figures import style
+from splatlearn.show.figures.attention import attention_figure
 from splatlearn.show.figures.basins import basins_figure, measure
 from splatlearn.show.figures.bowl import bowl_figure, steps_shown
-from splatlearn.show.figures.chain import links_shown
+from splatlearn.show.figures.chain import chain_figure, links_shown
 from splatlearn.show.figures.covariance import covariance_matrix
 from splatlearn.show.figures.fitting import fitting_figure
 from splatlearn.show.figures.hard import START, hard_figure
 from splatlearn.show.figures.line import line_figure
-from splatlearn.show.figures.modules import blocks_of, modules_figure
+from splatlearn.show.figures.modules import MOST, blocks_of, modules_figure
 from splatlearn.show.figures.pipeline import pipeline_figure
 from splatlearn.show.figures.slices import slices_figure
 from splatlearn.show.figures.timelapse import timelapse_figure, timelapse_frame
+from splatlearn.text import attention_maps
 
 
 def texts(figure: object) -> str:
@@ -56,6 +58,11 @@ def line() -> tuple[LineTask, NeuronPath]:
 def scene(tmp_path_factory: pytest.TempPathFactory) -> watched.SceneRun:
     folder = sculpture.write_folder(tmp_path_factory.mktemp("sculpture"), count=6)
     return watched.train(ColmapScene.Config(path=str(folder)), steps=40, frames=8, progress=False)
+
+
+@pytest.fixture(scope="module")
+def text() -> watched.TextRun:
+    return watched.train_text(steps=40, every=5, progress=False)
 
 
 def test_the_line_is_drawn_where_it_is(line: tuple[LineTask, NeuronPath]) -> None:
@@ -160,19 +167,66 @@ def test_blocks_are_the_models_own() -> None:
     )
     assert blocks[-1].shape == (1, 6, 20) and blocks[-1].parameters == 8 * 20 + 20
     told = texts(figure := modules_figure(blocks, "a Transformer"))
-    assert "TransformerEncoderLayer  1.layers.0" in told and "1×6×20" in told, "modules or shapes are missing"
+    assert "TransformerEncoderLayer  layers.0" in told and "1×6×20" in told, "modules or shapes are missing"
+    depths = {block.path: block.depth for block in blocks}
+    assert depths["1"] == 0 and depths["1.layers.0"] == 1 and depths["1.layers.0.linear1"] == 2, "nested wrongly"
     assert not any(module._forward_hooks for module in model.modules()), "hooks are left in the model"
     drawn(figure)
 
 
+def test_a_transformer_is_watched_while_it_learns(text: watched.TextRun) -> None:
+    assert text.losses[-1] < 0.8 * text.losses[0] and len(text.losses) == 40, "nothing is learned"
+    assert [step for step, _ in text.writings] == [0, 5, 40], "what it wrote is of other steps"
+    assert len({writing for _, writing in text.writings}) == 3, "learning does not change what is written"
+    assert len(text.snapshots) == 9, "the path lacks points"
+    last = dict(text.task.model.named_parameters())
+    assert all(torch.equal(last[name], value) for name, value in text.snapshots[-1].items()), "the path ends elsewhere"
+
+
+def test_attention_is_drawn_as_it_is(text: watched.TextRun) -> None:
+    model, tokens = text.task.model.eval(), text.batch.tokens[0, :7]
+    maps = [weights[0] for weights in attention_maps(model, tokens[None])]
+    assert len(maps) == 2 and maps[0].shape == (4, 7, 7), "a layer or a head is missing"
+    letters = ["a", " ", "\n", "d", "e", "f", "g"]
+    told = texts(figure := attention_figure(maps, letters, "watched"))
+    assert all(f"layer {layer}, head {head}" in told for layer in (1, 2) for head in (1, 2, 3, 4)), "a head is not told"
+    assert "␣" in told and "⏎" in told, "blanks cannot be seen"
+    drawn_maps = [image.get_array() for axes in figure.axes for image in axes.get_images()]
+    expected = torch.stack(maps).flatten(0, 1).numpy()
+    assert np.allclose(np.stack(drawn_maps), expected), "a panel shows another head"
+    assert np.allclose(expected.sum(axis=-1), 1, atol=1e-5) and np.triu(expected[0], 1).max() == 0
+    drawn(figure)
+
+
+def test_the_transformers_blocks_are_listed(text: watched.TextRun) -> None:
+    blocks = blocks_of(text.task.model, lambda: text.task.model(text.batch.tokens))
+    named = {block.path: block for block in blocks}
+    assert named["decoder.1.attention.project"].shape == (16, 48, 192), "queries, keys and values have another shape"
+    assert named["head"].shape[-1] == text.task.tokenizer.vocabulary and named["decoder.0"].depth == 0
+    assert len(blocks) <= MOST, "the figure leaves out blocks of the very model that it is made for"
+
+
 def test_files_of_every_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["figures", "--only", "b,e,i,j", "--out", str(tmp_path), "--still"]) == 0
+    assert main(["figures", "--only", "b,e,j", "--out", str(tmp_path), "--still"]) == 0
     names = {"b_loss", "e_gaussian", "j_chain"}
     assert {path.name for path in tmp_path.iterdir()} == {f"{n}.{kind}" for n in names for kind in style.FORMATS}
     assert (tmp_path / "b_loss.svg").read_text().startswith("<?xml") and iio.imread(tmp_path / "b_loss.png").std() > 5
     assert (tmp_path / "b_loss.pdf").read_bytes().startswith(b"%PDF")
-    told = capsys.readouterr().out
-    assert "wrote 9 files" in told and "no Transformer" in told, "what was left out is not told"
+    assert "wrote 9 files" in capsys.readouterr().out, "what was made is not told"
+
+
+def test_figures_of_the_transformer(
+    text: watched.TextRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(watched, "train_text", lambda: text)
+    assert main(["figures", "--only", "i", "--out", str(tmp_path), "--still"]) == 0
+    names = {"i_modules", "i_attention"}
+    assert {path.name for path in tmp_path.iterdir()} == {f"{n}.{kind}" for n in names for kind in style.FORMATS}
+    slices = command._text_slices(command.Story())
+    assert [each.plane.kind for each in slices] == ["random", "trajectory", "hessian"]
+    told = texts(figure := slices_figure(slices, "a Transformer"))
+    assert "of variance" in told and "λ = " in told, "what the planes say is not told"
+    drawn(figure)
 
 
 def test_animations(tmp_path: Path, line: tuple[LineTask, NeuronPath]) -> None:
@@ -185,8 +239,15 @@ def test_animations(tmp_path: Path, line: tuple[LineTask, NeuronPath]) -> None:
 
 
 def test_a_chain_shows_the_links_that_work() -> None:
-    chain = command.Story().chains["line"]
-    assert [link.name for link in links_shown(chain)] == ["matmul", "add", "sub", "pow", "mean"]
+    chains = command.Story().chains
+    assert set(chains) == {"line", "scene", "text"}, "a learner has no panel"
+    assert [link.name for link in links_shown(chains["line"])] == ["matmul", "add", "sub", "pow", "mean"]
+    names = [link.name for link in links_shown(chains["text"])]
+    block = ["layer_norm", "linear", "scaled_dot_product_attention", "linear", "add"]
+    assert names[2:7] == block and {"embedding", "gelu", "cross_entropy"} <= set(names), "a stage is left out"
+    told = texts(figure := chain_figure(chains))
+    assert told.count("analytic = numeric") == 3 and "attention  2×2×12×8" in told
+    drawn(figure)
 
 
 def test_what_makes_no_figures_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

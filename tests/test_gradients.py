@@ -10,7 +10,6 @@ from torch.nn import functional as F
 
 from splatlearn.cli import main
 from splatlearn.commands import check_gradients as check_gradients_command
-from splatlearn.commands.check_gradients import available
 from splatlearn.commands.check_gradients import check as check_gradients_of
 from splatlearn.errors import SplatlearnError
 from splatlearn.gradients import Chain, check_gradients
@@ -220,7 +219,7 @@ def test_the_apply_of_functions_is_put_back() -> None:
     assert torch.autograd.Function.__dict__["apply"] is before, "every later Function is still recorded"
 
 
-@pytest.mark.parametrize("task", ["line", "scene"])
+@pytest.mark.parametrize("task", ["line", "scene", "text"])
 def test_the_learners_chains_are_whole(task: str, capsys: pytest.CaptureFixture[str]) -> None:
     chain = check_gradients_of(task)
     assert chain.broken is None, f"{task}: {chain.broken}"
@@ -228,17 +227,48 @@ def test_the_learners_chains_are_whole(task: str, capsys: pytest.CaptureFixture[
         assert abs(analytic) > 1e-6, f"the slope of '{name}' is nothing to compare"
         assert analytic == pytest.approx(numeric, rel=1e-5), f"the gradient of '{name}' is wrong"
     names = {link.name for link in chain.links if link.gradient_norm and link.error is not None}
-    expected = {"line": {"matmul", "add", "sub"}, "scene": {"exp", "sigmoid", "Project", "Rasterize", "Photometric"}}
+    expected = {
+        "line": {"matmul", "add", "sub"},
+        "scene": {"exp", "sigmoid", "Project", "Rasterize", "Photometric"},
+        "text": {"embedding", "layer_norm", "linear", "scaled_dot_product_attention", "gelu", "cross_entropy"},
+    }
     assert expected[task] <= names, "a stage was not compared"
     assert main(["check-gradients", "--task", task]) == 0
     assert "the chain is whole" in capsys.readouterr().out
 
 
-def test_a_learner_that_is_not_installed_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    if "text" in available():
-        pytest.skip("the text task is installed")
-    assert main(["check-gradients", "--task", "text"]) == 1
-    assert "has no text to check; it has line, scene" in capsys.readouterr().err
+@pytest.mark.parametrize("encoder_layers", [0, 1])
+def test_both_shapes_of_the_transformer_are_whole(encoder_layers: int) -> None:
+    function, parameters = check_gradients_command.text_example(encoder_layers)
+    chain = check_gradients(function, parameters)
+    assert chain.broken is None, f"{chain.broken}"
+    crossed = [name for name in parameters if ".cross." in name]
+    assert bool(crossed) == bool(encoder_layers), "the encoder-decoder has no cross-attention"
+    for name, (analytic, numeric) in chain.slopes.items():
+        assert analytic == pytest.approx(numeric, rel=1e-4, abs=1e-8), f"the gradient of '{name}' is wrong"
+
+
+def test_a_break_within_the_transformer_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    from splatlearn.text import attention
+
+    whole = attention.attend
+
+    def cut(q: Tensor, k: Tensor, v: Tensor, *more: object) -> Tensor:
+        return whole(q, k.detach(), v, *more)  # type: ignore[arg-type]  # BREAK
+
+    monkeypatch.setattr(attention, "attend", cut)
+    broken = check_gradients_of("text").broken
+    lines, start = inspect.getsourcelines(test_a_break_within_the_transformer_is_found)
+    expected = start + next(i for i, line in enumerate(lines) if "# BREAK" in line)
+    assert broken is not None and broken.kind == "a detach", f"the break is called {broken}"
+    assert broken.where.startswith(f"test_gradients.py:{expected}: "), f"another line is blamed: {broken.where}"
+
+
+def test_a_learner_that_is_not_there_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check-gradients", "--task", "sound"]) == 1
+    assert "invalid choice: 'sound'" in capsys.readouterr().err
+    with pytest.raises(SplatlearnError, match="one of line, scene, text, got 'sound'"):
+        check_gradients_of("sound")
 
 
 def test_the_command_fails_for_a_broken_chain(

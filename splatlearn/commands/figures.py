@@ -15,10 +15,11 @@ from splatlearn.commands.opened import CONFIG
 from splatlearn.errors import SplatlearnError
 
 if TYPE_CHECKING:
-    from splatlearn.commands.watched import SceneRun
+    from splatlearn.commands.watched import SceneRun, TextRun
     from splatlearn.landscape import Landscape
 
 FRAMES = 24
+READ, LETTERS = 9, 28  # the held-out window, and how much of it, that the Transformer is watched reading
 
 
 def run(words: list[str]) -> None:
@@ -40,8 +41,6 @@ def run(words: list[str]) -> None:
             raise SplatlearnError(f"--only must name figures out of {', '.join(FIGURES)}, got {letter!r}")
     paths = make(arguments.out, letters, Story(arguments.run), animations=not arguments.still)
     print(f"wrote {len(paths)} files to {arguments.out}")
-    if "i" in letters and "text" not in check_gradients.available():
-        print("i: this installation has no Transformer, so there are no blocks to draw")
 
 
 class Story:
@@ -90,9 +89,16 @@ class Story:
             return watched.train(ColmapScene.Config(path=folder), steps=300, frames=FRAMES)
 
     @cached_property
+    def text(self) -> "TextRun":
+        """A small Transformer after a short training on Python's documentation."""
+        from splatlearn.commands import watched
+
+        return watched.train_text()
+
+    @cached_property
     def chains(self) -> dict[str, Any]:
         """The chain of each learner that is here."""
-        return {name: check_gradients.check(name) for name in check_gradients.available()}
+        return {name: check_gradients.check(name) for name in check_gradients.TASKS}
 
 
 def make(out: Path, letters: list[str], story: Story, animations: bool = True) -> list[Path]:
@@ -111,7 +117,7 @@ def write_page(path: Path, story: Story) -> Path:
         make(Path(folder), sorted({name[0] for name in SHOWN}), story, animations=False)
         pictures = {name: (Path(folder) / f"{name}.png").read_bytes() for name in SHOWN}
     task, _ = story.line
-    return write_story(path, (task.points.x, task.points.y), pictures)
+    return write_story(path, (task.points.x, task.points.y), pictures, story.text.writings)
 
 
 # ---- one function a letter ----
@@ -201,19 +207,21 @@ def _pipeline(out: Path, story: Story, _animations: bool) -> list[Path]:
     return style.write(pipeline_figure(midway, run.camera, run.photo, run.task.scene.points), out, "h_pipeline")
 
 
-def _modules(out: Path, _story: Story, _animations: bool) -> list[Path]:
-    if "text" not in check_gradients.available():
-        return []
-    from importlib import import_module
-
+def _transformer(out: Path, story: Story, _animations: bool) -> list[Path]:
     from splatlearn.show.figures import style
+    from splatlearn.show.figures.attention import attention_figure
     from splatlearn.show.figures.modules import blocks_of, modules_figure
+    from splatlearn.text import attention_maps
 
-    cls = import_module("splatlearn.text.task").TextTask
-    task: Any = cls(cls.Config(device="cpu"))
-    model = next(value for value in vars(task).values() if isinstance(value, torch.nn.Module))
-    blocks = blocks_of(model, lambda: task.forward(task.batch(1)))
-    return style.write(modules_figure(blocks, "The Transformer, block by block"), out, "i_modules")
+    run = story.text
+    model, tokens = run.task.model.eval(), run.batch.tokens
+    blocks = blocks_of(model, lambda: model(tokens))
+    paths = style.write(modules_figure(blocks, "The Transformer, block by block"), out, "i_modules")
+    read = tokens[READ, :LETTERS]
+    maps = [weights[0] for weights in attention_maps(model, read[None])]
+    letters = [run.task.tokenizer.decode([token]) for token in read.tolist()]
+    title = f"Attention after {len(run.losses)} steps, reading held-out text"
+    return paths + style.write(attention_figure(maps, letters, title), out, "i_attention")
 
 
 def _chain(out: Path, story: Story, _animations: bool) -> list[Path]:
@@ -228,8 +236,9 @@ def _slices(out: Path, story: Story, _animations: bool) -> list[Path]:
     from splatlearn.show.figures.slices import slices_figure
 
     paths = style.write(slices_figure(_line_slices(story), "Slices of a neuron's landscape"), out, "k_slices_line")
+    paths += style.write(slices_figure(_scene_slices(story), "Slices of a scene's landscape"), out, "k_slices_scene")
     return paths + style.write(
-        slices_figure(_scene_slices(story), "Slices of a scene's landscape"), out, "k_slices_scene"
+        slices_figure(_text_slices(story), "Slices of a Transformer's landscape"), out, "k_slices_text"
     )
 
 
@@ -263,6 +272,21 @@ def _scene_slices(story: Story) -> "list[Landscape]":
     )
 
 
+def _text_slices(story: Story) -> "list[Landscape]":
+    from splatlearn.landscape import landscape
+    from splatlearn.text.evaluation import nats
+
+    run = story.text
+
+    def loss(model: torch.nn.Module, batch: Any) -> torch.Tensor:
+        return nats(model(batch.tokens), batch.targets) / batch.targets.numel()
+
+    snapshots = run.snapshots[1:]  # the first one, before any step, would fill the plane
+    return _three(
+        lambda **given: landscape(run.task.model, loss, run.batch, trajectory=snapshots, size=19, **given), None
+    )
+
+
 def _three(make_one: Callable[..., Any], span: float | None) -> "list[Landscape]":
     """Of one model the slices by random directions, by its own path, and by the Hessian."""
     seeded = torch.Generator().manual_seed(0)
@@ -279,7 +303,7 @@ FIGURES: dict[str, Callable[[Path, Story, bool], list[Path]]] = {
     "f": _covariance,
     "g": _emerging,
     "h": _pipeline,
-    "i": _modules,
+    "i": _transformer,
     "j": _chain,
     "k": _slices,
 }

@@ -1,7 +1,9 @@
-"""A short real training of a scene, watched: the pictures, losses and snapshots that figures are drawn from."""
+"""A short real training of a scene or a text, watched: the pictures, losses and snapshots that figures show."""
 
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -10,6 +12,10 @@ from splatlearn.loop import AnyTask, Callback, fit
 from splatlearn.scene.cameras import Camera
 from splatlearn.scene.colmap import ColmapScene
 from splatlearn.scene.task import Rates, SceneTask, View
+
+if TYPE_CHECKING:
+    from splatlearn.text.batches import Batch
+    from splatlearn.text.task import TextTask
 
 
 @dataclass
@@ -85,4 +91,51 @@ def train(
     run = SceneRun(task, task.small(camera), photo)
     wanted = [round(steps * (i / (frames - 1)) ** 2) for i in range(frames)]
     fit(task, steps, callbacks=[_Watch(run, wanted)], progress=progress)
+    return run
+
+
+@dataclass
+class TextRun:
+    """A short real training of a Transformer, watched: the task as it ended, losses, and snapshots of its path."""
+
+    task: "TextTask"
+    batch: "Batch"  # of held-out text, for landscapes
+    losses: list[float] = field(default_factory=list)
+    snapshots: list[dict[str, Tensor]] = field(default_factory=list)
+    writings: list[tuple[int, str]] = field(default_factory=list)  # a step, and what the model writes after it
+
+
+class _Reading(Callback):
+    def __init__(self, run: TextRun, wanted: Sequence[int]) -> None:
+        self.run, self.wanted = run, set(wanted)
+
+    def on_start(self, start: int, task: AnyTask) -> None:
+        self._keep(start)
+
+    def on_step(self, step: int, loss: float, task: AnyTask) -> None:
+        self.run.losses.append(loss)
+        if step in self.wanted:
+            self._keep(step)
+
+    def _keep(self, step: int) -> None:
+        self.run.writings.append((step, self.run.task.sample(step)["text"]))
+
+
+def train_text(steps: int = 800, every: int = 20, progress: bool = True) -> TextRun:
+    """Trains a small Transformer on Python's documentation topics, and watches; its tokens go to a temporary cache."""
+    from splatlearn.landscape import Trajectory
+    from splatlearn.text.corpus import Corpus
+    from splatlearn.text.optimizer import AdamW
+    from splatlearn.text.task import TextTask
+    from splatlearn.text.transformer import Transformer
+
+    model = Transformer.Config(context=48, width=64, heads=4, layers=2)
+    rates = AdamW.Config(rate=3e-3, warmup=50)
+    trajectory = Trajectory(every)
+    with tempfile.TemporaryDirectory() as cache:
+        data = Corpus.Config(cache=cache)
+        task = TextTask(TextTask.Config(data=data, model=model, optimizer=rates, steps=steps, batch=16, device="cpu"))
+        run = TextRun(task, next(iter(task.test.all(16, 16 * model.context))))
+        fit(task, steps, callbacks=[_Reading(run, [steps // 8, steps]), trajectory], progress=progress)
+    run.snapshots = trajectory.snapshots
     return run

@@ -3,7 +3,7 @@
 import base64
 import html
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,8 @@ STYLE = """
 .matrix { display: inline-grid; grid-template-columns: auto auto; gap: 2px 18px; padding: 4px 12px;
   border-left: 2px solid; border-right: 2px solid;
   border-radius: 8px; font-variant-numeric: tabular-nums; text-align: right; }
+.written { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; font-size: 12.5px; line-height: 1.45;
+  font-family: ui-monospace, "DejaVu Sans Mono", monospace; }
 .view img { background: #fff; border-radius: 9px; }
 """
 
@@ -51,22 +53,30 @@ SHOWN = {
     "f_covariance": "From sliver to disc: a covariance's principal axes are its eigenvectors.",
     "g_scene": "The same in three dimensions: a scene emerges while it is trained, seen from one camera of the run.",
     "h_pipeline": "One training step, from photograph to the gradient on the means; all of it results of the run.",
+    "i_attention": "Whom each character looks at while the trained model reads text that it never learned from.",
+    "i_modules": "The blocks of that model in the order of the data, with the shapes of what leaves them.",
     "j_chain": "The norm of the loss's gradient after every link, and how well analytic and numeric derivatives agree.",
 }
 
 
-def write_story(path: Path, points: tuple[Tensor, Tensor], pictures: Mapping[str, bytes]) -> Path:
+def write_story(
+    path: Path,
+    points: tuple[Tensor, Tensor],
+    pictures: Mapping[str, bytes],
+    writings: Sequence[tuple[int, str]] = (),
+) -> Path:
     """Writes the page and returns its path.
 
     Args:
         points: x and y [n] of the line's data.
         pictures: PNG files by the names of `SHOWN`; what is missing is left out.
+        writings: steps of a Transformer's training, and what it wrote after each.
     """
     data = f'<script type="application/json" id="data">{json.dumps(_data(points))}</script>'
     script = f"{data}<script>{SCRIPT.read_text(encoding='utf-8')}</script>"
-    body = f"<style>{STYLE}</style>" + "".join(
-        [_line(pictures), _walks(pictures), _shapes(pictures), _fitting(pictures), _chain(pictures), script]
-    )
+    parts = [_line(pictures), _walks(pictures), _shapes(pictures), _fitting(pictures)]
+    parts += [_writing(pictures, writings), _chain(pictures)]
+    body = f"<style>{STYLE}</style>" + "".join(parts) + script
     with replacing(path) as temporary:
         temporary.write_text(page("The story · splatlearn", _TOP, body), encoding="utf-8")
     return path
@@ -165,10 +175,24 @@ error, by formulas written out in this page, with Adam.</p>
 {_figure(pictures, "g_scene")}{_figure(pictures, "h_pipeline")}</section>"""
 
 
+def _writing(pictures: Mapping[str, bytes], writings: Sequence[tuple[int, str]]) -> str:
+    samples = "".join(
+        f'<div class="card pane"><p>after <b>{step}</b> steps</p><pre class="written">{html.escape(text)}</pre></div>'
+        for step, text in writings
+    )
+    shown = _figure(pictures, "i_attention") + _figure(pictures, "i_modules")
+    if not samples and not shown:
+        return ""
+    return f"""<section id="writing"><h2>5 · The same walk makes a Transformer a writer</h2>
+<p>Its loss is how much the next character surprises it. It reads Python's own documentation, a few hundred windows of
+48 characters at a time, and walks downhill by the same loop: first come the letters and blanks, then words.</p>
+<div class="live">{samples}</div>{shown}</section>"""
+
+
 def _chain(pictures: Mapping[str, bytes]) -> str:
     shown = _figure(pictures, "j_chain")
     if not shown:
         return ""
-    return f"""<section id="chain"><h2>5 · All of it works because each step can be differentiated</h2>
+    return f"""<section id="chain"><h2>6 · All of it works because each step can be differentiated</h2>
 <p>The chain rule multiplies the derivatives of all links between a parameter and the loss. One link that passes nothing
 on cuts off everything before it: <code>splatlearn check-gradients</code> finds it.</p>{shown}</section>"""

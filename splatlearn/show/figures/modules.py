@@ -10,17 +10,21 @@ from splatlearn.show.figures.style import BLUE, INK, ORANGE, RULE, SKY, SOFT, ne
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MOST = 26  # blocks drawn of a long model
+MOST = 30  # blocks drawn of a long model
 
 
 class Block(NamedTuple):
-    """A module as it ran: its path in the model, class, output shape, count of parameters, and depth of nesting."""
+    """A module as it ran: its path in the model, class, output shape, count of parameters, and depth of nesting.
+
+    The depth counts the blocks around it that are listed too; `name` is the path within the innermost of these.
+    """
 
     path: str
     kind: str
     shape: tuple[int, ...]
     parameters: int
     depth: int
+    name: str
 
 
 def blocks_of(model: torch.nn.Module, run: Callable[[], Any]) -> list[Block]:
@@ -48,10 +52,13 @@ def blocks_of(model: torch.nn.Module, run: Callable[[], Any]) -> list[Block]:
     finally:
         for hook in hooks:
             hook.remove()
-    return [
-        Block(name, type(named[name]).__name__, shapes.get(name, ()), _size(named[name]), name.count("."))
-        for name in entered
-    ]
+    blocks = []
+    for path in entered:
+        around = [each for each in entered if path.startswith(f"{each}.")]
+        name = path[max((len(each) + 1 for each in around), default=0) :]
+        module = named[path]
+        blocks.append(Block(path, type(module).__name__, shapes.get(path, ()), _size(module), len(around), name))
+    return blocks
 
 
 def _size(module: torch.nn.Module) -> int:
@@ -64,7 +71,7 @@ def modules_figure(blocks: list[Block], title: str) -> "Figure":
     from matplotlib.patches import FancyBboxPatch
 
     shown = blocks[:MOST]
-    figure = new_figure(0.34 * len(shown) + 0.9)
+    figure = new_figure(0.27 * len(shown) + 0.8)
     axes = figure.add_subplot()
     for row, block in enumerate(shown):
         left = 0.05 * block.depth
@@ -79,7 +86,7 @@ def modules_figure(blocks: list[Block], title: str) -> "Figure":
             ec=INK,
         )
         axes.add_patch(box)
-        axes.text(left + 0.012, row + 0.5, f"{block.kind}  {block.path}", va="center", fontsize=7.5)
+        axes.text(left + 0.012, row + 0.5, f"{block.kind}  {block.name}", va="center", fontsize=7.5)
         axes.text(
             0.65, row + 0.5, "×".join(map(str, block.shape)), va="center", family="DejaVu Sans Mono", fontsize=7.5
         )
