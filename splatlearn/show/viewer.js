@@ -26,7 +26,7 @@ const canvas = $("scene"), scene = JSON.parse($("told").textContent);
 const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
 const MOVING = 250;   // milliseconds after a movement during which a coarser picture is good enough
 const viewer = {pose: null, target: null, view: 0, splats: null, pictures: 0, coarse: 1, failed: ""};
-let due = false, moved = 0, turning = false, flight = null, slow = 0, before = 0;
+let due = false, moved = 0, turning = false, flight = null, before = 0;
 
 const depthRow = ({turn, eye}) => [...turn[2], -dot(turn[2], eye)];
 function lens(width, height) {   // of the present view, between wholly seen and filling, as the window is another shape
@@ -52,18 +52,19 @@ function frame(now) {
   due = false;
   const moving = now - moved < MOVING, passed = now - before;
   before = now;
-  if (moving && passed < 400) {   // slow pictures while moving: coarser ones; fast again: finer ones
-    slow = 0.8 * slow + 0.2 * passed;
-    if (slow > 45 && viewer.coarse > 0.35) { viewer.coarse *= 0.8; slow = 30; }
-    else if (slow < 20 && viewer.coarse < 1) { viewer.coarse = Math.min(1, viewer.coarse * 1.1); slow = 30; }
-  }
   if (flight) flight(now);
   if (turning) swing(-0.00025 * Math.min(passed, 100), 0);
   draw();
+  if (moving) requestAnimationFrame(later => paced(later - now));
   if (flight || turning) wake();
   else if (moving && viewer.coarse < 1) setTimeout(wake, MOVING + 20);   // the fine picture at rest
 }
 function changed() { moved = performance.now(); viewer.splats.sort(depthRow(viewer.pose)); wake(); }
+
+function paced(passed) {   // pictures that take long while moving become coarser, until they are quick again
+  if (passed > 50) viewer.coarse = Math.max(0.35, viewer.coarse * Math.max(0.5, Math.sqrt(40 / passed)));
+  else if (passed < 20) viewer.coarse = Math.min(1, viewer.coarse * 1.04);
+}
 
 // ---- movements ----
 
