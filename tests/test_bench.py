@@ -11,7 +11,7 @@ import tiny_scene
 import torch
 from conftest import BACKENDS
 
-from splatlearn.bench import contenders, inputs, pairs, peaks, scaling, work
+from splatlearn.bench import contenders, determinism, inputs, pairs, peaks, scaling, table, work
 from splatlearn.bench.clock import timed_stages
 from splatlearn.bench.command_peer import CommandPeer
 from splatlearn.bench.race import largest_difference, race
@@ -149,6 +149,32 @@ def test_every_stage_of_a_step_is_timed_and_known(backend: str) -> None:
     assert names <= known, "a stage has no work, so that its roofline is missing"
     assert len(names) == 8, "a stage of the step is not timed"
     assert all(wall >= 0 and cpu >= 0 for wall, cpu in clock.seconds().values())
+
+
+def test_the_price_of_determinism(backend: str) -> None:
+    if backend == "cuda":
+        pytest.skip("the scene below is on the CPU")
+    price = determinism.price_of_determinism(opaque(), 2)
+    if backend == "cpu":
+        assert "one backward" in price["note"]
+    else:
+        assert price["deterministic_ms"] > 0 and price["atomic_ms"] > 0
+        for text in ("price of determinism", "with atomics"):
+            assert text in table._determinism({"determinism": price})[0]
+
+
+def test_both_kinds_of_backward_are_timed(monkeypatch: pytest.MonkeyPatch, emulated_library: Path) -> None:
+    kinds = []
+    real = native.call
+
+    def call(stage: str, params: Any, tensor: torch.Tensor) -> None:
+        kinds.extend([params.atomic] if stage == "rasterize_backward" else [])
+        real(stage, params, tensor)
+
+    monkeypatch.setattr(native, "call", call)
+    with native.emulated(emulated_library):
+        determinism.price_of_determinism(opaque(), 1)
+    assert kinds == [0, 1] * 3, "the atomic variant is not what is timed, or not in alternation"
 
 
 # ---- inputs ----
