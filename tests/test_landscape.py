@@ -1,19 +1,25 @@
 """Landscapes: grids, planes and paths are what they claim, for a neuron, a small network and a scene of Gaussians."""
 
 import math
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
 import pytest
 import tiny_scene
 import torch
 
 from splatlearn.errors import SplatlearnError
 from splatlearn.landscape import Trajectory, describe, hessian_plane, landscape, random_plane, trajectory_plane
-from splatlearn.landscape.parameters import flatten
+from splatlearn.landscape.parameters import flatten, unflatten
 from splatlearn.line import LineTask, hard
 from splatlearn.line.landscape import NeuronPath, bowl_grid, grid, surface
 from splatlearn.loop import fit
 from splatlearn.ops.photometric import photometric_loss
+from splatlearn.text.corpus import Corpus
+from splatlearn.text.evaluation import nats
+from splatlearn.text.task import TextTask
+from splatlearn.text.transformer import Transformer
 
 
 def line() -> tuple[LineTask, Trajectory]:
@@ -159,32 +165,122 @@ def test_a_scenes_landscape() -> None:
             assert found.plane.eigenvalues is not None and found.plane.eigenvalues[0] > 0, "no curvature is found"
 
 
-def test_a_transformers_landscape() -> None:
-    torch.manual_seed(0)
-    layer = torch.nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
-    model = torch.nn.Sequential(torch.nn.Embedding(9, 16), layer, torch.nn.Linear(16, 9))
-    tokens = torch.arange(48).remainder(7).reshape(4, 12)
+def test_a_growing_scenes_path_begins_anew() -> None:
+    class Growing:
+        def __init__(self) -> None:
+            self.value = torch.zeros(3, 2)
 
-    def loss(model: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.cross_entropy(model(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten())
+        def named_parameters(self) -> list[tuple[str, torch.Tensor]]:
+            return [("means", self.value)]
 
-    optimizer, snapshots = torch.optim.Adam(model.parameters(), 0.01), []
-    for _ in range(12):
+    task, trajectory = Growing(), Trajectory(every=2)
+    trajectory.on_start(0, task)  # type: ignore[arg-type]
+    for step in range(1, 11):
+        task.value = torch.full((3 if step < 5 else 4, 2), float(step * step))
+        task.value[0, 0] = step
+        trajectory.on_step(step, 0.0, task)  # type: ignore[arg-type]
+    assert [len(snapshot["means"]) for snapshot in trajectory.snapshots] == [4, 4, 4], "spaces are mixed"
+    assert trajectory.begun == 6, "the path's beginning is told wrongly"
+    plane = trajectory_plane(trajectory.snapshots)
+    assert sum(plane.explained or ()) == pytest.approx(1.0), "the path after growth spans no plane"
+
+
+# ---- a Transformer ----
+
+
+def transformer(attention: Literal["fused", "written"] = "written") -> Transformer:
+    config = Transformer.Config(7, 8, 8, 2, 1, feed_forward=8, attention=attention)
+    return Transformer(config, torch.Generator().manual_seed(0)).double()
+
+
+def text_loss(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    return nats(model(tokens[:, :-1]), tokens[:, 1:]) / tokens[:, 1:].numel()
+
+
+TOKENS = torch.arange(36).square().remainder(7).reshape(4, 9)
+
+
+@pytest.fixture(scope="module")
+def path() -> list[dict[str, torch.Tensor]]:
+    """Snapshots of a training of `transformer`."""
+    model, snapshots = transformer(), []
+    optimizer = torch.optim.SGD(model.parameters(), 0.5)
+    for _ in range(25):
         snapshots.append({name: value.detach().clone() for name, value in model.named_parameters()})
         optimizer.zero_grad()
-        loss(model, tokens).backward()
+        text_loss(model, TOKENS).backward()
         optimizer.step()
-    for kind in ("random", "trajectory", "hessian"):
-        found = landscape(model, loss, tokens, plane=kind, trajectory=snapshots, size=5, progress=False)
-        assert torch.isfinite(found.losses).all() and found.losses.std() > 1e-3, f"{kind}: the landscape is flat"
-        if kind == "trajectory":
-            begin, end = (float(loss_at(model, loss, tokens, snapshots[i])) for i in (0, -1))
-            assert end < begin and sum(found.plane.explained or ()) > 0.8, "the plane misses where training went"
+    return snapshots
+
+
+@pytest.mark.parametrize("kind", ["random", "trajectory", "hessian"])
+def test_a_transformers_landscape(kind: Any, path: list[dict[str, torch.Tensor]]) -> None:
+    model = transformer()
+    model.load_state_dict(path[-1], strict=False)
+    before = flatten(dict(model.named_parameters()))
+    found = landscape(
+        model, text_loss, TOKENS, plane=kind, trajectory=path, size=5, progress=False,
+        generator=torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    assert torch.equal(flatten(dict(model.named_parameters())), before), "the parameters were left elsewhere"
+    assert found.losses.std() > 1e-3, "the landscape is flat"
+    one, two = (flatten(direction) for direction in found.plane.directions)
+    for row, column in ((0, 0), (2, 2), (4, 1)):
+        place = before + found.a[column] * one + found.b[row] * two
+        moved = transformer()
+        moved.load_state_dict(unflatten(place, dict(model.named_parameters())), strict=False)
+        with torch.no_grad():
+            expected = float(text_loss(moved, TOKENS))
+        assert float(found.losses[row, column]) == pytest.approx(expected, abs=1e-9), "a loss is not that of its place"
+    if kind == "random":
+        weight, filters = model.embedding.tokens.weight, found.plane.directions[0]["embedding.tokens.weight"]
+        assert torch.allclose(filters.norm(dim=1), weight.norm(dim=1)), "a token's direction has another length"
+    if kind == "trajectory":
+        walked = torch.stack([flatten(snapshot) for snapshot in path])
+        spread = torch.linalg.svdvals(walked - walked.mean(dim=0)).square()
+        assert found.plane.explained == pytest.approx((spread[:2] / spread.sum()).tolist()), "another share is told"
+        assert found.path[0].norm() > 1 and found.path[-1].norm() < 1e-9, "the path does not end at the model"
+
+
+@pytest.mark.parametrize("attention", ["fused", "written"])
+def test_a_transformers_curvature(attention: Literal["fused", "written"], path: list[dict[str, torch.Tensor]]) -> None:
+    exact = transformer()
+    exact.load_state_dict(path[-1], strict=False)
+    values = list(exact.parameters())
+    slope = torch.autograd.grad(text_loss(exact, TOKENS), values, create_graph=True)
+    flat = torch.cat([each.flatten() for each in slope])
+    rows = (torch.autograd.grad(each, values, retain_graph=True) for each in flat)
+    dense = torch.linalg.eigvalsh(torch.stack([torch.cat([g.flatten() for g in row]) for row in rows]))
+    model = transformer(attention)
+    model.load_state_dict(path[-1], strict=False)
+    plane = hessian_plane(model, text_loss, TOKENS, torch.Generator().manual_seed(0), rounds=60)
+    assert plane.eigenvalues == pytest.approx(dense[-2:].flip(0).tolist(), rel=1e-4), "not the largest curvatures"
+
+
+def test_a_text_tasks_path(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("the cat sat on the mat, and the dog sat on the log.\n" * 60)
+    data = Corpus.Config(path=str(text), cache=str(tmp_path / "cache"))
+    shape = Transformer.Config(context=16, width=16, heads=2, layers=1)
+    task = TextTask(TextTask.Config(data=data, model=shape, steps=40, device="cpu"))
+    trajectory = Trajectory(every=4)
+    fit(task, 40, callbacks=[trajectory], progress=False)
+    batch = task.test.batch(np.arange(4) * 16)
+
+    def loss(model: torch.nn.Module, batch: Any) -> torch.Tensor:
+        return nats(model(batch.tokens), batch.targets) / batch.targets.numel()
+
+    found = landscape(
+        task.model, loss, batch, plane="trajectory", trajectory=trajectory.snapshots, size=5, progress=False
+    )
+    assert len(found.path) == 11 and sum(found.plane.explained or ()) > 0.7, "the plane misses where training went"
+    begin, end = (loss_at(task.model, loss, batch, trajectory.snapshots[i]) for i in (0, -1))
+    assert end < begin, "training goes uphill"
 
 
 def loss_at(model: torch.nn.Module, loss: Any, batch: torch.Tensor, snapshot: dict[str, torch.Tensor]) -> torch.Tensor:
     with torch.no_grad():
-        model.load_state_dict(snapshot)
+        model.load_state_dict(snapshot, strict=False)  # what is tied is there once
         value: torch.Tensor = loss(model, batch)
         return value
 

@@ -26,21 +26,35 @@ class Landscape:
 
 
 class Trajectory(Callback):
-    """Keeps a copy of all parameters before the first step and after every ``every``-th."""
+    """Keeps a copy of all parameters before the first step and after every ``every``-th.
+
+    Points of spaces of different dimensions lie on no plane together: where a scene gains or loses Gaussians, a new
+    path begins, and only the last one is kept. ``begun`` is the step of its first point.
+    """
 
     def __init__(self, every: int = 1) -> None:
         self.every = every
+        self.begun = 0
         self.snapshots: list[dict[str, Tensor]] = []
 
     def on_start(self, start: int, task: AnyTask) -> None:
-        self._keep(task)
+        self._keep(start, task)
 
     def on_step(self, step: int, loss: float, task: AnyTask) -> None:
         if step % self.every == 0:
-            self._keep(task)
+            self._keep(step, task)
 
-    def _keep(self, task: AnyTask) -> None:
-        self.snapshots.append({name: value.detach().clone() for name, value in task.named_parameters()})
+    def _keep(self, step: int, task: AnyTask) -> None:
+        here = {name: value.detach().clone() for name, value in task.named_parameters()}
+        if self.snapshots and _shapes(self.snapshots[-1]) != _shapes(here):
+            self.snapshots.clear()
+        if not self.snapshots:
+            self.begun = step
+        self.snapshots.append(here)
+
+
+def _shapes(parameters: Parameters) -> dict[str, list[int]]:
+    return {name: list(value.shape) for name, value in parameters.items()}
 
 
 def landscape(
