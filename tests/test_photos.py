@@ -1,4 +1,4 @@
-"""Every pixel format becomes the 8-bit RGB that it means; pictures are decoded once, within the budget."""
+"""Every pixel format becomes the 8-bit RGB that it means."""
 
 import io
 import struct
@@ -12,9 +12,6 @@ from colmap_samples import noise
 from PIL import Image
 
 from splatlearn.errors import SplatlearnError
-from splatlearn.scene.colmap_records import Lens
-from splatlearn.scene.lens import pinhole_views
-from splatlearn.scene.photo_store import PhotoSource, PhotoStore
 from splatlearn.scene.photos import photo_size, read_photo, shrink
 
 RGB16, GREY16, GREY_ALPHA16, RGBA16 = 2, 0, 4, 6  # PNG's colour types
@@ -195,60 +192,3 @@ def test_shrink_rounds_the_mean_and_cuts_the_rest() -> None:
         assert np.abs(shrink(photo, factor).numpy() - expected).max() <= 0.5, f"not the mean at {factor}"
     white = torch.full((4, 4, 3), 255, dtype=torch.uint8)
     assert torch.equal(shrink(white, 4), white[:1, :1]), "sums must not overflow 8 bits"
-
-
-class TestPhotoStore:
-    def store(self, tmp_path: Path, count: int, memory_bytes: int) -> PhotoStore:
-        lens = Lens(1, "OPENCV", 160, 120, (125, 126, 80, 59, -0.1, 0.02, 0.004, -0.003))
-        (view,) = pinhole_views(lens, (160, 120), (1.0, 1.0))
-        sources = {}
-        for number in range(count):
-            path = tmp_path / f"{number}.png"
-            Image.fromarray(noise(160, 120, number)).save(path)
-            sources[str(number)] = PhotoSource(path, (160, 120), view)
-        self.bytes = view.width * view.height * 3
-        return PhotoStore(sources, memory_bytes=memory_bytes)
-
-    def test_what_fits_is_decoded_once(self, tmp_path: Path) -> None:
-        store = self.store(tmp_path, 5, 1 << 30)
-        assert store.check() == {} and store.decoded == 5
-        for name in list(store.sources) * 2:
-            store.load(name)
-        assert store.decoded == 5, "decoded again though it was in memory"
-
-    def test_the_budget_holds_and_the_oldest_goes(self, tmp_path: Path) -> None:
-        self.store(tmp_path, 1, 0)
-        store = self.store(tmp_path, 4, 2 * self.bytes + 100)
-        for name in ("0", "1", "0", "2"):
-            store.load(name)
-        assert store.kept_bytes == 2 * self.bytes, "more is kept than the budget allows"
-        assert store.decoded == 3
-        store.load("0")
-        assert store.decoded == 3, "0 was used after 1, so 1 had to go"
-        store.load("1")
-        assert store.decoded == 4
-
-    def test_no_budget_keeps_nothing(self, tmp_path: Path) -> None:
-        store = self.store(tmp_path, 2, 0)
-        first = store.load("0")
-        assert torch.equal(first, store.load("0")) and store.decoded == 2 and store.kept_bytes == 0
-
-    def test_prefetched_pictures_are_the_same(self, tmp_path: Path) -> None:
-        store, calm = self.store(tmp_path, 6, 1 << 30), self.store(tmp_path, 6, 1 << 30)
-        store.prefetch(store.sources)
-        store.prefetch(store.sources)
-        for name in store.sources:
-            assert torch.equal(store.load(name), calm.load(name)), "threads changed a picture"
-        assert store.decoded == 6, "a picture on its way was decoded twice"
-
-    def test_files_that_change_meanwhile(self, tmp_path: Path) -> None:
-        store = self.store(tmp_path, 2, 0)
-        Image.fromarray(noise(80, 60)).save(tmp_path / "0.png")
-        (tmp_path / "1.png").unlink()
-        with pytest.raises(SplatlearnError, match=r"0\.png changed its size"):
-            store.load("0")
-        store.prefetch(["1"])
-        with pytest.raises(SplatlearnError, match=r"1\.png is missing"):
-            store.load("1")
-        Image.fromarray(noise(160, 120, 1)).save(tmp_path / "1.png")
-        assert store.load("1").shape[2] == 3, "a failure of the past must not stick"

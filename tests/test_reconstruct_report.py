@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import sfm_photos
+import yaml
 from sfm_photos import hashes
 
 from splatlearn import cli
-from splatlearn.commands.reconstruct import ready
+from splatlearn.commands.reconstruct import is_photographs, ready
 from splatlearn.errors import SplatlearnError
 from splatlearn.scene.reconstruct.gather import Photo
 from splatlearn.scene.reconstruct.phases import Pairs
@@ -99,14 +100,26 @@ class TestCommand:
     def test_from_photographs_to_a_run(self, photos: Path, tmp_path: Path, capsys: Any) -> None:
         """`train` on bare photographs with leave to reconstruct, then again, when that is done."""
         before = hashes(photos)
-        for number in (1, 2):
-            words = ["train", "configs/scene.yaml", "--data.path", str(photos), "--out", str(tmp_path / str(number))]
-            words[1] = str(Path(__file__).resolve().parents[1] / words[1])
-            assert cli.main([*words, "--steps", "2", "--data.reconstruct", "yes"]) == 0, capsys.readouterr().err
+        config = Path(__file__).resolve().parents[1] / "configs" / "scene.yaml"
+        for number, words in ((1, [config, "--data.path", photos]), (2, [photos])):  # with a config, and without one
+            more = ["--out", tmp_path / str(number), "--steps", 2, "--data.reconstruct", "yes"]
+            assert cli.main(["train", *map(str, [*words, *more])]) == 0, capsys.readouterr().err
+        one, other = (yaml.safe_load((tmp_path / name / "config.yaml").read_text()) for name in "12")
+        assert one | {"out": ""} == other | {"out": ""}, "without a config another recipe is taken"
         told = capsys.readouterr().out
         assert "6 of 6 photographs placed" in told and "was reconstructed before: learning from" in told
         assert hashes(photos) == before and (photos.parent / "photos_colmap" / "sparse" / "0").is_dir()
         assert f"path: {photos.parent / 'photos_colmap'}" in (tmp_path / "1" / "config.yaml").read_text()
+
+    def test_what_train_takes_for_photographs(self, photos: Path, tmp_path: Path) -> None:
+        (tmp_path / "runs").mkdir()
+        (tmp_path / "runs" / "config.yaml").touch()
+        (tmp_path / "model" / "sparse").mkdir(parents=True)
+        (tmp_path / "walk.MP4").touch()
+        taken = [
+            is_photographs(tmp_path / name) for name in ("model", "walk.MP4", "runs", "runs/config.yaml", "nowhere")
+        ]
+        assert taken == [True, True, False, False, False] and is_photographs(photos)
 
     def test_without_a_terminal_the_command_is_named(self, photos: Path, tmp_path: Path, monkeypatch: Any) -> None:
         bare = sfm_photos.make(tmp_path / "bare photos", 2)

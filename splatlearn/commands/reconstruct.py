@@ -13,6 +13,8 @@ from splatlearn.commands.arguments import Parser
 from splatlearn.errors import SplatlearnError
 from splatlearn.loop import Interrupted
 
+VIDEOS = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".mts", ".3gp")
+
 
 def run(words: list[str]) -> None:
     parser = Parser("reconstruct", __doc__)
@@ -89,6 +91,13 @@ def ready(path: str, answer: str) -> str:
             raise SplatlearnError(f"{source} is {what}, and without cameras nothing can be learned")
     reconstruct_told(photos, out)
     return str(out)
+
+
+def is_photographs(path: Path) -> bool:
+    """Whether `train` is given pictures and not a config: a COLMAP folder, one of photographs, or a video."""
+    if path.is_dir():
+        return (path / "sparse").is_dir() or _photographs_at(path) is not None
+    return path.is_file() and path.suffix.lower() in VIDEOS
 
 
 def _photographs_at(source: Path) -> Path | None:

@@ -1,6 +1,5 @@
 """splatlearn train: learns what a config says, evaluates it, and leaves a run folder."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -12,18 +11,21 @@ from splatlearn import loop
 from splatlearn import run as runs
 from splatlearn.commands import eval as evaluation
 from splatlearn.commands.opened import CONFIG, config_of, task_class
-from splatlearn.commands.reconstruct import ready
+from splatlearn.commands.reconstruct import is_photographs, ready
 from splatlearn.commands.view import live_options, live_view
 from splatlearn.commands.watching import watching
 from splatlearn.errors import SplatlearnError
-from splatlearn.files import replacing
 
 USAGE = """usage: splatlearn train CONFIG [--key.sub value ...] [--viewer [--viewer-port N] [--viewer-host HOST]]
+       splatlearn train PHOTOS [--key.sub value ...]
        splatlearn train --resume RUN
 
 Learns what CONFIG says (configs/line.yaml, scene.yaml, text.yaml or another there) into a new run folder; Ctrl-C saves.
+PHOTOS, a COLMAP folder, a folder of photographs or a video, is learned by the recipe of configs/scene.yaml.
 --resume goes on from the last checkpoint of RUN, bit for bit as if it had never stopped (on the CPU).
 --viewer shows a scene in the browser while it learns, with pause, resume, step and charts."""
+
+RECIPE = ["--densify.cap", "150000"]  # what configs/scene.yaml sets, which is not installed with the package
 
 
 def run(words: list[str]) -> None:
@@ -39,6 +41,11 @@ def run(words: list[str]) -> None:
     if not words:
         raise SplatlearnError("expected a config file such as configs/scene.yaml first, got nothing")
     path = Path(words[0])
+    if is_photographs(path):
+        from splatlearn.scene.task import SceneTask
+
+        start(SceneTask, configs.load(SceneTask.Config, None, [*RECIPE, "--data.path", *words]), live)
+        return
     if words[0].startswith("-") or not path.is_file():
         raise SplatlearnError(f"expected a config file such as configs/scene.yaml first, got {words[0]!r}")
     cls = task_class(path)
@@ -118,19 +125,11 @@ def _evaluate_now(step: int, task: Any, folder: Path) -> None:
         result = task.evaluate()
         told = ", ".join(f"{name} {value:.4g}" for name, value in result.items())
         tqdm.write(f"step {step:,}, held out: {told}")
-    _add_line(folder / "eval" / "history.jsonl", {"step": step, **result})
+    evaluation.add_line(folder / "eval" / "history.jsonl", {"step": step, **result})
 
 
 def _sample_now(step: int, task: Any, folder: Path) -> None:
     """A sample while training: told, and one line in eval/samples.jsonl."""
     sample = task.sample(step)
     tqdm.write(f"step {step:,}, a sample:\n{sample['prompt']}{sample['text']}\n")
-    _add_line(folder / "eval" / "samples.jsonl", sample)
-
-
-def _add_line(path: Path, row: dict[str, Any]) -> None:
-    """Adds a line of a step; those of later steps, of a run that stopped after its last checkpoint, go."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    kept = [line for line in lines if json.loads(line)["step"] < row["step"]]
-    with replacing(path) as temporary:
-        temporary.write_text("\n".join([*kept, json.dumps(row)]) + "\n", encoding="utf-8")
+    evaluation.add_line(folder / "eval" / "samples.jsonl", sample)
