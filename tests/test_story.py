@@ -57,6 +57,16 @@ def test_the_page_holds_all_it_shows(page: Path, task: LineTask, tmp_path: Path)
         assert text.count(f'alt="{told.replace(chr(39), "&#x27;")}"') == 1, f"a figure is missing: {told}"
     bare = write_story(tmp_path / "bare.html", (task.points.x, task.points.y), {}).read_text(encoding="utf-8")
     assert "<img src" not in bare and 'id="chain"' not in bare, "a figure that is not there leaves a hole"
+    assert 'id="writing"' not in bare, "a Transformer that was not trained is told of"
+
+
+def test_what_a_transformer_writes_is_shown_as_text(tmp_path: Path, task: LineTask) -> None:
+    points, writings = (task.points.x, task.points.y), [(0, "a<b>&c\n  d"), (800, "the class")]
+    text = write_story(tmp_path / "story.html", points, {}, writings).read_text(encoding="utf-8")
+    assert "a&lt;b&gt;&amp;c\n  d</pre>" in text and "the class</pre>" in text, (
+        "what was written becomes part of the page"
+    )
+    assert text.index("<b>0</b> steps") < text.index("<b>800</b> steps"), "the order is not that of learning"
 
 
 @needs_browser

@@ -184,8 +184,8 @@ def _writing(pictures: Mapping[str, bytes], writings: Sequence[tuple[int, str]])
     if not samples and not shown:
         return ""
     return f"""<section id="writing"><h2>5 · The same walk makes a Transformer a writer</h2>
-<p>Its loss is how much the next character surprises it. It reads Python's own documentation, a few hundred windows of
-48 characters at a time, and walks downhill by the same loop: first come the letters and blanks, then words.</p>
+<p>Its loss is how much the next character surprises it. It reads short windows of Python's own documentation, and
+walks downhill by the same loop: first come the letters and blanks, then words.</p>
 <div class="live">{samples}</div>{shown}</section>"""
 
 
