@@ -1,6 +1,7 @@
 """The report of a run: it shows what there is, survives what is damaged, runs no stranger's HTML, answers clicks."""
 
 import json
+import time
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import tiny_scene
 from browser import CHROMIUM, Browser
+from PIL import Image
 
 from splatlearn.errors import SplatlearnError
 from splatlearn.show import report, report_views
@@ -222,6 +224,46 @@ def test_the_report_answers(tmp_path: Path, browser: Browser, width: int, dark: 
     assert browser.ask(shown) == "block", "the error map does not show"
     assert browser.ask("document.querySelector('.swipe [data-error]').ariaPressed") == "true", "nothing tells it is on"
     assert browser.complaints() == [], "an error, or a request"
+
+
+@needs_browser
+def test_the_scene_opens_in_the_page(tmp_path: Path, browser: Browser) -> None:
+    run = with_views(scene_run(tmp_path))
+    tiny_scene.gaussians().save_ply(run / "point_cloud.ply")
+    browser.open(write_report(run))
+    assert browser.ask("document.querySelectorAll('iframe').length") == 0, "it is drawn before anyone asks for it"
+    browser.click("[data-scene]")
+    x, y, width, height = browser.place("iframe")
+    picture, end = tmp_path / "window.png", time.monotonic() + 30
+    while time.monotonic() < end:
+        browser.photograph(picture, whole=False)
+        shown = np.asarray(Image.open(picture).convert("RGB").crop((int(x), int(y), int(x + width), int(y + height))))
+        if shown.std(axis=(0, 1)).min() > 25:
+            break
+    assert shown.std(axis=(0, 1)).min() > 25, "the viewer shows no scene"
+    assert browser.complaints() == [], "an error, or a request"
+    (run / "point_cloud.ply").write_bytes(b"ply\nformat")
+    page = Page(write_report(run))
+    assert all("data-scene" not in attrs for _, attrs in page.tags) and "Held-out" in page.text, "a damaged PLY"
+
+
+def test_report_of_a_text(tmp_path: Path) -> None:
+    (tmp_path / "eval").mkdir()
+    (tmp_path / "config.yaml").write_text("task: text\n")
+    (tmp_path / "eval" / "metrics.json").write_text(
+        '{"loss": 1.5, "bits_per_byte": 2.164, "perplexity": 4.48, "steps": 9}'
+    )
+    lines = [{"step": s, "loss": 4 / s, "bits_per_byte": 5 / s} for s in (1, 2, 3)]
+    (tmp_path / "eval" / "history.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    samples = [{"step": s, "prompt": "<b>to ", "text": f"be {s} &"} for s in range(9)]
+    rows = [*map(json.dumps, samples), "{", '{"text": 3}', "[" * 100_000]
+    (tmp_path / "eval" / "samples.jsonl").write_text("\n".join(rows))
+    page = Page(write_report(tmp_path))
+    assert "2.164 bits a byte" in page.text and "In 9 steps" in page.text, "what was learned is not told"
+    assert sum("data-curve" in attrs for _, attrs in page.tags) == 2, "the held-out curves are not drawn"
+    assert page.text.count("<b>to ") == 6 and page.text.index("be 8 &") < page.text.index("be 3 &"), (
+        "the last come first"
+    )
 
 
 @needs_browser

@@ -12,7 +12,8 @@ import torch
 from splatlearn import checkpoint, config, loop, run
 from splatlearn.commands import train as training
 from splatlearn.errors import SplatlearnError
-from splatlearn.scene.evaluate import HIGHEST_PSNR, evaluate
+from splatlearn.scene.evaluate import evaluate
+from splatlearn.scene.metrics import HIGHEST_PSNR
 from splatlearn.scene.task import SceneTask, View, reduced
 
 STEPS = 40

@@ -29,6 +29,8 @@ def evaluate_run(task: Any, folder: Path, step: int, *, lpips: bool = False) -> 
     result |= {"steps": step, "train_seconds": lines[-1]["seconds"] if lines else 0.0}
     if hasattr(task, "points"):
         _write_points(folder, task.points)
+    if hasattr(task, "sample"):
+        add_line(folder / "eval" / "samples.jsonl", task.sample(step))
     _write_json(folder / "eval" / "metrics.json", result)
     write_report(folder)
     return result
@@ -90,6 +92,14 @@ def write_versions(folder: Path) -> None:
             "CUDA of torch": torch.version.cuda if cuda else None,
         },
     )
+
+
+def add_line(path: Path, row: dict[str, Any]) -> None:
+    """Adds a line of a step; those of later steps, of a run that stopped after its last checkpoint, go."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    kept = [line for line in lines if json.loads(line)["step"] < row["step"]]
+    with replacing(path) as temporary:
+        temporary.write_text("\n".join([*kept, json.dumps(row)]) + "\n", encoding="utf-8")
 
 
 def _write_json(path: Path, content: dict[str, Any], indent: int | None = 1) -> None:

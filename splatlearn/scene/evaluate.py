@@ -10,9 +10,8 @@ from tqdm import tqdm
 
 from splatlearn.scene import metrics
 from splatlearn.scene.cameras import Camera
+from splatlearn.scene.metrics import HIGHEST_PSNR
 from splatlearn.scene.task import SceneTask
-
-HIGHEST_PSNR = 100.0  # dB; where a picture is its photograph, of which the PSNR is infinite and no number of JSON
 
 
 @torch.no_grad()

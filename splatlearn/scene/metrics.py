@@ -16,6 +16,7 @@ from splatlearn.errors import SplatlearnError
 
 Image = torch.Tensor | np.ndarray
 Network = Literal["vgg", "alex"]
+HIGHEST_PSNR = 100.0  # dB; where a picture is its photograph, of which the PSNR is infinite and no number of JSON
 
 
 def psnr(image: Image, target: Image, mask: torch.Tensor | None = None) -> float:

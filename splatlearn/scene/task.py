@@ -19,6 +19,7 @@ from splatlearn.scene.exposure import Exposures
 from splatlearn.scene.gaussians import NAMES, Gaussians, Rendering
 from splatlearn.scene.masks import fitted, masked, whole
 from splatlearn.scene.memory import learned_bytes, mebibytes, memory, reset_peak
+from splatlearn.scene.metrics import HIGHEST_PSNR, psnr
 from splatlearn.scene.optimizer import GaussianAdam
 from splatlearn.scene.staging import Staging
 
@@ -108,6 +109,7 @@ class SceneTask(Task[View, Rendering]):
         self._step = 0
         self._rendering: Rendering | None = None
         self._view: View | None = None  # of the last step
+        self._shown: Tensor | None = None  # what its photograph was compared with
         self._updated = True  # whether its update has been made, or at least sent to the device
         self._remade: Tensor | None = None  # its loss, where it had to be made again
 
@@ -154,6 +156,7 @@ class SceneTask(Task[View, Rendering]):
         image = output.image
         if self.exposures is not None:
             image = self.exposures(image, batch.camera.name)
+        self._shown = image.detach()
         loss = photometric_loss(*masked(image, batch.photo, batch.mask), self.config.lambda_dssim)
         return loss if self.exposures is None else loss + self.exposures.penalty()
 
@@ -223,7 +226,12 @@ class SceneTask(Task[View, Rendering]):
         return f"image {batch.camera.name!r}"
 
     def metrics(self) -> dict[str, Any]:
-        return {"num_gaussians": len(self.gaussians)}
+        """The count of Gaussians, and the PSNR in dB of the last step's picture against its photograph."""
+        found: dict[str, Any] = {"num_gaussians": len(self.gaussians)}
+        if self._shown is not None and self._view is not None:
+            likeness = psnr(self._shown.clamp(0, 1), self._view.photo, self._view.mask)
+            found["psnr"] = min(likeness, HIGHEST_PSNR)
+        return found
 
     def named_parameters(self) -> list[tuple[str, Tensor]]:
         exposures = [] if self.exposures is None else [("exposure", self.exposures.affine)]

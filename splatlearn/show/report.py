@@ -38,15 +38,17 @@ SCRIPT = Path(__file__).with_name("report.js")
 # key of metrics.jsonl -> title, note, hue; charts come in this order, unknown keys follow
 CURVES = {
     "loss": ("Loss", "how wrong the last answer was", 2),
-    "val_loss": ("Held-out loss", "on text never trained on", 4),
     "psnr": ("PSNR, dB", "likeness to the training photographs", 1),
     "test_psnr": ("Held-out PSNR, dB", "likeness to photographs never trained on", 1),
     "ssim": ("SSIM", "likeness of structure, 1 is equal", 1),
     "test_ssim": ("Held-out SSIM", "structure, on photographs never trained on", 1),
     "test_loss": ("Held-out loss", "on data never trained on", 4),
+    "test_bits_per_byte": ("Held-out bits a byte", "8 is guessing", 1),
     "num_gaussians": ("Gaussians", "how many the scene is made of", 3),
     "weight": ("Weight", "the slope of the line", 1),
     "bias": ("Bias", "where the line crosses x = 0", 3),
+    "tokens_per_second": ("Tokens a second", "read while learning", 3),
+    "gradient_norm": ("Norm of the gradient", "before it was clipped", 4),
     "step_ms": ("Milliseconds a step", "between two lines of the log", 3),
     "seconds": ("Seconds", "since the training began, pauses left out", 4),
 }
@@ -95,6 +97,7 @@ def write_report(run: Path | str) -> Path:
         _curves(found),
         report_views.views_section(found) or _views(found),
         report_space.space_section(found),
+        report_space.viewer_section(found),
         _numbers(found),
         _files(found),
         _next_steps(found),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
 VIDEO_TYPES = {".mp4": "video/mp4", ".gif": "image/gif"}
+HISTORY = ("psnr", "ssim", "lpips", "loss", "bits_per_byte")  # what is charted of evaluations while training
 FIRST_VIDEOS = ("orbit", "turntable")  # the best to begin with
 
 
@@ -108,7 +109,7 @@ def read_curves(text: str) -> dict[str, list[tuple[float, float]]]:
 def _history(folder: Path) -> dict[str, list[tuple[float, float]]]:
     """The curves of the evaluations made while training, under names of their own."""
     found = read_curves(_text(folder / "eval" / "history.jsonl"))
-    return {f"test_{key}": points for key, points in found.items() if key in ("psnr", "ssim", "lpips", "loss")}
+    return {f"test_{key}": points for key, points in found.items() if key in HISTORY}
 
 
 def _pairs(folder: Path) -> list[Pair]:
