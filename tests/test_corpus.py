@@ -11,7 +11,7 @@ from splatlearn.text import corpus as corpora
 from splatlearn.text import documents
 from splatlearn.text.corpus import Corpus, cache_folder
 from splatlearn.text.documents import Document, gather, paragraphs, split, text_of
-from splatlearn.text.tokenizers import KINDS
+from splatlearn.text.tokenizers import KINDS, BPETokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -110,6 +110,21 @@ def test_documents_are_kept_apart() -> None:
     parts, _ = split([Document(str(i), str(i), text=f"{i}{i}\n") for i in range(9)], 0.2, 0)
     text = "".join(text_of(parts))
     assert text.count("\n\n\n") == len(parts) - 1, "one document runs into the next"
+
+
+def test_a_given_tokenizer_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.txt").write_text(lines(200))
+    tokenizers = [BPETokenizer.train([text], 270) for text in ("abcabc" * 9, lines(99))]
+    found = []
+    monkeypatch.chdir(tmp_path)
+    for tokenizer in tokenizers:
+        (tmp_path / "tokenizer.json").write_text(tokenizer.state()["definition"])
+        config = Corpus.Config(path="a.txt", tokenizer="bpe", tokenizer_file="tokenizer.json")
+        found.append(Corpus(config))
+        assert config.tokenizer_file == str(tmp_path / "tokenizer.json"), "a run could not be resumed from elsewhere"
+        assert found[-1].tokenizer.state() == tokenizer.state(), "another tokenizer is learned"
+    assert found[0].folder != found[1].folder, "tokens of another tokenizer are taken from the cache"
+    assert found[1].tokenizer.decode(found[1].test.tolist()).endswith("line 199 é\n")
 
 
 # ---- the cache ----
@@ -222,6 +237,7 @@ def test_pictures_beside_the_text_are_left_out(tmp_path: Path) -> None:
         ({"holdout": 0.0}, "'data.holdout' must be above 0 and below 1, got 0.0"),
         ({"holdout": 1.0}, "'data.holdout' must be above 0 and below 1, got 1.0"),
         ({"vocabulary": 100}, "'data.vocabulary' must be at least 256, got 100"),
+        ({"tokenizer_file": "a.json"}, "'data.tokenizer_file' is for the tokenizer bpe, got character"),
     ],
 )
 def test_bad_settings_are_named(keys: dict[str, float], message: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -87,6 +88,37 @@ def test_an_unknown_character_is_named() -> None:
             CharacterTokenizer("abc").encode(text)
 
 
+def definition(kind: str) -> str:
+    """A tokenizer of the library that is none of bytes, or that changes what it reads."""
+    from tokenizers import Tokenizer, models, normalizers
+
+    if kind == "words":
+        return str(Tokenizer(models.WordLevel({"Probe": 0, "?": 1}, unk_token="?")).to_str())
+    inner = Tokenizer.from_str(BPETokenizer.train([TEXT], 300).state()["definition"])
+    inner.normalizer = normalizers.Lowercase()
+    return str(inner.to_str())
+
+
+def test_a_definition_with_special_tokens(tmp_path: Path) -> None:
+    """GPT-2's own has a token beside its byte pairs, which is written in the text as it is called."""
+    from tokenizers import Tokenizer
+
+    inner = Tokenizer.from_str(BPETokenizer.train([TEXT], 300).state()["definition"])
+    inner.add_special_tokens(["<|endoftext|>"])
+    path = tmp_path / "tokenizer.json"
+    path.write_text(inner.to_str())
+    tokenizer = BPETokenizer.read(path)
+    assert tokenizer.vocabulary == 301, "the special token is not counted"
+    tokens = tokenizer.encode("one<|endoftext|>two")
+    assert 300 in tokens and tokenizer.decode(tokens) == "one<|endoftext|>two", "the special token is spelled"
+    for content, message in ((b"{}", "tokenizer.json is not the definition"), (b"\xff", "is not UTF-8 text: byte 0")):
+        path.write_bytes(content)
+        with pytest.raises(SplatlearnError, match=message):
+            BPETokenizer.read(path)
+    with pytest.raises(SplatlearnError, match="cannot read the tokenizer .*nowhere.json: No such file"):
+        BPETokenizer.read(tmp_path / "nowhere.json")
+
+
 @pytest.mark.parametrize(
     ("state", "message"),
     [
@@ -95,9 +127,13 @@ def test_an_unknown_character_is_named() -> None:
         ({"kind": "character"}, "with its content"),
         ({"kind": "character", "characters": ""}, "at least one character"),
         ({"kind": "bpe", "definition": "{}"}, "not the definition of a BPE tokenizer"),
+        ({"kind": "bpe", "definition": "words"}, "does not give back every text"),
+        ({"kind": "bpe", "definition": "lower"}, "does not give back every text"),
     ],
 )
 def test_a_state_of_something_else_is_refused(state: object, message: str) -> None:
+    if isinstance(state, dict) and state.get("definition") in ("words", "lower"):
+        state = {"kind": "bpe", "definition": definition(str(state["definition"]))}
     with pytest.raises(SplatlearnError, match=message):
         from_state(state)
 

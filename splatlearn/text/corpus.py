@@ -21,8 +21,8 @@ from tqdm import tqdm
 from splatlearn.config import key
 from splatlearn.errors import SplatlearnError
 from splatlearn.files import replacing
-from splatlearn.text.documents import Part, gather, sha256_of, split, text_of
-from splatlearn.text.tokenizers import BYTES, Tokenizer, TokenizerKind, from_state, make_tokenizer
+from splatlearn.text.documents import Document, Part, gather, sha256_of, split, text_of
+from splatlearn.text.tokenizers import BYTES, BPETokenizer, Tokenizer, TokenizerKind, from_state, make_tokenizer
 
 FORMAT = 1
 INDEX = "tokens.json"
@@ -44,6 +44,7 @@ class Corpus:
         path: str = key("", "a UTF-8 file, or a folder of them; empty: the topics of Python's own documentation")
         tokenizer: TokenizerKind = key("character", "what a token is")
         vocabulary: int = key(1024, "tokens that bpe learns from the text")
+        tokenizer_file: str = key("", "for bpe, a tokenizer.json to take instead of learning one, such as GPT-2's")
         holdout: float = key(0.1, "share of the text that is held out")
         seed: int = key(0, "seed of the choice of documents that are held out")
         cache: str = key("", "folder of the token cache; empty: splatlearn/text in the user's cache folder")
@@ -53,18 +54,27 @@ class Corpus:
                 raise SplatlearnError(f"'data.vocabulary' must be at least {BYTES}, got {self.vocabulary}")
             if not 0 < self.holdout < 1:
                 raise SplatlearnError(f"'data.holdout' must be above 0 and below 1, got {self.holdout}")
+            if self.tokenizer_file and self.tokenizer != "bpe":
+                raise SplatlearnError(f"'data.tokenizer_file' is for the tokenizer bpe, got {self.tokenizer}")
 
     def __init__(self, config: Config) -> None:
         self.config = config
         documents, self.sha256 = gather(config.path)
         settings: dict[str, Any] = {"format": FORMAT, "text": self.sha256, "tokenizer": config.tokenizer}
         settings |= {"holdout": config.holdout, "seed": config.seed}
-        if config.tokenizer == "bpe":
+        given: Tokenizer | None = None
+        if config.tokenizer_file:
+            config.tokenizer_file = str(
+                Path(config.tokenizer_file).expanduser().resolve()
+            )  # a run resumes from anywhere
+            given = BPETokenizer.read(Path(config.tokenizer_file))
+            settings["definition"] = given.state()
+        elif config.tokenizer == "bpe":
             settings["vocabulary"] = config.vocabulary
         self.folder = cache_folder(config.cache) / _hash_of(settings)[:32]
         index = _read_index(self.folder)
         if index is None:
-            index = self._build(*split(documents, config.holdout, config.seed), documents)
+            index = self._build(*split(documents, config.holdout, config.seed), documents, given)
         self.tokenizer = from_state(index["tokenizer"])
         self.train, self.test = (
             np.memmap(self.folder / f"{side}.bin", dtype=index["dtype"], mode="r") for side in ("train", "test")
@@ -76,10 +86,12 @@ class Corpus:
             f"learn from and {len(self.test):,} held out, of {self.tokenizer.vocabulary:,} kinds"
         )
 
-    def _build(self, train: Sequence[Part], test: Sequence[Part], documents: Sequence[Any]) -> dict[str, Any]:
+    def _build(
+        self, train: Sequence[Part], test: Sequence[Part], documents: Sequence[Document], given: Tokenizer | None
+    ) -> dict[str, Any]:
         """Encodes both sides into the cache; returns its index, which is written last."""
         whole = [Part(document) for document in documents] if self.config.tokenizer == "character" else train
-        tokenizer = _tokenizer_for(self.config, whole)
+        tokenizer = given or _tokenizer_for(self.config, whole)
         dtype = "uint16" if tokenizer.vocabulary <= 1 << 16 else "uint32"
         index: dict[str, Any] = {"format": FORMAT, "dtype": dtype, "tokenizer": tokenizer.state(), "files": {}}
         total = sum(document.characters for document in documents)

@@ -8,6 +8,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -16,6 +17,7 @@ from splatlearn.errors import SplatlearnError
 
 TokenizerKind = Literal["byte", "character", "bpe"]
 KINDS: tuple[str, ...] = get_args(TokenizerKind)
+PROBE = "Probe  é漢🐈\t\r\n\0 e\u0301"  # who changes, drops or cannot spell a thing shows it here
 BYTES = 256  # what a byte can be, and so the least vocabulary of byte pairs
 
 
@@ -113,6 +115,26 @@ class BPETokenizer(Tokenizer):
             raise SplatlearnError(f"not the definition of a BPE tokenizer: {error}") from error
         self._definition = definition
         self.vocabulary = self._inner.get_vocab_size()
+        try:
+            kept = self.decode(self.encode(PROBE)) == PROBE
+        except KeyError:
+            kept = False
+        if not kept:
+            raise SplatlearnError("not the definition of a BPE tokenizer over bytes: it does not give back every text")
+
+    @classmethod
+    def read(cls, path: Path) -> "BPETokenizer":
+        """The tokenizer of a ``tokenizer.json``, such as GPT-2's. Raises SplatlearnError naming the file."""
+        try:
+            return cls(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise SplatlearnError(f"cannot read the tokenizer {path}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise SplatlearnError(
+                f"{path} is not UTF-8 text: byte {error.start:,} does not begin a character"
+            ) from error
+        except SplatlearnError as error:
+            raise SplatlearnError(f"{path} is {error}") from error
 
     @classmethod
     def train(cls, texts: Iterable[str], vocabulary: int) -> "BPETokenizer":
