@@ -41,18 +41,22 @@ def run(words: list[str]) -> None:
     if not words:
         raise SplatlearnError("expected a config file such as configs/scene.yaml first, got nothing")
     path = Path(words[0])
-    if is_photographs(path):
-        from splatlearn.scene.task import SceneTask
-
-        start(SceneTask, configs.load(SceneTask.Config, None, [*RECIPE, "--data.path", *words]), live)
-        return
-    if words[0].startswith("-") or not path.is_file():
+    photographs = is_photographs(path)
+    if not photographs and (words[0].startswith("-") or not path.is_file()):
         raise SplatlearnError(f"expected a config file such as configs/scene.yaml first, got {words[0]!r}")
-    cls = task_class(path)
+    cls = scene_class() if photographs else task_class(path)
+    more = [*RECIPE, "--data.path", *words] if photographs else words[1:]
     if "--help" in words or "-h" in words:
         print(f"{USAGE}\n\nkeys of {path} and their defaults:\n{configs.help_text(cls.Config)}")
         return
-    start(cls, configs.load(cls.Config, path, words[1:]), live)
+    start(cls, configs.load(cls.Config, None if photographs else path, more), live)
+
+
+def scene_class() -> Any:
+    """The task that learns photographs."""
+    from splatlearn.scene.task import SceneTask
+
+    return SceneTask
 
 
 def start(cls: Any, config: Any, live: tuple[str, int] | None = None) -> dict[str, Any]:
