@@ -81,7 +81,7 @@ def test_a_chain_of_conversions(source: Path, tmp_path: Path, capsys: pytest.Cap
     assert "up to degree 0 of 2" in capsys.readouterr().out, "the loss of view-dependent colour is not told"
 
 
-def test_options_do_what_they_say(source: Path, tmp_path: Path) -> None:
+def test_options_do_what_they_say(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     convert = ["convert", str(source)]
     assert main([*convert, str(tmp_path / "a.spz"), "--spz-version", "3"]) == 0
     assert (tmp_path / "a.spz").read_bytes()[:2] == b"\x1f\x8b", "not version 3"
@@ -92,6 +92,7 @@ def test_options_do_what_they_say(source: Path, tmp_path: Path) -> None:
     assert main([*convert, str(tmp_path / "c.ply"), "--sh-degree", "1"]) == 0
     assert registry.read(tmp_path / "c.ply").tensors["shN"].shape[1] == 3, "the degree is not lowered"
     assert main([*convert, str(tmp_path / "d.html"), "--limit", "40"]) == 0
+    assert "wrote 40 Gaussians" in capsys.readouterr().out, "more are told of than are written"
     assert '"count": 40' in (tmp_path / "d.html").read_text(), "the limit is not kept"
     scene = registry.read(source).tensors
     content = source.read_bytes().replace(scene["means"][5].numpy().tobytes(), b"\xff" * 12)

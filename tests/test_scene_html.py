@@ -335,6 +335,19 @@ def test_without_workers_it_sorts_itself(browser: Browser, written: Path) -> Non
 
 
 @needs_browser
+def test_a_lost_context_comes_back(tab: Browser) -> None:
+    """Graphics drivers restart, and phones take the card away from pages in the background."""
+    before = tab.ask("viewer.picture(0)")
+    tab.ask("window.taken = viewer.splats.gl.getExtension('WEBGL_lose_context'); taken.loseContext()")
+    tab.wait("viewer.splats.gl.isContextLost()")
+    tab.drag("#scene", (300, 240), (320, 240))
+    tab.ask("window.old = viewer.splats; taken.restoreContext()")
+    tab.wait("viewer.splats !== old && !viewer.splats.gl.isContextLost()")
+    assert tab.ask("viewer.picture(0)") == before, "the scene does not come back as it was"
+    assert not [text for text in tab.complaints() if "CONTEXT_LOST" not in text], "the page complains"
+
+
+@needs_browser
 def test_a_damaged_page_says_so(browser: Browser, written: Path, tmp_path: Path) -> None:
     text = written.read_text(encoding="utf-8")
     begin = text.index('id="packed">') + 12

@@ -8,6 +8,7 @@ from splatlearn import checkpoint, config
 from splatlearn.commands.arguments import Parser
 from splatlearn.commands.opened import config_of
 from splatlearn.errors import SplatlearnError
+from splatlearn.scene.formats.checks import checked
 from splatlearn.scene.formats.registry import DEGREES, READERS, WRITERS, Splats, read, write
 
 PAGES = (".html", ".htm")
@@ -52,12 +53,13 @@ def convert(source: Path, out: Path, options: Namespace) -> None:
     tensors, had = splats.tensors, _degree(splats)
     degree = min(had, DEGREES.get(suffix, 3), 4 if options.sh_degree is None else options.sh_degree)
     tensors = {**tensors, "shN": tensors["shN"][:, : (degree + 1) ** 2 - 1]}
+    count = len(tensors["means"])
     if suffix in PAGES:
-        _write_page(source, out, tensors, bool(splats.antialiased), options.limit)
+        count = _write_page(source, out, tensors, bool(splats.antialiased), options.limit)
     else:
         write(out, tensors, antialiased=splats.antialiased, spz_version=options.spz_version, embed=options.embed)
     lost = "" if degree == had else f", colours by direction up to degree {degree} of {had}"
-    print(f"wrote {len(tensors['means']):,} Gaussians to {out} ({out.stat().st_size / 1e6:,.1f} MB{lost})")
+    print(f"wrote {count:,} Gaussians to {out} ({out.stat().st_size / 1e6:,.1f} MB{lost})")
 
 
 def _read(source: Path, drop: bool) -> Splats:
@@ -84,9 +86,12 @@ def _degree(splats: Splats) -> int:
     return round((splats.tensors["shN"].shape[1] + 1) ** 0.5) - 1
 
 
-def _write_page(source: Path, out: Path, tensors: Any, antialiased: bool, limit: int | None) -> None:
+def _write_page(source: Path, out: Path, tensors: Any, antialiased: bool, limit: int | None) -> int:
+    """Writes the page of a run or a file; returns how many Gaussians it shows."""
+    from splatlearn.show.packed_scene import seen
     from splatlearn.show.viewer_page import write_viewer
 
+    shown = seen(checked(tensors, out), limit)
     cameras: list[Any] = []
     background = [0.0, 0.0, 0.0]
     if source.is_dir():
@@ -101,4 +106,5 @@ def _write_page(source: Path, out: Path, tensors: Any, antialiased: bool, limit:
         except SplatlearnError as error:  # the page is worth having without the photographs' folder too
             print(f"the page opens with a view of everything, as the run's photographs are not found: {error}")
     title = source.resolve().stem
-    write_viewer(out, tensors, cameras, title=title, background=background, antialiased=antialiased, limit=limit)
+    write_viewer(out, shown, cameras, title=title, background=background, antialiased=antialiased)
+    return len(shown["means"])

@@ -217,7 +217,10 @@ async function begin() {
   if (!window.DecompressionStream) throw new Error("This browser is too old: it lacks DecompressionStream.");
   const bytes = await unpacked($("packed").textContent);
   $("packed").remove();
-  const employ = () => { viewer.splats = new Splats(canvas, scene, bytes, wake); };
+  const employ = () => {
+    viewer.splats?.worker?.terminate();
+    viewer.splats = new Splats(canvas, scene, bytes, wake);
+  };
   employ();
   canvas.addEventListener("webglcontextlost", event => event.preventDefault());
   canvas.addEventListener("webglcontextrestored", () => { employ(); changed(); });

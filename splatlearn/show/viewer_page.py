@@ -4,16 +4,15 @@ import base64
 import html
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from splatlearn.files import replacing
 from splatlearn.scene.cameras import Camera
-from splatlearn.scene.formats.checks import Arrays, checked
+from splatlearn.scene.formats.checks import Arrays, Tensors, checked
 from splatlearn.show.packed_scene import packed, seen
 
 MAX_DEGREE = 3
@@ -46,7 +45,7 @@ d="M9 4H4v5M15 4h5v5M20 15v5h-5M9 20H4v-5"/></svg></button>
 
 
 def viewer_html(
-    tensors: Mapping[str, Tensor],
+    tensors: Tensors,
     cameras: Sequence[Camera] = (),
     *,
     title: str = "scene",
@@ -119,9 +118,7 @@ def viewer_frame(document: str, *, height: str = "70vh", title: str = "the scene
     )
 
 
-def write_viewer(
-    path: Path | str, tensors: Mapping[str, Tensor], cameras: Sequence[Camera] = (), **options: Any
-) -> Path:
+def write_viewer(path: Path | str, tensors: Tensors, cameras: Sequence[Camera] = (), **options: Any) -> Path:
     """Writes a document of `viewer_html`, with its options, whole or not at all; returns its path."""
     path = Path(path)
     document = viewer_html(tensors, cameras, **options)

@@ -53,8 +53,12 @@ def rotate_sh(shN: np.ndarray, rotation: np.ndarray) -> np.ndarray:
         rows = slice(degree * degree - 1, (degree + 1) ** 2 - 1)
         matrix = sh_rotation(rotation, degree)
         whole = np.abs(matrix - np.round(matrix)) < 1e-12
-        matrix[whole] = np.round(matrix[whole])  # so that a half turn only negates, bit for bit
-        turned[:, rows] = np.einsum("kj,njc->nkc", matrix, shN[:, rows].astype(np.float64))
+        matrix[whole] = np.round(matrix[whole])
+        signs = np.diagonal(matrix)
+        if np.array_equal(matrix, np.diag(signs)):  # a half turn only negates, bit for bit and without a copy
+            turned[:, rows] = shN[:, rows] * signs[:, None].astype(np.float32)
+        else:
+            turned[:, rows] = np.einsum("kj,njc->nkc", matrix, shN[:, rows].astype(np.float64))
     return turned
 
 

@@ -33,7 +33,7 @@ def encode(arrays: Arrays, path: Path, sh_bits: tuple[int, int]) -> tuple[int, l
     turned = rotate_scene(arrays, HALF_TURN)
     fraction = _fraction(turned, path)
     fixed = np.rint(turned["means"].astype(np.float64) * (1 << fraction)).astype("<i4")
-    harmonics = 128 * turned["shN"].astype(np.float64) + 128
+    harmonics = 128 * np.clip(turned["shN"], -2, 2) + 128  # of float32, as these are most of a scene
     harmonics[:, :3] = _bucketed(harmonics[:, :3], sh_bits[0])
     harmonics[:, 3:] = _bucketed(harmonics[:, 3:], sh_bits[1])
     streams = [
