@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -295,3 +296,24 @@ def test_a_compiler_that_is_missing_is_told(text: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(SplatlearnError, match="'compile' needs a C\\+\\+ compiler, but no-such-compiler is not here"):
         made(text, "--compile")
+
+
+# ---- torch.compile: its tracing, as a test has no time for what its compiler does after it ----
+
+
+def test_a_compiled_model_learns_the_same(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["--model.position", "rotary", "--accumulate", "2"]
+    expected = losses_of(made(text, *words), 3)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager", fullgraph=True))
+    task = made(text, *words, "--compile")
+    assert losses_of(task, 3) == pytest.approx(expected, abs=1e-5), "the compiled model learns something else"
+    assert task.state()[0].keys() == made(text, *words).state()[0].keys(), "its checkpoints have other names"
+
+
+def test_a_compiler_that_fails_is_one_sentence(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> object:
+        raise RuntimeError("no such instruction")
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=broken))
+    with pytest.raises(SplatlearnError, match="cannot run .*no such instruction.*; leave 'compile' out"):
+        losses_of(made(text, "--compile"), 1)

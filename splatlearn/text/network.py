@@ -43,7 +43,7 @@ class Network:
         try:
             return self._call(tokens, source=source, source_mask=source_mask)  # type: ignore[no-any-return]
         except (TorchDynamoException, RuntimeError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = " ".join(str(error).split("\n\n")[0].split()) or type(error).__name__
             raise SplatlearnError(f"the compiled model cannot run ({reason}); leave 'compile' out") from error
 
     def part(self, last: bool) -> contextlib.AbstractContextManager[Any]:
