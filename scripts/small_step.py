@@ -1,53 +1,96 @@
-"""A few small training steps through every stage, for sanitizers: python scripts/small_step.py --device cuda"""
+"""A few small training steps through every kernel, for sanitizers: python scripts/small_step.py --device cuda
+
+Without a card the same kernels run through the emulator: `--emulated LIBRARY`, which `python setup.py build_emulator`
+makes.
+"""
 
 import argparse
+import contextlib
+from pathlib import Path
 
 import torch
 
-from splatlearn.ops.adam import adam_step
+from splatlearn.ops import native
+from splatlearn.ops import room as rooms
+from splatlearn.ops.adam import Group, adam_steps
 from splatlearn.ops.photometric import photometric_loss
 from splatlearn.ops.rasterization import rasterization
+from splatlearn.ops.rasterize import deterministic
+from splatlearn.ops.room import Room
+
+WIDTH, HEIGHT = 67, 45  # no multiples of a tile
 
 
-def step(device: torch.device, degree: int, mode: str, absgrad: bool, packed: bool, dtype: torch.dtype) -> float:
-    """One step of 300 Gaussians in two cameras of 67 x 45 pixels; the loss."""
+def step(
+    device: torch.device,
+    degree: int,
+    mode: str,
+    absgrad: bool,
+    packed: bool,
+    dtype: torch.dtype,
+    room: Room | None = None,
+) -> float:
+    """One step of 300 Gaussians in two cameras of 67 x 45 pixels; the loss. In a `room` scales are raw."""
     rng = torch.Generator().manual_seed(0)
 
     def uniform(low: float, high: float, *shape: int) -> torch.Tensor:
         value = low + (high - low) * torch.rand(shape, generator=rng, dtype=torch.float64)
         return value.to(device, dtype).requires_grad_()
 
-    n, width, height = 300, 67, 45
+    n, raw = 300, room is not None
     means, quats, scales = uniform(-1.2, 1.2, n, 3), uniform(-1, 1, n, 4), uniform(0.01, 0.15, n, 3)
     opacities, colors = uniform(0.1, 0.99, n), uniform(-0.5, 0.5, n, (degree + 1) ** 2, 3)
+    if raw:
+        scales = scales.detach().log().requires_grad_()
     pose = torch.eye(4, dtype=dtype).repeat(2, 1, 1)
     pose[:, 2, 3] = torch.tensor([3.0, 3.5])
     K = torch.tensor([[60.0, 0, 33], [0, 60.0, 22], [0, 0, 1]], dtype=dtype).repeat(2, 1, 1)
     backgrounds = uniform(0, 1, 2, 3)
     cameras = [pose.to(device).requires_grad_(), K.to(device).requires_grad_()]
     leaves = [means, quats, scales, opacities, colors, backgrounds, *cameras]
-    image, alphas, _ = rasterization(
-        *leaves[:5], *leaves[6:], width, height, sh_degree=degree, backgrounds=backgrounds,
-        render_mode=mode, absgrad=absgrad, packed=packed, rasterize_mode="antialiased" if absgrad else "classic",
-    )  # fmt: skip
-    photo = torch.randint(0, 256, (2, height, width, 3), generator=rng, dtype=torch.uint8).to(device)
+    with room or contextlib.nullcontext():
+        image, alphas, meta = rasterization(
+            *leaves[:5], *leaves[6:], WIDTH, HEIGHT, sh_degree=degree, backgrounds=backgrounds, raw=raw,
+            render_mode=mode, absgrad=absgrad, packed=packed, rasterize_mode="antialiased" if absgrad else "classic",
+        )  # fmt: skip
+    photo = torch.randint(0, 256, (2, HEIGHT, WIDTH, 3), generator=rng, dtype=torch.uint8).to(device)
     loss = photometric_loss(image[..., :3], photo) + alphas.mean() + image[..., 3:].sum() / 1e3
     loss.backward()  # type: ignore[no-untyped-call]
+    if room is not None and not room.settle():
+        return step(device, degree, mode, absgrad, packed, dtype, room)
+    groups = []
     for leaf in leaves:
         assert leaf.grad is not None and leaf.grad.isfinite().all() and leaf.grad.any(), "a tensor got no gradient"
-        moments = torch.zeros_like(leaf), torch.zeros_like(leaf)
-        adam_step(leaf.detach(), leaf.grad.contiguous(), *moments, step=1, lr=1e-3)
+        groups.append(
+            Group(leaf.detach(), leaf.grad.contiguous(), torch.zeros_like(leaf), torch.zeros_like(leaf), 1e-3)
+        )
+    skip = None if room is None else room.overflow
+    visible = None if packed else (meta["radii"] > 0).all(dim=-1).any(dim=0)
+    adam_steps(groups[:5], step=1, visible=visible, skip=skip)
+    adam_steps(groups[5:], step=1, skip=skip)
     return loss.item()
+
+
+def every_step(device: torch.device) -> None:
+    """All degrees, render modes, both precisions; lists in a room, once too small; backward with atomics."""
+    for degree in range(5):
+        mode = "RGB+ED" if degree % 2 else "RGB"
+        loss = step(device, degree, mode, degree > 2, degree % 2 == 0, torch.float64 if degree == 1 else torch.float32)
+        print(f"degree {degree}, {mode}: loss {loss:.6f}")
+    for wanted in (True, False):
+        rooms._capacities.update(dict.fromkeys(rooms._capacities, rooms.Size(10, 10)))  # too little at first
+        with deterministic(wanted):
+            loss = step(device, 3, "RGB", False, False, torch.float32, Room(device))
+        print(f"raw, in a room, {'rows of gradients' if wanted else 'atomics'}: loss {loss:.6f}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu")
-    device = torch.device(parser.parse_args().device)
-    for degree in range(5):
-        mode = "RGB+ED" if degree % 2 else "RGB"
-        loss = step(device, degree, mode, degree > 2, degree % 2 == 0, torch.float64 if degree == 1 else torch.float32)
-        print(f"degree {degree}, {mode}: loss {loss:.6f}")
+    parser.add_argument("--emulated", type=Path, help="a library of the kernels for the emulator")
+    arguments = parser.parse_args()
+    with native.emulated(arguments.emulated) if arguments.emulated else contextlib.nullcontext():
+        every_step(torch.device(arguments.device))
 
 
 if __name__ == "__main__":

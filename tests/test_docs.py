@@ -1,5 +1,6 @@
 """The documentation runs: its site builds without a warning and loads nothing; each block of code in it is executed."""
 
+import ast
 import json
 import re
 import shlex
@@ -11,11 +12,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
+import numpy as np
+import numpy as np
 import pytest
 import tiny_scene
 import torch
 import yaml
+from PIL import Image
 from browser import CHROMIUM, Browser
+from PIL import Image
 
 from splatlearn import config as configs
 from splatlearn.cli import COMMANDS, main
@@ -130,6 +135,39 @@ def test_the_site_in_a_browser(site: Path) -> None:
             assert not asked, f"{name} asks a network for {asked}"
 
 
+# ---- sentences ----
+
+
+def told_by_the_program() -> str:
+    """All texts of the program, each on a line, with an ellipsis where it fills something in."""
+    texts = []
+    for path in [ROOT / "setup.py", *sorted((ROOT / "splatlearn").rglob("*.py"))]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = [part.value if isinstance(part, ast.Constant) else "…" for part in node.values]
+                texts.append("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+    return "\n".join(text.replace("\n", " ") for text in texts)
+
+
+def test_sentences_of_troubleshooting_are_still_said() -> None:
+    program = told_by_the_program()
+    rows, wanted = [], False
+    for line in (DOCS / "troubleshooting.md").read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split(" | ")]
+        wanted = cells[0] == "sentence" or (wanted and line.startswith("|"))
+        if wanted and cells[0] not in ("sentence",) and not line.startswith("|---"):
+            rows.append(cells[0])
+    assert len(rows) > 25, "the tables were not found"
+    for row in rows:
+        pieces = [piece.strip(" :;,") for sentence in row.split(" / ") for piece in sentence.split("…")]
+        long = [piece for piece in pieces if len(piece) > 7]
+        assert long, f"nothing of {row!r} can be looked for"
+        for piece in long:
+            assert piece in program, f"the program no longer says {piece!r}"
+
+
 # ---- every block ----
 
 
@@ -161,8 +199,18 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("docs")
     shutil.copytree(ROOT / "configs", root / "configs")
     shutil.copytree(ROOT / "examples", root / "examples")
+    shutil.copytree(root / "my_scene", root / "reconstructed")  # as `splatlearn reconstruct` leaves it, with a mask
+    (root / "reconstructed" / "masks").mkdir()
+    mask = np.full((tiny_scene.HEIGHT, tiny_scene.WIDTH), 255, np.uint8)
+    mask[:9] = 0
+    Image.fromarray(mask).save(root / "reconstructed" / "masks" / "view_1.png.png")
     tiny_scene.write(root / "my_scene")
     shutil.copytree(root / "my_scene" / "images", root / "my_photos")
+    shutil.copytree(root / "my_scene", root / "reconstructed")  # as `splatlearn reconstruct` leaves it, with a mask
+    (root / "reconstructed" / "masks").mkdir()
+    mask = np.full((tiny_scene.HEIGHT, tiny_scene.WIDTH), 255, np.uint8)
+    mask[:9] = 0
+    Image.fromarray(mask).save(root / "reconstructed" / "masks" / "view_1.png.png")
     common = ["configs/scene.yaml", "--data.path", "my_scene", "--sh_degree", "1", "--log_every", "5"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)

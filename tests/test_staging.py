@@ -178,7 +178,7 @@ class Narrow(SceneTask):
     def batch(self, step: int) -> View:
         view = super().batch(step)
         if step in self.lacking:
-            rooms._capacities.update(dict.fromkeys(rooms._capacities, 10))
+            rooms._capacities.update(dict.fromkeys(rooms._capacities, rooms.Size(10, 10)))
         self.drawn: list[int] = getattr(self, "drawn", [])
         self.redone: list[int] = getattr(self, "redone", [])
         return view

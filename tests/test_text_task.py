@@ -86,7 +86,11 @@ def test_the_first_ten_losses_are_the_recorded_ones() -> None:
     assert losses_of(task, 10) == pytest.approx(FIRST_LOSSES, rel=1e-4), "a refactor changed what is computed"
 
 
-@pytest.mark.parametrize("choice", [[], ["--model.dropout", "0.2"], ["--accumulate", "4"], PAIRS], ids=" ".join)
+@pytest.mark.parametrize(
+    "choice",
+    [[], ["--model.dropout", "0.2"], ["--model.attention_dropout", "0.2", "--accumulate", "4"], PAIRS],
+    ids=" ".join,
+)
 def test_a_resumed_run_equals_an_uninterrupted_one(text: Path, tmp_path: Path, choice: list[str]) -> None:
     train(made(text, *choice), tmp_path / "whole", 12)
     train(made(text, *choice), tmp_path / "parts", 5)

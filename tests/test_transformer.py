@@ -381,8 +381,10 @@ def test_tied_weights_are_one() -> None:
     assert free.head.weight is not free.embedding.tokens.weight, "the last layer is tied though it should not be"
 
 
-def test_dropout_is_off_in_evaluation_and_on_in_training() -> None:
-    model, tokens = small(dropout=0.5), tokens_of(2, 8)
+@pytest.mark.parametrize("choice", [{"dropout": 0.5}, {"attention_dropout": 0.5}], ids=str)
+@pytest.mark.parametrize("attention", ["fused", "written"])
+def test_dropout_is_off_in_evaluation_and_on_in_training(choice: dict[str, Any], attention: str) -> None:
+    model, tokens = small(**choice, attention=attention), tokens_of(2, 8)
     assert not torch.equal(model(tokens), model(tokens)), "dropout has no effect"
     model.eval()
     assert torch.equal(model(tokens), model(tokens)), "dropout goes on in evaluation"

@@ -1,344 +1,311 @@
-"""The scene in one HTML file: drawn as the rasterizer draws it, moved by hands, complete in itself."""
+"""The viewer as people meet it, in Chromium: the right pixels, orbit, a click on a camera, modes, paths, a training."""
 
-import base64
-import json
-import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from browser import CHROMIUM, Browser
-from format_scenes import cameras, lopsided, worst_psnr
+import tiny_scene
+from browser import CHROMIUM
+from viewer_page import GREETING, PANEL, ViewerPage, until
 
-from splatlearn.errors import SplatlearnError
+from splatlearn import loop
+from splatlearn.commands.view import live_view, surroundings
 from splatlearn.scene.cameras import Camera
-from splatlearn.scene.gaussians import Gaussians
-from splatlearn.show.page import page as another_page
-from splatlearn.show.viewer_page import viewer_frame, viewer_html, write_viewer
+from splatlearn.scene.keyframes import read_path, rotation_of
+from splatlearn.scene.task import SceneTask
+from splatlearn.viewer.drawing import Snapshot, draw
+from splatlearn.viewer.view import View
+from splatlearn.viewer.viewer import Viewer
 
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed here")
-SIZE = (640, 480)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed here")
+
+WIDTH, HEIGHT = 1000, 600
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with Browser() as opened:
+def task(tmp_path_factory: pytest.TempPathFactory) -> SceneTask:
+    config = SceneTask.Config(steps=100_000, sh_degree=1, device="cpu")
+    config.data.path = str(tiny_scene.write(tmp_path_factory.mktemp("scene") / "tiny"))
+    config.data.background = [0.1, 0.2, 0.3]
+    return SceneTask(config)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("out")
+
+
+@pytest.fixture(scope="module")
+def viewer(task: SceneTask, out: Path) -> Iterator[Viewer]:
+    cloud = tiny_scene.gaussians(500)
+    cloud.scales.data -= 1.2  # small enough that a pixel to the side is another picture
+    made = Viewer(Snapshot(cloud), surroundings(task.config, task.scene, out), port=0)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[ViewerPage]:
+    with ViewerPage() as opened:
         yield opened
 
 
-@pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_viewer(tmp_path_factory.mktemp("viewer") / "scene.html", lopsided(2), cameras(), title="lopsided")
-
-
-def opened(browser: Browser, path: Path, width: int = SIZE[0], height: int = SIZE[1], dark: bool = False) -> Browser:
-    browser.open(path, width, height, dark)
-    browser.wait("window.viewer && (viewer.ready || viewer.failed)")
-    assert browser.ask("viewer.failed") == "" and not browser.complaints(), "the page complains"
-    return browser
-
-
 @pytest.fixture
-def tab(browser: Browser, written: Path) -> Browser:
-    return opened(browser, written)
+def page(browser: ViewerPage, viewer: Viewer) -> Iterator[ViewerPage]:
+    browser.visit(viewer.url, WIDTH, HEIGHT)
+    until(lambda: len(viewer.views()) == 1, "the browser to arrive, and the one before it to leave")
+    yield browser
+    assert browser.faults() == [], "the page complains, or asks for something from elsewhere"
 
 
-def drawn(browser: Browser, views: list[Camera]) -> torch.Tensor:
-    """What the page draws from its views, [C,H,W,3] in 0..1."""
-    found = []
-    for index, camera in enumerate(views):
-        raw = base64.b64decode(browser.ask(f"viewer.picture({index})"))
-        found.append(np.frombuffer(raw, np.uint8).reshape(camera.height, camera.width, 3) / np.float32(255))
-    return torch.from_numpy(np.stack(found))
+def view_in(viewer: Viewer) -> View:
+    (view,) = viewer.views()
+    return view
 
 
-# ---- the file ----
+def expected(view: View) -> np.ndarray:
+    """What the rasterizer draws for the browser's camera."""
+    return draw(view.viewer.snapshot, window(view), view.look).image
 
 
-def test_the_page_holds_all_it_shows(written: Path) -> None:
-    text = written.read_text(encoding="utf-8")
-    assert not re.search(r"""(?:src|href)=["']|url\(|@import|https?://|import\s*\(""", text), (
-        "it refers to another file"
-    )
-    assert "default-src &#x27;none&#x27;" in text, "a browser would let the page load things"
-    assert "250 Gaussians" in text and "<b>lopsided</b>" in text
+def window(view: View, width: int = WIDTH, height: int = HEIGHT) -> Camera:
+    """The browser's camera at the size of its window: on a slow machine viser draws with fewer pixels than that."""
+    return view.pose.camera().scaled(width, height)
 
 
-def test_names_cannot_break_the_page(browser: Browser, tmp_path: Path) -> None:
-    [camera] = cameras(1)
-    bad = "</script><script>window.broken = 1</script>"
-    views = [Camera(bad, camera.width, camera.height, camera.K, camera.world_to_camera)] * 2
-    path = write_viewer(tmp_path / "a.html", lopsided(0), views, title=bad)
-    if CHROMIUM:
-        opened(browser, path)
-        assert browser.ask("window.broken === undefined"), "a name runs as a script"
-        assert browser.ask("document.querySelector('.told b').textContent") == bad, "the title is not what was given"
+def difference(shown: np.ndarray, wanted: np.ndarray) -> float:
+    """Mean difference of what neither the controls nor a greeting cover."""
+    assert shown.shape == wanted.shape, "the picture has not the window's size"
+    return float(np.abs(shown.astype(float) - wanted)[GREETING:, :-PANEL].mean())
 
 
-def test_only_what_is_seen_is_kept() -> None:
-    scene = lopsided(1, 50)
-    scene["opacities"] = torch.linspace(-9, 5, 50)
-    seen = int((scene["opacities"].sigmoid() >= 1 / 255).sum())
-    assert f"{seen} Gaussians" in viewer_html(scene), "what is invisible takes room, or what is visible is lost"
-    assert "7 Gaussians" in viewer_html(scene, limit=7), "the limit is not kept"
-    scene["opacities"][:] = -9
-    with pytest.raises(SplatlearnError, match="opaque enough"):
-        viewer_html(scene)
-    scene["means"][3] = torch.nan
-    with pytest.raises(SplatlearnError, match="not finite"):
-        viewer_html(scene)
+def until_shown(page: ViewerPage, view: View, what: str) -> np.ndarray:
+    """Waits until the window shows what the rasterizer draws, up to JPEG; returns it."""
+    until(lambda: difference(page.canvas(), expected(view)) < 2.5, what)
+    return expected(view)
 
 
-# ---- the picture ----
+def without_cameras(view: View) -> View:
+    assert view.photos is not None
+    view.photos._show(False)  # they are drawn over the picture, by the browser
+    return view
 
 
-@needs_browser
-@pytest.mark.parametrize("degree", range(5))
-def test_it_draws_as_the_rasterizer_does(browser: Browser, tmp_path: Path, degree: int) -> None:
-    scene, views, background, sharp = lopsided(degree), cameras(3), [0.1, 0.3, 0.5], degree % 2 == 1
-    model = Gaussians(scene)
-    with torch.no_grad():
-        truth = [
-            model(c, background=torch.tensor(background), sh_degree=min(degree, 3), antialiased=sharp).image
-            for c in views
-        ]
-    path = write_viewer(tmp_path / "a.html", scene, views, background=background, antialiased=sharp)
-    seen = worst_psnr(torch.stack(truth).clamp(0, 1), drawn(opened(browser, path), views))
-    assert seen > 38, f"degree {degree}: the page is {seen:.1f} dB from the rasterizer"
+def test_the_page_shows_the_rasterizers_pixels(page: ViewerPage, viewer: Viewer) -> None:
+    view = without_cameras(view_in(viewer))
+    wanted = until_shown(page, view, "the sharp picture")
+    seen = page.canvas()
+    assert wanted[:, :-PANEL].std() > 15, "the picture is empty, which would prove nothing"
+    for flipped in (wanted[::-1], wanted[:, ::-1], np.roll(wanted, 3, axis=1), np.roll(wanted, 3, axis=0)):
+        assert difference(seen, flipped) > 1.5 * difference(seen, wanted), "this scene would not show a wrong frame"
 
 
-@needs_browser
-def test_needles_and_specks_are_drawn(browser: Browser, tmp_path: Path) -> None:
-    """Axis-aligned and degenerate ellipses, for which the directions of the axes are easily wrong or not a number."""
-    scene = lopsided(0, 60)
-    scene["quats"] = torch.tensor([1.0, 0, 0, 0]).repeat(60, 1)
-    scene["scales"] = torch.log(torch.tensor([[0.5, 1e-5, 1e-5], [1e-5, 0.5, 1e-5], [0.2, 0.2, 0.2]]).repeat(20, 1))
-    views = cameras(2)
-    straight = np.eye(4)
-    straight[2, 3] = 3.5
-    views.append(Camera("straight", 120, 90, views[0].K, straight))
-    model = Gaussians(scene)
-    with torch.no_grad():
-        truth = torch.stack([model(c).image.clamp(0, 1) for c in views])
-    seen = worst_psnr(truth, drawn(opened(browser, write_viewer(tmp_path / "a.html", scene, views)), views))
-    assert seen > 36, f"{seen:.1f} dB"
+def test_what_the_browser_draws_lies_on_what_we_draw(page: ViewerPage, viewer: Viewer) -> None:
+    """A ball of viser's own must be where the rasterizer's camera sees its place: both know one frame."""
+    view = without_cameras(view_in(viewer))
+    until_shown(page, view, "the first picture")
+    camera = window(view)
+    places = [np.array([0.5, 0.2, -0.3]), np.array([-0.3, -0.6, 0.4])]
+    for place in places:
+        point = camera.world_to_camera @ [*place, 1]
+        x, y = (camera.K @ point[:3])[:2] / point[2]
+        ball = viewer.server.scene.add_icosphere("/ball", 0.06, color=(255, 0, 255), position=tuple(place))
+
+        def center() -> np.ndarray | None:
+            r, g, b = page.canvas().astype(int).transpose(2, 0, 1)
+            found = np.argwhere((r > 100) & (b > 100) & (g < 0.4 * r) & (abs(r - b) < 40))
+            return found.mean(axis=0)[::-1] + 0.5 if len(found) > 20 else None
+
+        def lies_there(x: float = x, y: float = y) -> bool:
+            at = center()
+            return at is not None and bool(np.linalg.norm(at - [x, y]) < 3)
+
+        until(lies_there, f"the ball at {x:.0f}, {y:.0f}")
+        ball.remove()
 
 
-@needs_browser
-def test_order_is_by_depth_and_ties_keep_theirs(tab: Browser) -> None:
-    places = np.random.default_rng(0).integers(-3, 60, (500, 3)).astype(np.float32)  # many equal depths
-    row = [0.0, 0.6, 0.8, 0.5]
-    found = tab.ask(f"Array.from(sorter(Float32Array.from({places.ravel().tolist()}), 0.01)({row}))")
-    depths = (places.astype(np.float64) @ row[:3] + row[3]).astype(np.float32)
-    front = np.argsort(depths, kind="stable")  # the rasterizer's order, nearest first
-    assert found == front[depths[front] > 0.01][::-1].tolist(), "the order is not that of the rasterizer"
+def test_orbiting_changes_the_picture(page: ViewerPage, viewer: Viewer) -> None:
+    view = without_cameras(view_in(viewer))
+    before = until_shown(page, view, "the first picture")
+    start = view.pose
+    page.drag_canvas((300, 300), (420, 340))
+    until(lambda: np.linalg.norm(view.pose.position - start.position) > 0.2, "the camera to move")
+    after = until_shown(page, view, "the picture from there")
+    assert difference(before, after) > 5, "another place shows the same picture"
+    look_at = viewer.start.look_at
+    distances = [np.linalg.norm(pose.position - look_at) for pose in (start, view.pose)]
+    assert distances[1] == pytest.approx(distances[0], rel=0.02), "it does not orbit around what it looks at"
+    page.press("Back to the start")
+    until(lambda: np.linalg.norm(view.pose.position - start.position) < 1e-3, "the way back")
+    until(lambda: difference(page.canvas(), before) < 2.5, "the first picture again")
 
 
-@needs_browser
-def test_without_cameras_everything_is_seen(browser: Browser, tmp_path: Path) -> None:
-    scene = lopsided(1)
-    tab = opened(browser, write_viewer(tmp_path / "a.html", scene))
-    assert tab.ask("document.querySelector('#next').hidden"), "there is no other view to go to"
-    picture = np.frombuffer(base64.b64decode(tab.ask("viewer.picture(0)")), np.uint8).reshape(720, 960, 3)
-    rows, columns = np.nonzero(picture.max(axis=2) > 20)
-    assert np.ptp(rows) > 200 and np.ptp(columns) > 200, "the scene is too small, or not there"
-    assert 200 < columns.mean() < 760 and 150 < rows.mean() < 570, "the scene is not in the middle"
+def test_every_mode_reaches_the_page(page: ViewerPage, viewer: Viewer) -> None:
+    view = without_cameras(view_in(viewer))
+    now = "colour"
+    for mode in ("depth", "normals", "number of splats"):
+        page.choose(now, mode)
+        until(lambda mode=mode: view.look.mode == mode, f"the mode {mode}")  # type: ignore[misc]
+        until_shown(page, view, f"the picture of {mode}")
+        now = mode
+    until(lambda: "splats a pixel" in page.words(), "the legend")
 
 
-# ---- hands ----
+def test_a_click_on_a_camera_flies_there_and_blends(page: ViewerPage, viewer: Viewer, task: SceneTask) -> None:
+    view = view_in(viewer)
+    until(lambda: difference(page.canvas(), expected(view)) < 8, "the first picture, with the cameras over it")
+    photo, (x, y) = visible_frustum(viewer, view)
+    page.click_at(x, y)
+    assert view.photos is not None
+    until(lambda: view.photos.chosen is not None, "the click to be heard")  # type: ignore[union-attr]
+    assert view.photos.chosen is photo, "another camera was clicked"
+    until(lambda: np.linalg.norm(view.pose.position - photo.center) < 1e-3, "the flight to arrive")
+    assert abs(float(rotation_of(photo) @ view.pose.wxyz)) > 1 - 1e-6, "it arrives and looks elsewhere"
+    without_cameras(view)
+    until_shown(page, view, "the render from there")
+    view.photos._blend.value = 1.0
+    rows, columns, truth = photo_in_window(view, photo, task)
+
+    def shows_photo() -> bool:
+        return float(np.abs(page.canvas()[rows, columns].astype(float) - truth).mean()) < 6
+
+    until(shows_photo, "the photograph")
+    page.drag_canvas((300, 300), (360, 300))
+    until_shown(page, view, "the render, as no photograph was taken from here")
 
 
-def state(tab: Browser) -> dict[str, Any]:
-    return dict(json.loads(tab.ask("JSON.stringify({...viewer.pose, target: viewer.target, view: viewer.view})")))
+def visible_frustum(viewer: Viewer, view: View) -> tuple[Camera, tuple[float, float]]:
+    """A camera that the window shows, and the pixel where the lines of its frustum meet."""
+    camera = window(view)
+    for photo in viewer.around.cameras:
+        apex = camera.world_to_camera @ [*photo.center, 1]
+        if apex[2] < 1:
+            continue
+        x, y = (camera.K @ apex[:3])[:2] / apex[2]
+        if 30 < x < WIDTH - PANEL - 30 and GREETING < y < HEIGHT - 30:
+            return photo, (float(x), float(y))
+    raise AssertionError("no camera is in view")
 
 
-def distance(now: dict[str, Any]) -> float:
-    return float(np.linalg.norm(np.subtract(now["eye"], now["target"])))
+def photo_in_window(view: View, photo: Camera, task: SceneTask) -> tuple[slice, slice, np.ndarray]:
+    """The rows and columns of the window where a photograph lies, and its pixels there, by nearest neighbour."""
+    camera = window(view)
+    scale = camera.K[0, 0] / photo.K[0, 0]
+    left, top = camera.K[0, 2] - photo.K[0, 2] * scale, camera.K[1, 2] - photo.K[1, 2] * scale
+    columns = slice(int(left) + 4, min(int(left + scale * photo.width) - 4, camera.width - PANEL))
+    rows = slice(int(top) + 4, int(top + scale * photo.height) - 4)
+    x = ((np.arange(columns.start, columns.stop) + 0.5 - left) / scale).astype(int)
+    y = ((np.arange(rows.start, rows.stop) + 0.5 - top) / scale).astype(int)
+    return rows, columns, task.scene.photo(photo).numpy()[y][:, x].astype(float)
 
 
-@needs_browser
-def test_a_drag_turns_about_the_target(tab: Browser) -> None:
-    before, pictures = state(tab), tab.ask("viewer.pictures")
-    tab.drag("#scene", (300, 240), (400, 240))
-    after = state(tab)
-    assert after["target"] == before["target"] and distance(after) == pytest.approx(distance(before)), "it wanders off"
-    moved = np.dot(np.subtract(after["eye"], before["eye"]), before["turn"][0])
-    assert moved < -0.3 * distance(before), "the scene does not follow the hand"
-    ahead = np.subtract(after["target"], after["eye"]) / distance(after)
-    assert np.allclose(after["turn"][2], ahead, atol=1e-3), "the target is no longer looked at"
-    assert np.allclose(np.array(after["turn"]) @ np.array(after["turn"]).T, np.eye(3), atol=1e-9), "the pose is bent"
-    tab.wait(f"viewer.pictures > {pictures}")
-    up = np.array(tab.ask("scene.up"))
-    for _ in range(4):
-        tab.drag("#scene", (300, 60), (300, 460))
-    assert 0.99 < np.dot(np.negative(state(tab)["turn"][2]), up) < 1, "it tumbles over the top, or does not get there"
-
-
-@needs_browser
-def test_wheel_shift_keys_and_buttons(tab: Browser) -> None:
-    before = state(tab)
-    tab.call("Input.dispatchMouseEvent", type="mouseWheel", x=320, y=240, deltaX=0, deltaY=-200)
-    tab.wait("viewer.pictures > 1")
-    closer = state(tab)
-    assert distance(closer) == pytest.approx(distance(before) * np.exp(-0.3), rel=1e-3), "the wheel does not zoom in"
-    tab.call("Input.dispatchKeyEvent", type="keyDown", key="Shift", modifiers=8)
-    x, y, *_ = tab.place("#scene")
-    for kind, at in (("mousePressed", 300), ("mouseMoved", 340), ("mouseReleased", 340)):
-        held = 0 if kind == "mouseReleased" else 1
-        tab.call("Input.dispatchMouseEvent", type=kind, x=x + at, y=y + 200, button="left", buttons=held, modifiers=8)
-    aside = state(tab)
-    assert np.allclose(aside["turn"], closer["turn"]), "moving turns"
-    slid = np.dot(np.subtract(aside["target"], closer["target"]), closer["turn"][0])
-    assert slid < 0 and abs(slid) == pytest.approx(40 * distance(closer) / tab.ask("lens(640, 480).focal[0]"), rel=1e-3)
-    tab.ask("document.activeElement.blur()")
-    tab.call("Input.dispatchKeyEvent", type="keyDown", key="ArrowLeft")
-    assert not np.allclose(state(tab)["eye"], aside["eye"]), "arrow keys do nothing"
-    tab.click("#next")
-    tab.wait("document.querySelector('#which').textContent === '2 / 5'")
-    eye = cameras()[1].center
-    tab.wait(f"Math.hypot(...viewer.pose.eye.map((v, i) => v - {eye.tolist()}[i])) < 1e-6")
-    assert np.allclose(state(tab)["turn"], cameras()[1].world_to_camera[:3, :3], atol=1e-6), (
-        "it arrives at another pose"
-    )
-    tab.click("#turn")
-    tab.wait(f"Math.hypot(...viewer.pose.eye.map((v, i) => v - {eye.tolist()}[i])) > 0.02")
-    tab.click("#turn")
-    tab.click("#reset")
-    tab.wait(f"Math.hypot(...viewer.pose.eye.map((v, i) => v - {eye.tolist()}[i])) < 1e-6")
-    assert not tab.complaints(), "the page complains"
-
-
-@needs_browser
-def test_a_double_click_looks_there(tab: Browser) -> None:
-    before = state(tab)
-    for kind in ("mousePressed", "mouseReleased") * 2:
-        tab.mouse(kind, 360, 200)
-    tab.wait(f"Math.hypot(...viewer.target.map((v, i) => v - {before['target']}[i])) > 0.01")
-    tab.wait("!flight")
-    after = state(tab)
-    focal, centre = np.array(tab.ask("lens(640, 480).focal")), np.array(tab.ask("lens(640, 480).centre"))
-    x, y, z = np.array(before["turn"]) @ np.subtract(after["target"], before["eye"])
-    assert np.allclose(focal * [x / z, y / z] + centre, [360, 200], atol=1), "another place is looked at"
-    assert distance(after) < distance(before) * 1.5, "it flies away"
-
-
-@needs_browser
-def test_two_fingers_zoom(browser: Browser, written: Path) -> None:
-    tab = opened(browser, written, 390, 780)
-    tab.call("Emulation.setTouchEmulationEnabled", enabled=True)
-    before = state(tab)
-
-    def touch(kind: str, *points: tuple[float, float]) -> None:
-        tab.call("Input.dispatchTouchEvent", type=kind, touchPoints=[{"x": x, "y": y, "id": i} for i, (x, y) in
-                                                                     enumerate(points)])  # fmt: skip
-
-    touch("touchStart", (150, 400))
-    touch("touchStart", (150, 400), (250, 400))
-    touch("touchMove", (100, 400), (300, 400))
-    touch("touchEnd")
-    tab.wait("fingers.size === 0")
-    after = state(tab)
-    assert distance(after) == pytest.approx(distance(before) / 2, rel=0.05), "spreading two fingers does not double"
-    touch("touchStart", (200, 400))
-    touch("touchMove", (240, 430))
-    touch("touchEnd")
-    tab.wait("fingers.size === 0")
-    turned = state(tab)
-    assert distance(turned) == pytest.approx(distance(after)) and not np.allclose(turned["eye"], after["eye"])
-    tab.call("Emulation.setTouchEmulationEnabled", enabled=False)
-
-
-# ---- where it is shown ----
-
-
-@needs_browser
-@pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("width", [1280, 360])
-def test_light_and_dark_wide_and_narrow(
-    browser: Browser, written: Path, dark: bool, width: int, tmp_path: Path
-) -> None:
-    tab = opened(browser, written, width, 700, dark)
-    assert tab.ask("document.documentElement.scrollWidth") <= width, "the page is wider than its window"
-    boxes = tab.ask("[...document.querySelectorAll('.bar button:not([hidden])')].map(b => {"
-                    " const r = b.getBoundingClientRect();"
-                    " return [r.left, r.right, r.width, r.height]; })")  # fmt: skip
-    assert len(boxes) >= 4 and all(left >= 0 and right <= width for left, right, *_ in boxes), "a button is cut off"
-    assert min(min(box[2:]) for box in boxes) >= 30, "a button is too small for a finger"
-    ink = tab.ask("getComputedStyle(document.body).color.match(/\\d+/g).map(Number)")
-    assert (sum(ink) > 400) == dark, "the bar does not follow the system's colours"
-    tab.photograph(tmp_path / "a.png", whole=False)
+def test_a_path_is_recorded_saved_and_filmed(page: ViewerPage, viewer: Viewer, out: Path) -> None:
     import imageio.v3 as iio
 
-    assert iio.imread(tmp_path / "a.png")[100:500].std() > 10, "nothing is seen"
+    view = view_in(viewer)
+    page.tab("Path")
+    page.press("Add this view")
+    until(lambda: len(viewer.recording.keys) == 1, "the first keyframe")
+    start = view.pose
+    page.drag_canvas((300, 300), (400, 300))
+    until(lambda: np.linalg.norm(view.pose.position - start.position) > 0.2, "the camera to move")
+    page.press("Add this view")
+    until(lambda: "2 keyframes" in page.words(), "the second keyframe")
+    page.press("Save as JSON")
+    until(lambda: (out / "path.json").is_file(), "the file")
+    saved = read_path(out / "path.json")
+    np.testing.assert_allclose(saved.keyframes[0].position, start.position, err_msg="another place was saved")
+    assert saved.seconds == 2.0 and (saved.width, saved.height) == (960, 540)
+    viewer.recording._fps.value = 5
+    page.press("Render a video")
+    until(lambda: (out / "path.mp4").is_file(), "the video")
+    assert iio.improps(out / "path.mp4", plugin="FFMPEG").shape[1:3] == (540, 960), "the video has another size"
+    page.press("play")
+    until(lambda: np.linalg.norm(view.pose.position - saved.keyframes[1].position) < 1e-3, "the flight's end")
+    page.press("clear")
+    until(lambda: "No keyframes yet" in page.words(), "an empty path")
+    page.press("Save as JSON")
+    until(lambda: "there is no keyframe yet" in page.words(), "the sentence that says why nothing was saved")
 
 
-@needs_browser
-def test_within_another_page(browser: Browser, tmp_path: Path) -> None:
-    """In a sandboxed frame under the report's policy, which may know no workers: it must draw all the same."""
-    frame = viewer_frame(viewer_html(lopsided(1), cameras()), height="400px")
-    (tmp_path / "host.html").write_text(another_page("host", "", frame), encoding="utf-8")
-    browser.open(tmp_path / "host.html", 900, 700)
-    browser.wait("document.querySelector('iframe') !== null")
-    browser.ask("document.querySelector('iframe').scrollIntoView()")
-
-    def spread() -> float:
-        import imageio.v3 as iio
-
-        browser.photograph(tmp_path / "host.png", whole=False)
-        x, y, width, height = (int(v) for v in browser.place("iframe"))
-        return float(iio.imread(tmp_path / "host.png")[y + 60 : y + height - 80, x + 20 : x + width - 20, :3].std())
-
-    for _ in range(100):
-        if spread() > 15:
-            break
-        browser.ask("new Promise(done => setTimeout(done, 100))")
-    assert spread() > 15, "the frame shows nothing"
+def test_each_browser_has_its_own_camera_and_mode(page: ViewerPage, viewer: Viewer) -> None:
+    first = view_in(viewer)
+    with ViewerPage() as other:
+        other.visit(viewer.url, 640, 480)
+        until(lambda: len(viewer.views()) == 2, "the second browser")
+        (second,) = (view for view in viewer.views() if view is not first)
+        still = first.pose
+        other.drag_canvas((100, 240), (200, 240))
+        until(lambda: np.linalg.norm(second.pose.position - first.pose.position) > 0.2, "the second camera to move")
+        other.choose("colour", "opacity")
+        until(lambda: second.look.mode == "opacity", "the second mode")
+        assert first.pose is still and first.look.mode == "colour", "one browser moves another's camera"
+        assert second.pose.width / second.pose.height == pytest.approx(4 / 3, abs=0.02), "the windows differ in shape"
+        assert other.faults() == []
+    until(lambda: viewer.views() == [first], "the second browser to be forgotten")
+    until(lambda: viewer.drawer.waiting == 0, "the drawer to be idle")
 
 
-LACKS = {
-    "WebGL2": ("HTMLCanvasElement.prototype.getContext = () => null", "no WebGL2"),
-    "DecompressionStream": ("delete window.DecompressionStream", "too old"),
-}
+def test_a_phone_has_room(browser: ViewerPage, viewer: Viewer) -> None:
+    browser.visit(viewer.url, 390, 800)
+    until(lambda: len(viewer.views()) == 1, "the browser")
+    view = without_cameras(view_in(viewer))
+    until(lambda: view.pose.width < view.pose.height, "the size of the window")
+    assert browser.ask("document.documentElement.scrollWidth <= innerWidth"), "the page is wider than the phone"
+    top = slice(GREETING + 30, 330)
+    wanted = draw(viewer.snapshot, window(view, 390, 800), view.look).image[top].astype(float)
+    until(lambda: np.abs(browser.canvas()[top] - wanted).mean() < 3, "the picture above the panel")
+    assert browser.faults() == []
 
 
-@needs_browser
-@pytest.mark.parametrize("lack", LACKS)
-def test_what_a_browser_lacks_is_said(browser: Browser, written: Path, lack: str) -> None:
-    script, word = LACKS[lack]
-    added = browser.call("Page.addScriptToEvaluateOnNewDocument", source=script)
+def test_pausing_a_training_and_leaving_it(browser: ViewerPage, task: SceneTask, tmp_path: Path) -> None:
+    done: list[int] = []
+    enough = threading.Event()
+
+    class Note(loop.Callback):
+        def on_step(self, step: int, loss: float, task: loop.AnyTask) -> None:
+            done.append(step)
+            if enough.is_set():
+                raise StopIteration
+
+    live = live_view(task, tmp_path, ("127.0.0.1", 0))
+
+    def train() -> None:
+        try:
+            loop.fit(task, task.config.steps, callbacks=[live, Note()], progress=False)
+        except StopIteration:
+            pass
+
+    thread = threading.Thread(target=train)
+    thread.start()
     try:
-        browser.open(written, *SIZE)
-        browser.wait("window.viewer && viewer.failed !== ''")
-        assert word in browser.ask("document.querySelector('#wait').innerText"), "the reason is not told"
-        assert not browser.complaints(), "an error goes to the console only"
-        browser.drag("#scene", (100, 100), (200, 200))
-        browser.click("#next")
-        assert not browser.complaints(), "hands on a page without a scene make errors"
+        until(lambda: live.viewer is not None and done, "the first step")
+        assert live.viewer is not None
+        browser.visit(live.viewer.url)
+        browser.tab("Training")
+        until(lambda: "Gaussians, loss" in browser.words(), "the state of the training")
+        browser.press("Pause")
+        until(lambda: "paused" in browser.words(), "the pause")
+        stopped = len(done)
+        step = live._shown_step
+        assert f"step {step}" in browser.words() and done[-1] in (step, step - 1), "the view shows another step"
+        browser.press("One step")
+        until(lambda: f"step {step + 1} " in browser.words(), "one more step")
+        assert len(done) <= stopped + 1, "a paused training goes on"
+        browser.press("Resume")
+        until(lambda: len(done) > stopped + 20, "the training to go on")
+        assert browser.ask("document.querySelectorAll('.uplot').length") == 3, "a chart is missing"
+        assert browser.faults() == []
+        browser.call("Page.navigate", url="about:blank")  # the browser leaves in the middle of it
+        until(lambda: live.viewer is not None and not live.viewer.views(), "the browser to be forgotten")
+        gone = len(done)
+        until(lambda: len(done) > gone + 20, "the training to go on without a browser")
     finally:
-        browser.call("Page.removeScriptToEvaluateOnNewDocument", identifier=added["identifier"])
-
-
-@needs_browser
-def test_without_workers_it_sorts_itself(browser: Browser, written: Path) -> None:
-    source = "window.Worker = class { constructor() { throw new Error('forbidden'); } }"
-    added = browser.call("Page.addScriptToEvaluateOnNewDocument", source=source)
-    try:
-        tab = opened(browser, written)
-        before = tab.ask("viewer.splats.last")
-        tab.drag("#scene", (300, 240), (400, 240))
-        assert tab.ask("viewer.splats.last") != before and tab.ask("viewer.splats.count") > 100, "nothing is sorted"
-    finally:
-        browser.call("Page.removeScriptToEvaluateOnNewDocument", identifier=added["identifier"])
-
-
-@needs_browser
-def test_a_damaged_page_says_so(browser: Browser, written: Path, tmp_path: Path) -> None:
-    text = written.read_text(encoding="utf-8")
-    begin = text.index('id="packed">') + 12
-    (tmp_path / "cut.html").write_text(text[: begin + 200] + text[text.index("</script>", begin) :], encoding="utf-8")
-    browser.open(tmp_path / "cut.html", *SIZE)
-    browser.wait("window.viewer && viewer.failed !== ''")
-    assert "cannot be shown" in browser.ask("document.querySelector('#wait').innerText"), "half a scene stays unnoticed"
+        enough.set()
+        live.paused = False
+        live._wake.set()
+        thread.join(60)
+        live.close()
+    assert not thread.is_alive()

@@ -1,6 +1,6 @@
 """Counts (Gaussian, pixel) pairs of a view exactly, outside of the timing: those evaluated, and those that draw.
 
-Shapes: I instances (a Gaussian in a tile), B of them at a time; 256 pixels a tile; U units (below) a tile.
+Shapes: I instances (a Gaussian in a tile), B of them at a time; 256 pixels a tile; U units of P pixels (below) a tile.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from splatlearn.ops.rasterize import rasterize
 from splatlearn.scene.gaussians import Gaussians
 
 ALPHA_THRESHOLD = 1 / 255
-BATCH = 1 << 15  # instances counted at a time: 32 MiB a float32 tensor of their pixels
+ROUNDING, MARGIN = 5e-7, 0.01  # of the ellipse test for float32 and in pixels, as in csrc/math/tile.h
+BATCH = 1 << 15  # instances counted at a time: at most 32 MiB a float32 tensor of their pixels
 
 
 class Counts(NamedTuple):
@@ -57,24 +58,37 @@ WALKS = {
 @torch.no_grad()
 def count(gaussians: Gaussians, view: View) -> Counts:
     """The pairs of a training step on this view, by the lists and the stops of the kernels themselves."""
-    camera = view[0]
     projection, tiles, stops = _lists_and_stops(gaussians, view)
-    kind = "cuda" if native.runs_kernels(stops) else "cpu"
-    tile_stops, inside = _by_tile(stops, -1), _by_tile(torch.ones_like(stops), 0) > 0
-    lengths = tiles.tile_offsets[1:] - tiles.tile_offsets[:-1]
-    drawn = torch.minimum(tile_stops.long(), lengths[:, None])  # splats from this position on are not drawn
+    walk = WALKS["cuda" if native.runs_kernels(stops) else "cpu"]
+    units = _Units(walk, tiles, stops)
     total = torch.zeros(3, dtype=torch.int64, device=stops.device)
-    across = -(-camera.width // TILE)
-    instances = tiles.gaussian_ids.numel()
+    instances = int(tiles.tile_offsets[-1])
     for begin in range(0, instances, BATCH):
         at = torch.arange(begin, min(begin + BATCH, instances), device=stops.device)
         tile = torch.searchsorted(tiles.tile_offsets, at, right=True) - 1
-        position = at - tiles.tile_offsets[tile]
         splats = _splats(projection, tiles.gaussian_ids[at])
-        origin = torch.stack([tile % across, tile // across], dim=1) * TILE
-        total += _pairs(splats, origin, position, tile_stops[tile], drawn[tile], inside[tile], WALKS[kind])
+        total += _pairs(splats, tile, at - tiles.tile_offsets[tile], units)
     forward, backward, contributed = total.tolist()
     return Counts(instances, instances * TILE * TILE, forward, backward, contributed)
+
+
+class _Units:
+    """What is known of the units of each tile before the lists are walked. P pixels a unit."""
+
+    def __init__(self, walk: Walk, tiles: Tiles, stops: Tensor) -> None:
+        lengths = (tiles.tile_offsets[1:] - tiles.tile_offsets[:-1])[:, None]
+        tile_stops, inside = _by_tile(stops, -1), _by_tile(torch.ones_like(stops), 0) > 0
+        drawn = torch.minimum(tile_stops.long(), lengths)  # splats from this position on are not drawn
+        self.walk = walk
+        self.across = -(-stops.shape[1] // TILE)
+        self.drawn = _by_unit(drawn, walk)  # [tiles, U, P]
+        self.alive = _of_groups(
+            tile_stops, walk.group, walk
+        )  # [tiles, U]: positions looked at up to here find it alive
+        self.wanted = _of_groups(drawn, walk.group_backward, walk)  # [tiles, U]: backward walks positions below this
+        inside = _by_unit(inside, walk).reshape(*self.alive.shape, walk.height, walk.width)
+        self.columns = inside.any(dim=2).sum(dim=2)  # [tiles, U] pixels across and down that the picture has of a unit
+        self.rows = inside.any(dim=3).sum(dim=2)
 
 
 def _lists_and_stops(gaussians: Gaussians, view: View) -> tuple[Projection, Tiles, Tensor]:
@@ -111,55 +125,62 @@ def _splats(p: Projection, ids: Tensor) -> Tensor:
     return torch.cat([p.means2d[0, ids], conic, p.opacities[0, ids, None].log2()], dim=1)
 
 
-def _pairs(
-    splats: Tensor, origin: Tensor, position: Tensor, stops: Tensor, drawn: Tensor, inside: Tensor, walk: Walk
-) -> Tensor:
-    """[3]: pairs evaluated forward and backward, and pairs that drew.
-
-    Args:
-        splats: [B, 6]; origin: [B, 2] first pixel of the tile; position: [B] in the tile's list.
-        stops, drawn, inside: [B, 256] of the tile's pixels.
-    """
-    x, y, a, b, c, log2_opacity = (value[:, None] for value in splats.unbind(dim=1))
-    pixel = torch.arange(TILE * TILE, device=splats.device)
-    dx = origin[:, :1] + pixel % TILE + 0.5 - x
-    dy = origin[:, 1:] + pixel // TILE + 0.5 - y
-    power = log2_opacity - a * dx * dx - (b * dx + c * dy) * dy
-    visible = power >= math.log2(ALPHA_THRESHOLD)
-    contributed = (visible & (position[:, None] < drawn)).sum()
-    reached = _units_reached(splats, origin, walk, inside)
-    pixels = walk.width * walk.height
-    looked = position // walk.look * walk.look
-    alive = _of_groups(stops, walk.group, walk) >= looked[:, None]
-    wanted = _of_groups(drawn, walk.group_backward, walk) > position[:, None]
-    return torch.stack([(reached & alive).sum() * pixels, (reached & wanted).sum() * pixels, contributed])
+def _by_unit(values: Tensor, walk: Walk) -> Tensor:
+    """[tiles, 256] as [tiles, U, P]."""
+    grid = values.reshape(-1, TILE // walk.height, walk.height, TILE // walk.width, walk.width)
+    return grid.transpose(2, 3).reshape(len(values), -1, walk.height * walk.width)
 
 
 def _of_groups(values: Tensor, group: tuple[int, int], walk: Walk) -> Tensor:
-    """The largest of `values` [B, 256] over the group of pixels to which each unit belongs, [B, U]."""
-    grid = values.reshape(-1, TILE, TILE)
-    largest = grid.reshape(-1, TILE // group[1], group[1], TILE // group[0], group[0]).amax(dim=(2, 4))
-    largest = largest.repeat_interleave(group[1] // walk.height, dim=1)
+    """The largest of `values` [tiles, 256] over the group of pixels to which each unit belongs, [tiles, U]."""
+    grid = values.reshape(-1, TILE // group[1], group[1], TILE // group[0], group[0])
+    largest = grid.amax(dim=(2, 4)).repeat_interleave(group[1] // walk.height, dim=1)
     return largest.repeat_interleave(group[0] // walk.width, dim=2).flatten(1)
 
 
-def _units_reached(splats: Tensor, origin: Tensor, walk: Walk, inside: Tensor) -> Tensor:
+def _pairs(splats: Tensor, tile: Tensor, position: Tensor, units: _Units) -> Tensor:
+    """[3]: pairs evaluated forward and backward, and pairs that drew, of B instances.
+
+    Args:
+        splats: [B, 6]; tile: [B]; position: [B] in the tile's list.
+    """
+    walk = units.walk
+    left, top = _corners(tile, units)
+    reached = _reached(splats, left, top, units.columns[tile], units.rows[tile])
+    looked = position // walk.look * walk.look
+    forward = (reached & (units.alive[tile] >= looked[:, None])).sum()
+    walked = reached & (units.wanted[tile] > position[:, None])
+    instance, unit = walked.nonzero(as_tuple=True)
+    pixel = torch.arange(walk.width * walk.height, device=splats.device)
+    x, y, a, b, c, log2_opacity = (value[:, None] for value in splats[instance].unbind(dim=1))
+    dx = left[instance, unit][:, None] + pixel % walk.width - x
+    dy = top[instance, unit][:, None] + pixel // walk.width - y
+    power = log2_opacity - a * dx * dx - (b * dx + c * dy) * dy
+    visible = (power >= math.log2(ALPHA_THRESHOLD)) & (units.drawn[tile[instance], unit] > position[instance][:, None])
+    return torch.stack([forward * len(pixel), walked.sum() * len(pixel), visible.sum()])
+
+
+def _corners(tile: Tensor, units: _Units) -> tuple[Tensor, Tensor]:
+    """[B, U] x and y of the first pixel centre of each unit."""
+    walk, columns = units.walk, TILE // units.walk.width
+    unit = torch.arange(columns * (TILE // walk.height), device=tile.device)
+    left = (tile % units.across * TILE)[:, None] + unit % columns * walk.width + 0.5
+    return left, (tile // units.across * TILE)[:, None] + unit // columns * walk.height + 0.5
+
+
+def _reached(splats: Tensor, left: Tensor, top: Tensor, columns: Tensor, rows: Tensor) -> Tensor:
     """[B, U]: whether the ellipse of alpha >= cut-off reaches the pixel centres of each unit (csrc/math/tile.h)."""
     x, y, a, b, c, log2_opacity = (value[:, None] for value in splats.unbind(dim=1))
     b = b / 2
     level = log2_opacity - math.log2(ALPHA_THRESHOLD)
-    columns, rows = TILE // walk.width, TILE // walk.height
-    unit = torch.arange(columns * rows, device=splats.device)
-    left = origin[:, :1] + unit % columns * walk.width + 0.5 - x
-    top = origin[:, 1:] + unit // columns * walk.height + 0.5 - y
-    used = inside.reshape(-1, rows, walk.height, columns, walk.width)
-    right = left + used.any(dim=2).sum(dim=3).flatten(1) - 1
-    bottom = top + used.any(dim=4).sum(dim=2).flatten(1) - 1
-    determinant = a * c - b * b
-    highest = (a * level / determinant).sqrt() + 0.01
+    left, top = left - x, top - y
+    right, bottom = left + columns - 1, top + rows - 1
+    determinant = torch.maximum(a * c - b * b - ROUNDING * (a * c), ROUNDING * (a * c))  # slivers cancel
+    highest = (a * level / determinant).sqrt() + MARGIN
     low, high = torch.maximum(top, -highest), torch.minimum(bottom, highest)
     of_rightmost = -(b / c) * (c * level / determinant).sqrt()
     y_right, y_left = (torch.minimum(torch.maximum(value, low), high) for value in (of_rightmost, -of_rightmost))
-    last = ((a * level - determinant * y_right**2).clamp(min=0).sqrt() - b * y_right) / a + 0.01
-    first = (-(a * level - determinant * y_left**2).clamp(min=0).sqrt() - b * y_left) / a - 0.01
-    return (low <= high) & (last >= left) & (first <= right)
+    last = ((a * level - determinant * y_right**2).clamp(min=0).sqrt() - b * y_right) / a
+    first = (-(a * level - determinant * y_left**2).clamp(min=0).sqrt() - b * y_left) / a
+    margin = MARGIN + 1e-5 * (last - first)
+    return (low <= high) & (last + margin >= left) & (first - margin <= right)

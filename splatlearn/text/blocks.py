@@ -102,6 +102,7 @@ class Block(torch.nn.Module):
         norm: NormName = "layer",
         activation: ActivationName = "gelu",
         dropout: float = 0.0,
+        attention_dropout: float = 0.0,
         bias: bool = False,
         written: bool = False,
     ) -> None:
@@ -110,9 +111,9 @@ class Block(torch.nn.Module):
         def add_norm() -> AddNorm:
             return AddNorm(make_norm(norm, width, bias), norm_first, dropout)
 
-        self.attention = Attention(width, heads, bias=bias, dropout=dropout, written=written)
+        self.attention = Attention(width, heads, bias=bias, dropout=attention_dropout, written=written)
         self.add_attention = add_norm()
-        self.cross = Attention(width, heads, bias=bias, dropout=dropout, written=written) if cross else None
+        self.cross = Attention(width, heads, bias=bias, dropout=attention_dropout, written=written) if cross else None
         self.add_cross = add_norm() if cross else None
         self.feed_forward = FeedForward(width, inner, activation, bias)
         self.add_feed_forward = add_norm()

@@ -34,7 +34,8 @@ UNITS = (
 TENS = "zero ten twenty thirty forty fifty sixty seventy eighty ninety".split()
 MONTHS = "January February March April May June July August September October November December".split()
 FIRST, LAST = datetime.date(1900, 1, 1).toordinal(), datetime.date(2099, 12, 31).toordinal()
-LEARNED = 100  # numbers below are all learned from
+LEARNED = 100  # numbers below are all learned from ...
+REPEATED = 20  # ... this many times, as they are few
 
 
 def words(number: int) -> str:
@@ -100,7 +101,7 @@ class Pairs:
         self.pad, self.begin, self.end = range(self.tokenizer.vocabulary, self.tokenizer.vocabulary + 3)
         self.vocabulary = self.tokenizer.vocabulary + 3
         draw = random.Random(config.seed)
-        self.train = self._encoded([(words(number), str(number)) for number in range(LEARNED)])
+        self.train = self._encoded([(words(number), str(number)) for number in range(LEARNED)]) * REPEATED
         self.test: list[Pair] = []
         for texts in (number_texts(config.numbers, draw), date_texts(config.dates, draw)):
             held = max(1, round(len(texts) * config.holdout))

@@ -166,7 +166,7 @@ class TextTask(Task[Batch, Tensor]):
     @contextlib.contextmanager
     def _dropout_seeded(self) -> Iterator[None]:
         """Dropout draws from PyTorch's generator, which is seeded by what is computed and put back as it was."""
-        if self.config.model.dropout == 0 or not self.model.training:
+        if self.config.model.dropout == self.config.model.attention_dropout == 0 or not self.model.training:
             yield
             return
         words = f"{self.config.seed} {self._place} {self.processes.rank}"

@@ -51,7 +51,8 @@ class Transformer(torch.nn.Module):
         norm: NormName = key("layer", "LayerNorm or RMSNorm")
         activation: ActivationName = key("gelu", "the bend of a feed-forward layer")
         tie_weights: bool = key(True, "the last linear layer is the token embedding again")
-        dropout: float = key(0.0, "share of values that training drops")
+        dropout: float = key(0.0, "share of a sub-layer's answer, and of the embedding, that training drops")
+        attention_dropout: float = key(0.0, "share of attention's weights that training drops, too; slow on a CPU")
         bias: bool = key(False, "linear layers and LayerNorms also add a vector")
         attention: Literal["fused", "written"] = key("fused", "PyTorch's attention, or the one written out")
 
@@ -67,8 +68,9 @@ class Transformer(torch.nn.Module):
             if self.position == "rotary" and self.width // self.heads % 2:
                 size = self.width // self.heads
                 raise SplatlearnError(f"rotary positions need an even number of values a head, got {size}")
-            if not 0 <= self.dropout < 1:
-                raise SplatlearnError(f"'model.dropout' must be at least 0 and below 1, got {self.dropout}")
+            for name in ("dropout", "attention_dropout"):
+                if not 0 <= getattr(self, name) < 1:
+                    raise SplatlearnError(f"'model.{name}' must be at least 0 and below 1, got {getattr(self, name)}")
 
     rotations: Tensor | None
 
@@ -228,7 +230,7 @@ class Transformer(torch.nn.Module):
 
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"context": 64, "width": 128, "heads": 4, "layers": 4},
-    "small": {"context": 256, "width": 384, "heads": 6, "layers": 6, "dropout": 0.2},
+    "small": {"context": 256, "width": 384, "heads": 6, "layers": 6, "dropout": 0.2, "attention_dropout": 0.2},
     "gpt2": {"context": 1024, "width": 768, "heads": 12, "layers": 12, "activation": "gelu_tanh", "bias": True},
 }
 
@@ -243,6 +245,7 @@ def _block(config: Transformer.Config, cross: bool) -> Block:
         norm=config.norm,
         activation=config.activation,
         dropout=config.dropout,
+        attention_dropout=config.attention_dropout,
         bias=config.bias,
         written=config.attention == "written",
     )
