@@ -13,12 +13,10 @@ from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
-import numpy as np
 import pytest
 import tiny_scene
 import torch
 import yaml
-from PIL import Image
 from browser import CHROMIUM, Browser
 from PIL import Image
 
@@ -199,11 +197,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("docs")
     shutil.copytree(ROOT / "configs", root / "configs")
     shutil.copytree(ROOT / "examples", root / "examples")
-    shutil.copytree(root / "my_scene", root / "reconstructed")  # as `splatlearn reconstruct` leaves it, with a mask
-    (root / "reconstructed" / "masks").mkdir()
-    mask = np.full((tiny_scene.HEIGHT, tiny_scene.WIDTH), 255, np.uint8)
-    mask[:9] = 0
-    Image.fromarray(mask).save(root / "reconstructed" / "masks" / "view_1.png.png")
     tiny_scene.write(root / "my_scene")
     shutil.copytree(root / "my_scene" / "images", root / "my_photos")
     shutil.copytree(root / "my_scene", root / "reconstructed")  # as `splatlearn reconstruct` leaves it, with a mask
