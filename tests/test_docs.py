@@ -32,7 +32,7 @@ import hooks  # noqa: E402  (of the site: it knows the parsers of the commands)
 
 LANGUAGES = {"python", "bash", "yaml", "json", "text"}
 # what a page may tell to type besides splatlearn's own commands
-SHELL = {"pip", "python", "cd", "tensorboard", "mkdocs", "pytest", "torchrun", "git", "ruff"}
+SHELL = {"echo", "pip", "python", "cd", "tensorboard", "mkdocs", "pytest", "torchrun", "git", "ruff"}
 # words added to a command so that a test can afford it; None: its words are parsed and it is not run
 CHEAPER: dict[str, list[str] | None] = {
     "train": ["--steps", "4", "--sh_degree", "1"],
@@ -74,11 +74,18 @@ BLOCKS = [block for page in PAGES for block in blocks(page)]
 
 
 def commands(block: Block) -> list[list[str]]:
-    """The words of each line of a shell block; a backslash continues a line."""
-    text = block.text.replace("\\\n", " ")
-    return [
-        words for line in text.splitlines() for part in line.split("&&") if (words := shlex.split(part, comments=True))
-    ]
+    """The words of each command of a shell block; a backslash continues a line, && and | separate commands."""
+    found: list[list[str]] = []
+    for line in block.text.replace("\\\n", " ").splitlines():
+        words = shlex.shlex(line, posix=True, punctuation_chars="|&")
+        words.whitespace_split = True
+        found.append([])
+        for word in words:
+            if word in ("|", "&&"):
+                found.append([])
+            else:
+                found[-1].append(word)
+    return [words for words in found if words]
 
 
 SHELL_LINES = [(block, words) for block in BLOCKS if block.language == "bash" for words in commands(block)]
