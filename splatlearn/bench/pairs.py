@@ -174,7 +174,7 @@ def _reached(splats: Tensor, left: Tensor, top: Tensor, columns: Tensor, rows: T
     b = b / 2
     level = log2_opacity - math.log2(ALPHA_THRESHOLD)
     left, top = left - x, top - y
-    right, bottom = left + columns - 1, top + rows - 1
+    right, bottom = left + (columns - 1), top + (rows - 1)
     determinant = torch.maximum(a * c - b * b - ROUNDING * (a * c), ROUNDING * (a * c))  # slivers cancel
     highest = (a * level / determinant).sqrt() + MARGIN
     low, high = torch.maximum(top, -highest), torch.minimum(bottom, highest)

@@ -33,8 +33,8 @@ def scaling(device: torch.device, budget: float) -> dict[str, Any]:
     points: list[dict[str, Any]] = []
     left_out: list[str] = []
     plan = [("pixels", COUNT, size) for size in SIZES], [("gaussians", count, FULL_HD) for count in COUNTS]
+    seconds, before = 0.0, 0  # of the last point
     for sweep in plan:
-        seconds, before = 0.0, 0
         for kind, count, size in sweep:
             what = f"{count:,} Gaussians at {size[0]}x{size[1]}"
             needed = count * GAUSSIAN_BYTES + size[0] * size[1] * PIXEL_BYTES
