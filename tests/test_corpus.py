@@ -179,6 +179,16 @@ def test_a_cache_that_cannot_be_written_is_told(tmp_path: Path) -> None:
         read(tmp_path / "a.txt", cache=str(tmp_path / "file"))
 
 
+def test_the_cache_is_never_among_the_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.txt").write_text(lines(50))
+    with pytest.raises(SplatlearnError, match="'data.cache' must be outside of the text's folder .*, got .*tokens"):
+        read(tmp_path, cache=str(tmp_path / "tokens"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with pytest.raises(SplatlearnError, match="must be outside"):
+        read(tmp_path)
+    assert os.listdir(tmp_path) == ["a.txt"], "something was written beside the text"
+
+
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/somebody")
     for value in ("", "relative"):
@@ -221,11 +231,14 @@ def test_bad_text_is_told_in_a_sentence(tmp_path: Path) -> None:
         read(tmp_path / "bad")
 
 
-def test_pictures_beside_the_text_are_left_out(tmp_path: Path) -> None:
+def test_what_lies_beside_the_text_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "code.py").write_text(lines(30))
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0")
     (tmp_path / ".git").mkdir()
     (tmp_path / ".git" / "config").write_text("[core] secret\n")
+    (tmp_path / "runs" / "text" / "checkpoints" / "step_1").mkdir(parents=True)
+    for name in ("config.yaml", "metrics.jsonl", "checkpoints/step_1/state.json"):
+        (tmp_path / "runs" / "text" / name).write_text("what a run of this text has written\n")
     found = read(tmp_path)
     text = found.tokenizer.decode([*found.train.tolist(), *found.test.tolist()])
     assert text == lines(30), "something else than the text is learned"

@@ -59,6 +59,9 @@ class Corpus:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        place = cache_folder(config.cache)
+        if config.path and place.resolve().is_relative_to(Path(config.path).expanduser().resolve()):
+            raise SplatlearnError(f"'data.cache' must be outside of the text's folder {config.path}, got {place}")
         documents, self.sha256 = gather(config.path)
         settings: dict[str, Any] = {"format": FORMAT, "text": self.sha256, "tokenizer": config.tokenizer}
         settings |= {"holdout": config.holdout, "seed": config.seed}
@@ -71,7 +74,7 @@ class Corpus:
             settings["definition"] = given.state()
         elif config.tokenizer == "bpe":
             settings["vocabulary"] = config.vocabulary
-        self.folder = cache_folder(config.cache) / _hash_of(settings)[:32]
+        self.folder = place / _hash_of(settings)[:32]
         index = _read_index(self.folder)
         if index is None:
             index = self._build(*split(documents, config.holdout, config.seed), documents, given)

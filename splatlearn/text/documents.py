@@ -18,6 +18,7 @@ from typing import NamedTuple
 from splatlearn.errors import SplatlearnError
 
 TEXT_SUFFIXES = (".txt", ".md", ".rst", ".text")  # these must be UTF-8; other files are looked at first
+RUN = "config.yaml"  # beside a folder of checkpoints, it makes a folder that of a run
 BLOCK = 1 << 20  # bytes read at once
 REPEATED = 80  # characters of a paragraph that, in two topics, makes them one document
 
@@ -78,8 +79,7 @@ def gather(path: str) -> tuple[list[Document], str]:
     place = Path(path).expanduser()
     try:
         if place.is_dir():
-            files = [file for file in sorted(place.rglob("*")) if file.is_file() and not _hidden(file, place)]
-            files = [file for file in files if file.suffix.lower() in TEXT_SUFFIXES or _looks_like_text(file)]
+            files = _texts_in(place)
             if not files:
                 raise SplatlearnError(f"{place} holds no text: expected files in UTF-8 such as .txt or .md, got none")
         elif place.is_file():
@@ -197,8 +197,17 @@ def _decoded(path: Path) -> Iterator[str]:
         raise SplatlearnError(f"cannot read the text of {path}: {error.strerror}") from error
 
 
-def _hidden(file: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in file.relative_to(folder).parts)
+def _texts_in(folder: Path) -> list[Path]:
+    """All files of text, sorted; not the hidden ones, and not those of runs: what a run writes is no text to learn."""
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+    runs = {file.parent for file in files if file.name == RUN and (file.parent / "checkpoints").is_dir()}
+    return [
+        file
+        for file in files
+        if not any(part.startswith(".") for part in file.relative_to(folder).parts)
+        and runs.isdisjoint(file.parents)
+        and (file.suffix.lower() in TEXT_SUFFIXES or _looks_like_text(file))
+    ]
 
 
 def _looks_like_text(file: Path) -> bool:
