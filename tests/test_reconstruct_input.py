@@ -17,6 +17,7 @@ from splatlearn.scene.colmap import ColmapScene
 from splatlearn.scene.reconstruct import Settings, reconstruct
 from splatlearn.scene.reconstruct.gather import Photo, copy_photo, find_photos
 from splatlearn.scene.reconstruct.phases import camera_groups, matching_of
+from splatlearn.scene.reconstruct.work import FOLDER
 
 ALONE = Settings(threads=1)
 
@@ -89,7 +90,7 @@ class TestOut:
 
     def test_too_little_room_is_told_before(self, photos: Path, tmp_path: Path, monkeypatch: Any) -> None:
         monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1_000_000})())
-        with pytest.raises(SplatlearnError, match=r"expected about 0\.0 GB of free disk space for 7 .* got 0\.0 GB"):
+        with pytest.raises(SplatlearnError, match=r"expected about 0\.1 GB of free disk space for 7 .* got 0\.0 GB"):
             reconstruct(photos, tmp_path / "out", ALONE, progress=False)
 
     def test_a_disk_that_is_full_in_between(self, photos: Path, tmp_path: Path, monkeypatch: Any) -> None:
@@ -105,6 +106,21 @@ class TestOut:
             with pytest.raises(SplatlearnError, match=r"photo 3\.jpg could not be written \(No space left on device\)"):
                 reconstruct(photos, tmp_path / "out", ALONE, progress=False)
         assert reconstruct(photos, tmp_path / "out", ALONE, progress=False).registered == 7, "it does not go on"
+
+    def test_a_disk_that_fills_up_while_matching(self, photos: Path, tmp_path: Path, monkeypatch: Any) -> None:
+        """pycolmap aborts the process where it cannot write, so it must be stopped before."""
+        state = tmp_path / "out" / FOLDER / "state.json"
+
+        def usage(_: Path) -> Any:
+            matching = state.exists() and '"matches"' in state.read_text()
+            return type("Usage", (), {"free": (40 << 20) if matching else 1 << 40})()
+
+        with monkeypatch.context() as patch:
+            patch.setattr(shutil, "disk_usage", usage)
+            with pytest.raises(SplatlearnError, match="at least 64 MiB of free disk space, got 40 MiB; make room"):
+                reconstruct(photos, tmp_path / "out", ALONE, progress=False)
+        report = reconstruct(photos, tmp_path / "out", ALONE, progress=False)
+        assert report.registered == 7 and "features" not in report.seconds_of_phases, "it does not go on"
 
 
 class TestCameras:

@@ -26,6 +26,7 @@ BLOCK = 10  # photographs a side of a block of pairs: the wait for Ctrl-C is one
 PEAK = 0.004  # SIFT's contrast threshold; COLMAP's 0.0067 leaves plain floors and walls without points
 SMALLEST_MODEL = 3  # photographs; smaller ones beside a larger are not kept
 POLL_SECONDS = 0.2
+RESERVE = 64 << 20  # bytes to keep free: a full disk makes pycolmap abort the whole process
 
 
 @contextlib.contextmanager
@@ -201,6 +202,14 @@ class Bench:
         found = self.run("place", "photo", len(self.names), lambda: len(placed) and len(placed) + first_pair, work)
         return sorted(found.values(), key=lambda model: (-model.num_reg_images(), -model.num_points3D()))
 
+    def _refuse_full_disk(self) -> None:
+        free = shutil.disk_usage(self.database.parent).free
+        if free < RESERVE:
+            raise SplatlearnError(
+                f"{self.database.parent}: expected at least {RESERVE >> 20} MiB of free disk space, got {free >> 20} "
+                "MiB; make room, and the same command goes on from here"
+            )
+
     def photos_with_features(self) -> int:
         ids = [image.image_id for image in self.records.read_all_images()]
         return sum(self.records.num_keypoints_for_image(image) > 0 for image in ids)
@@ -225,8 +234,10 @@ class Bench:
         ):
             pool.submit(int).result()  # a Ctrl-C while the pool starts its thread would make it forget that thread
             try:
+                self._refuse_full_disk()
                 future = pool.submit(work, token)
                 while not wait([future], POLL_SECONDS).done:
+                    self._refuse_full_disk()
                     bar.update(min(done(), total) - bar.n)
             except BaseException:
                 token.cancel()

@@ -13,7 +13,7 @@ from splatlearn.scene.reconstruct import gather
 from splatlearn.scene.reconstruct.checks import check_out, masks_for
 from splatlearn.scene.reconstruct.frames import check_video, extract_frames
 from splatlearn.scene.reconstruct.gather import Photo
-from splatlearn.scene.reconstruct.phases import SMALLEST_MODEL, Bench, camera_groups, matching_of, quiet
+from splatlearn.scene.reconstruct.phases import RESERVE, SMALLEST_MODEL, Bench, camera_groups, matching_of, quiet
 from splatlearn.scene.reconstruct.report import Report, cameras_of, diagnose, finite, why_none
 from splatlearn.scene.reconstruct.settings import Settings
 from splatlearn.scene.reconstruct.work import Work, hash_of
@@ -139,7 +139,8 @@ class _Run:
                 left.unlink()
 
     def _check_room(self, photos: list[Photo]) -> None:
-        needed = sum(photo.size for photo in photos) + len(photos) * self.settings.max_features * BYTES_A_FEATURE
+        features = len(photos) * self.settings.max_features * BYTES_A_FEATURE
+        needed = sum(photo.size for photo in photos) + features + RESERVE
         free = shutil.disk_usage(self.work.folder).free
         if free < needed:
             raise SplatlearnError(
