@@ -93,6 +93,21 @@ def test_the_penalty_is_its_definition() -> None:
         assert ((found <= given) if penalty > 1 else (found >= given)).all(), "the penalty works the wrong way"
 
 
+def test_the_filters_are_those_of_transformers() -> None:
+    process = pytest.importorskip("transformers.generation.logits_process")
+    given, tokens = logits(40, 30, 9)[:-1] / 2, torch.randint(30, (39, 6), generator=torch.Generator().manual_seed(0))
+    seen = torch.zeros(39, 30, dtype=torch.bool).scatter(1, tokens, True)
+    pairs = [
+        (penalised(given, seen, 1.4), process.RepetitionPenaltyLogitsProcessor(1.4)),
+        (keep_top_k(given[1:], 5), process.TopKLogitsWarper(5)),  # of equal logits that keeps more
+        (keep_top_p(given, 0.85), process.TopPLogitsWarper(0.85)),
+        (keep_min_p(given, 0.07), process.MinPLogitsWarper(0.07)),
+    ]
+    for found, oracle in pairs:
+        rows = slice(len(given) - len(found), None)
+        assert torch.allclose(found, oracle(tokens[rows], given[rows].clone())), f"not as {type(oracle).__name__}"
+
+
 def test_changes_follow_each_other_in_the_order_told() -> None:
     given = logits(2, 12, 3)[:1]
     seen = torch.zeros_like(given, dtype=torch.bool)
