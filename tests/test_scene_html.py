@@ -107,7 +107,19 @@ def test_it_draws_as_the_rasterizer_does(browser: Browser, tmp_path: Path, degre
         ]
     path = write_viewer(tmp_path / "a.html", scene, views, background=background, antialiased=sharp)
     seen = worst_psnr(torch.stack(truth).clamp(0, 1), drawn(opened(browser, path), views))
-    assert seen > 38, f"degree {degree}: the page is {seen:.1f} dB from the rasterizer"
+    assert seen > 44, f"degree {degree}: the page is {seen:.1f} dB from the rasterizer"
+
+
+@needs_browser
+def test_what_is_brighter_than_white_may_be_covered(browser: Browser, tmp_path: Path) -> None:
+    """A window in a photograph is learned as colours beyond 1 behind others: bytes would cut them off too early."""
+    scene, views = lopsided(0), cameras(3)
+    scene["sh0"][::3] = 9.0
+    model = Gaussians(scene)
+    with torch.no_grad():
+        truth = torch.stack([model(c).image.clamp(0, 1) for c in views])
+    seen = worst_psnr(truth, drawn(opened(browser, write_viewer(tmp_path / "a.html", scene, views)), views))
+    assert seen > 40, f"{seen:.1f} dB"
 
 
 @needs_browser
@@ -124,7 +136,7 @@ def test_needles_and_specks_are_drawn(browser: Browser, tmp_path: Path) -> None:
     with torch.no_grad():
         truth = torch.stack([model(c).image.clamp(0, 1) for c in views])
     seen = worst_psnr(truth, drawn(opened(browser, write_viewer(tmp_path / "a.html", scene, views)), views))
-    assert seen > 36, f"{seen:.1f} dB"
+    assert seen > 40, f"{seen:.1f} dB"
 
 
 @needs_browser

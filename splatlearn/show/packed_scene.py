@@ -20,7 +20,8 @@ from splatlearn.errors import SplatlearnError
 from splatlearn.scene.formats.checks import Arrays, sigmoid
 from splatlearn.scene.formats.spz_attributes import packed_quats
 
-LARGEST_COLOR = 6.0  # of sh0: colours from -1.2 to 2.2; beyond is clipped
+LARGEST_COLOR = 9.0  # of sh0: colours from -2 to 3; beyond is clipped
+SCALES = 14.0  # of the logarithm, below the largest: what is smaller is a speck all the same
 
 
 def seen(arrays: Arrays, limit: int | None) -> Arrays:
@@ -46,7 +47,8 @@ def packed(arrays: Arrays, degree: int) -> tuple[dict[str, Any], bytes]:
     order = np.argsort(_z_order(fixed >> 14), kind="stable")
     fixed = fixed[order]
     planes = [(fixed[:, axis] >> shift & 255).astype(np.uint8) for axis in range(3) for shift in (0, 8, 16)]
-    scales, span = _bytes_between(arrays["scales"][order], 255)
+    logs = arrays["scales"][order]
+    scales, span = _bytes_between(np.maximum(logs, logs.max() - SCALES), 255)
     alphas = np.clip(np.rint(255 * sigmoid(arrays["opacities"][order])), 1, 255).astype(np.uint32)
     clipped = np.clip(arrays["sh0"][order, 0], -LARGEST_COLOR, LARGEST_COLOR)
     colors, shades = _bytes_between(clipped, 1023)

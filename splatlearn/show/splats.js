@@ -194,7 +194,19 @@ class Splats {
     gl.enable(gl.BLEND);
     gl.blendFunc(gl.ONE, gl.ONE_MINUS_SRC_ALPHA);
     gl.clearColor(...scene.background, 1);
+    // Bytes would clip what is brighter than white before something darker covers it, and round at every layer.
+    if (gl.getExtension("EXT_color_buffer_float") || gl.getExtension("EXT_color_buffer_half_float")) this.deepen();
     this.employ();
+  }
+  deepen() {   // blends in half floats, in a picture beside the canvas
+    const {gl} = this;
+    this.deep = {frame: gl.createFramebuffer(), picture: gl.createRenderbuffer(), size: ""};
+    gl.bindFramebuffer(gl.FRAMEBUFFER, this.deep.frame);
+    gl.bindRenderbuffer(gl.RENDERBUFFER, this.deep.picture);
+    gl.renderbufferStorage(gl.RENDERBUFFER, gl.RGBA16F, 1, 1);
+    gl.framebufferRenderbuffer(gl.FRAMEBUFFER, gl.COLOR_ATTACHMENT0, gl.RENDERBUFFER, this.deep.picture);
+    if (gl.checkFramebufferStatus(gl.FRAMEBUFFER) !== gl.FRAMEBUFFER_COMPLETE) this.deep = null;
+    gl.bindFramebuffer(gl.FRAMEBUFFER, null);
   }
   linked(...sources) {
     const {gl} = this, program = gl.createProgram();
@@ -244,15 +256,24 @@ class Splats {
   }
   // One picture: pose is {turn: rows of world to camera, shift, eye}, lens {focal, centre} in pixels of the canvas.
   draw({turn, shift, eye}, {focal, centre}) {
-    const {gl, canvas} = this;
-    gl.viewport(0, 0, canvas.width, canvas.height);
+    const {gl, canvas, deep} = this, {width, height} = canvas;
+    if (deep) {
+      gl.bindFramebuffer(gl.FRAMEBUFFER, deep.frame);
+      if (deep.size !== `${width} ${height}`) gl.renderbufferStorage(gl.RENDERBUFFER, gl.RGBA16F, width, height);
+      deep.size = `${width} ${height}`;
+    }
+    gl.viewport(0, 0, width, height);
     gl.clear(gl.COLOR_BUFFER_BIT);
     gl.uniformMatrix3fv(this.uniform("turn"), true, turn.flat());
     gl.uniform3fv(this.uniform("shift"), shift);
     gl.uniform3fv(this.uniform("eye"), eye);
     gl.uniform2fv(this.uniform("focal"), focal);
     gl.uniform2fv(this.uniform("centre"), centre);
-    gl.uniform2f(this.uniform("size"), canvas.width, canvas.height);
+    gl.uniform2f(this.uniform("size"), width, height);
     gl.drawArraysInstanced(gl.TRIANGLE_STRIP, 0, 4, this.count);
+    if (!deep) return;
+    gl.bindFramebuffer(gl.DRAW_FRAMEBUFFER, null);
+    gl.blitFramebuffer(0, 0, width, height, 0, 0, width, height, gl.COLOR_BUFFER_BIT, gl.NEAREST);
+    gl.bindFramebuffer(gl.FRAMEBUFFER, null);
   }
 }
