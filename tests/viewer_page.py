@@ -35,6 +35,19 @@ class ViewerPage(Browser):
         self.events.clear()
         self.call("Page.navigate", url=url)
         self.wait("document.readyState === 'complete' && document.body.innerText.includes('View')", 90)
+        self.settle()
+
+    def settle(self) -> None:
+        """Waits until the controls stand still, as a click on what moves goes astray."""
+        places: list[Any] = []
+
+        def still() -> bool:
+            places.append(
+                self.ask("[...document.querySelectorAll('button,[role=tab]')].map(e => e.getBoundingClientRect().y)")
+            )
+            return len(places) > 4 and places[-1] == places[-5]
+
+        until(still, "the controls to stand still")
 
     def press(self, text: str) -> None:
         """A click on the button, tab or option that says `text`."""
