@@ -42,7 +42,14 @@ def told(capsys: pytest.CaptureFixture[str], *words: str, code: int = 1) -> str:
 
 
 def test_a_run_folder_holds_what_is_promised(run: Path) -> None:
-    for name in ("config.yaml", "metrics.jsonl", "point_cloud.ply", "report.html", "eval/metrics.json"):
+    for name in (
+        "config.yaml",
+        "metrics.jsonl",
+        "point_cloud.ply",
+        "report.html",
+        "eval/metrics.json",
+        "versions.json",
+    ):
         assert (run / name).stat().st_size > 0, f"{name} is missing"
     figures = json.loads((run / "eval" / "metrics.json").read_text())
     assert figures["split"] == "test" and figures["steps"] == 30 and figures["num_gaussians"] == 60

@@ -218,6 +218,9 @@ def test_the_report_answers(tmp_path: Path, browser: Browser, width: int, dark: 
     before = browser.ask("+document.querySelector('.swipe input').value")
     key(browser, "ArrowRight")
     assert browser.ask("+document.querySelector('.swipe input').value") == before + 1, "the arrow keys do nothing"
+    browser.ask("document.querySelector('[data-curve] .plot').focus()")
+    key(browser, "ArrowLeft")
+    assert " at 99" in browser.ask("document.querySelector('[data-curve] output').textContent"), "a curve has no keys"
     shown = "getComputedStyle(document.querySelector('.swipe .error')).display"
     assert browser.ask(shown) == "none"
     browser.click(".swipe [data-error]")

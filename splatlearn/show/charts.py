@@ -47,7 +47,8 @@ def curve(
     label, svg = html.escape(title), 'viewBox="0 0 1000 1000" preserveAspectRatio="none" role="img"'
     return f"""<figure class="chart hue{hue}" data-curve="{data}">
 <figcaption><b>{label}</b><output>{short(smooth[-1])}</output><small>{html.escape(note)}</small></figcaption>
-<div class="plot"><svg {svg} aria-label="{label}"><g class="grid">{axis.grid()}</g>
+<div class="plot" tabindex="0" role="group" aria-label="{label}: arrow keys read it">
+<svg {svg} aria-label="{label}"><g class="grid">{axis.grid()}</g>
 <polygon class="area" points="0,1000 {last} 1000,1000"/>{raw}<polyline class="line" points="{last}"/>
 <g class="dots">{dots}</g></svg>
 <div class="y">{axis.labels()}</div><div class="x">{_step_labels(xs[0], xs[-1])}</div><i class="cursor"></i></div>

@@ -63,6 +63,7 @@ h2 + p { margin: 0 0 18px; color: var(--soft); max-width: 46em; }
 .plot { position: relative; height: 190px; margin: 16px 6px 0 46px; touch-action: pan-y; }
 .plot svg { position: absolute; inset: 0; width: 100%; height: 100%; overflow: visible; }
 .plot svg * { vector-effect: non-scaling-stroke; fill: none; }
+.plot:focus-visible { outline: 3px solid var(--accent); outline-offset: 6px; border-radius: 4px; }
 .grid path { stroke: var(--rule); stroke-width: 1; }
 .line { stroke: var(--c); stroke-width: 2.2; stroke-linejoin: round; stroke-linecap: round; }
 .raw { stroke: var(--c); stroke-width: 1; opacity: .3; stroke-linejoin: round; }
@@ -121,14 +122,27 @@ for (const chart of document.querySelectorAll("[data-curve]")) {
   const points = JSON.parse(chart.dataset.curve), plot = chart.querySelector(".plot");
   const value = chart.querySelector("output"), cursor = chart.querySelector(".cursor"),
   last = value.textContent;
+  const show = point => {
+    cursor.style.cssText = `left:${100 * point[0]}%;top:${100 * point[1]}%;opacity:1`;
+    value.textContent = `${point[3]} at ${point[2]}`;
+  };
+  const leave = () => { cursor.style.opacity = 0; value.textContent = last; at = points.length - 1; };
+  let at = points.length - 1;
   plot.addEventListener("pointermove", event => {
-    const box = plot.getBoundingClientRect(), at = (event.clientX - box.left) / box.width;
+    const box = plot.getBoundingClientRect(), across = (event.clientX - box.left) / box.width;
     let best = points[0];
-    for (const point of points) if (Math.abs(point[0] - at) < Math.abs(best[0] - at)) best = point;
-    cursor.style.cssText = `left:${100 * best[0]}%;top:${100 * best[1]}%;opacity:1`;
-    value.textContent = `${best[3]} at ${best[2]}`;
+    for (const point of points) if (Math.abs(point[0] - across) < Math.abs(best[0] - across)) best = point;
+    show(best);
   });
-  plot.addEventListener("pointerleave", () => { cursor.style.opacity = 0; value.textContent = last; });
+  plot.addEventListener("keydown", event => {
+    const step = { ArrowLeft: -1, ArrowRight: 1, Home: -points.length, End: points.length }[event.key];
+    if (!step) return;
+    at = Math.min(points.length - 1, Math.max(0, at + step));
+    show(points[at]);
+    event.preventDefault();
+  });
+  plot.addEventListener("pointerleave", leave);
+  plot.addEventListener("blur", leave);
 }
 const dialog = document.querySelector("dialog"), large = dialog.querySelector("img");
 for (const image of document.querySelectorAll(".view img"))

@@ -92,7 +92,8 @@ for (const box of document.querySelectorAll("[data-space]")) {
     for (const other of document.querySelectorAll(".swipe.found")) other.classList.remove("found");
     if (figure && cameras[index].held) {
       figure.classList.add("found");
-      figure.scrollIntoView({ behavior: "smooth", block: "center" });
+      const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+      figure.scrollIntoView({ behavior: calm ? "auto" : "smooth", block: "center" });
     }
   }
   let held = null, moved = 0;
