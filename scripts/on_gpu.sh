@@ -48,9 +48,10 @@ installed() { "$PYTHON" -c "import $1" 2>/dev/null; }
 
 if wanted install; then
     if [ -z "${WHEEL:-}" ]; then
-        part build 240 "$PYTHON" -m pip wheel -q --no-deps --no-index --no-build-isolation -w "$WORK/wheel" . && WHEEL=$(echo "$WORK"/wheel/*.whl)
+        part build "$([ "$DEVICE" = cuda ] && echo 240 || echo 900)" "$PYTHON" -m pip wheel -q --no-deps --no-index --no-build-isolation -w "$WORK/wheel" . && WHEEL=$(echo "$WORK"/wheel/*.whl)
     fi
-    wheels=("${WHEEL:-}")
+    [ -f "${WHEEL:-}" ] || { echo "there is no wheel of splatlearn to install: see $OUT/build.log"; exit 1; }
+    wheels=("$WHEEL")
     [ -z "${WHEELS:-}" ] || wheels+=("$WHEELS"/*.whl)
     part install 120 "$PYTHON" -m pip install -q --no-deps --no-index --no-compile --target "$SITE" "${wheels[@]}"
     # The commands and tests below use what was installed, not the checkout beside it.

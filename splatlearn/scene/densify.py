@@ -90,7 +90,8 @@ class AdaptiveDensity:
         height, width = rendering.image.shape[:2]
         x, y = gradient[0].unbind(dim=-1)
         self.pull += torch.hypot(x * (width / 2), y * (height / 2))  # exactly zero where the Gaussian was not drawn
-        drawn = (rendering.radii[0] > 0).all(dim=-1)
+        across, down = rendering.radii[0].unbind(dim=-1)
+        drawn = (across > 0) & (down > 0)
         self.seen += drawn if skip is None else drawn & (skip == 0)
 
     def changes(self, step: int) -> bool:

@@ -91,8 +91,6 @@ class SceneTask(Task[View, Rendering]):
     def __init__(self, config: Config) -> None:
         self.config = config
         self.device = choose_device(config.device)
-        reset_peak(self.device)
-        self._resident_before = memory(self.device).resident  # of libraries alone
         self.generator = torch.Generator().manual_seed(config.seed)
         if not config.data.path:
             raise SplatlearnError("'data.path' is not set: name a COLMAP folder with --data.path FOLDER")
@@ -106,6 +104,7 @@ class SceneTask(Task[View, Rendering]):
         self.queue: list[int] = []  # training cameras still to come in this round, last first
         self.staging = Staging(self.device)
         self.room = Room(self.device)
+        self._before = memory(self.device)
         self._step = 0
         self._rendering: Rendering | None = None
         self._view: View | None = None  # of the last step
@@ -212,15 +211,23 @@ class SceneTask(Task[View, Rendering]):
             camera, background=self.background, sh_degree=sh_degree, antialiased=self.config.antialiased
         )
 
+    def introduction(self, start: int, steps: int) -> str:
+        """Nothing to say; from here on the peak of memory is the training's."""
+        self._before = memory(self.device)
+        reset_peak(self.device)
+        return ""
+
     def conclusion(self, step: int) -> str:
         """The peak of memory beside what it is to stay within."""
         used, learned = memory(self.device), learned_bytes(tensor for _, tensor in self.named_parameters())
-        own = mebibytes(max(used.resident_peak - self._resident_before, 0))
-        peak = f"peak memory {mebibytes(used.resident_peak)}, {own} of it since the scene was opened"
+        peak = mebibytes(max(used.resident_peak, self._before.resident_peak))
         if self.device.type == "cuda":
-            peak = f"peak memory {mebibytes(used.cuda_peak)} on the card, {mebibytes(used.resident_peak)} beside it"
-        allowed = mebibytes(3 * learned + self.scene.kept_bytes)
-        return f"{peak}; 3 times parameters, gradients and moments, and the photographs, are {allowed}"
+            told = f"{mebibytes(used.cuda_peak)} on the card, {peak} beside it"
+        else:
+            own = mebibytes(max(used.resident_peak - self._before.resident, 0))
+            told = f"{peak}, of which {mebibytes(self._before.resident)} before the first step and {own} for training"
+        allowed, photos = mebibytes(3 * learned), mebibytes(self.scene.kept_bytes)
+        return f"peak memory {told}; 3 times parameters, gradients and moments are {allowed}, photographs {photos}"
 
     def describe(self, batch: View) -> str:
         return f"image {batch.camera.name!r}"
