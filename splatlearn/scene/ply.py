@@ -106,7 +106,7 @@ def read_ply(path: Path | str, drop: bool = False) -> dict[str, torch.Tensor]:
             if bad.size and not drop:
                 raise SplatlearnError(
                     f"{path} has {bad.size} values that are not finite float32 numbers in property {name!r}, "
-                    f"the first at vertex {bad[0]}; --drop-bad leaves such Gaussians out."
+                    f"the first at vertex {bad[0]}; `splatlearn convert --drop-bad` leaves such out."
                 )
         return out
 

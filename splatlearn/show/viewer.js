@@ -137,13 +137,14 @@ function stop() {   // whatever moves by itself, as a hand is on it
 // ---- mouse, touch, keys ----
 
 const fingers = new Map();
-let tapped = 0;
+let tapped = 0, tapping = false;   // when a finger last tapped; whether it is fingers that act
 function pinch() {
   const [a, b] = [...fingers.values()];
   return {x: (a.x + b.x) / 2, y: (a.y + b.y) / 2, apart: Math.max(1, Math.hypot(a.x - b.x, a.y - b.y))};
 }
 canvas.addEventListener("pointerdown", event => {
   stop();
+  tapping = event.pointerType === "touch";
   canvas.setPointerCapture(event.pointerId);
   const slide = event.button > 0 || event.shiftKey || event.ctrlKey || event.metaKey;
   fingers.set(event.pointerId, {x: event.clientX, y: event.clientY, start: [event.clientX, event.clientY], slide});
@@ -168,9 +169,12 @@ canvas.addEventListener("pointermove", event => {
 for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, event => {
   const finger = fingers.get(event.pointerId);
   fingers.delete(event.pointerId);
-  if (!finger || end === "pointercancel" || finger.slide || fingers.size || !viewer.splats) return;
+  if (!finger || end === "pointercancel" || event.pointerType !== "touch" || fingers.size || !viewer.splats) return;
   if (Math.hypot(event.clientX - finger.start[0], event.clientY - finger.start[1]) > 6) return;
   if (event.timeStamp - tapped < 350) { look(event.offsetX, event.offsetY); tapped = 0; } else tapped = event.timeStamp;
+});
+canvas.addEventListener("dblclick", event => {   // of a mouse; not every phone makes one of two taps
+  if (!tapping && viewer.splats) look(event.offsetX, event.offsetY);
 });
 canvas.addEventListener("contextmenu", event => event.preventDefault());
 canvas.addEventListener("wheel", event => {

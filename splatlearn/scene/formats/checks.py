@@ -81,7 +81,7 @@ def finished(arrays: Arrays, path: Path, drop: bool) -> dict[str, torch.Tensor]:
         names = ", ".join(key for key in KEYS if not np.isfinite(arrays[key][bad]).all())
         raise SplatlearnError(
             f"{path} has {bad.size:,} of {len(good):,} Gaussians with values that are not finite ({names}), "
-            f"the first at {bad[0]}; --drop-bad leaves them out."
+            f"the first at {bad[0]}; `splatlearn convert --drop-bad` leaves them out."
         )
     kept = arrays if not bad.size else {key: array[good] for key, array in arrays.items()}
     return {key: torch.from_numpy(np.ascontiguousarray(kept[key], np.float32)) for key in KEYS}
