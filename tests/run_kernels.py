@@ -5,6 +5,7 @@ and that gradients came back: whether they are right is the business of the test
 """
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,36 +14,48 @@ from scenes import make
 
 from splatlearn import rasterization
 from splatlearn.ops import native
+from splatlearn.ops import room as rooms
 from splatlearn.ops.adam import adam_step
 from splatlearn.ops.photometric import photometric_loss
+from splatlearn.ops.rasterize import deterministic
+from splatlearn.ops.room import Room
 
 
 def step(
-    dtype: torch.dtype, degree: int | None, channels: int, packed: bool, count: int = 40, fixed: bool = False
+    dtype: torch.dtype,
+    degree: int | None,
+    channels: int,
+    packed: bool,
+    count: int = 40,
+    fixed: bool = False,
+    room: Room | None = None,
 ) -> None:
     """Forward, loss, backward and update of a scene seen by two cameras whose sides are no multiples of a tile.
 
     Many Gaussians (`count`) are faint and wide, so that a tile's list is longer than what a block loads at once.
-    Cameras that are `fixed` want no gradient.
+    Cameras that are `fixed` want no gradient. In a `room` the lists may have none, so that nothing is drawn or changed.
     """
     small = torch.finfo(dtype).bits == 64
     looks: dict[str, Any] = {} if count < 100 else {"opacities": (0.02, 0.1), "sizes_px": (3.0, 12.0), "beyond": 0.0}
     scene = make(3, count, 37, 21, cameras=2, degree=degree, channels=channels, **looks).to(dtype).leaves()
     for camera in (scene.viewmats, scene.Ks):
         camera.requires_grad_(not fixed)
-    render, alphas, _ = rasterization(
-        **scene.arguments(), packed=packed, absgrad=not packed, render_mode="RGB+ED" if small else "RGB"
-    )
+    mode = "RGB+ED" if small else "RGB"
+    with room or nullcontext():
+        render, alphas, _ = rasterization(**scene.arguments(), packed=packed, absgrad=not packed, render_mode=mode)
     image = render[..., :3] + 0 * render.sum(-1, keepdim=True)
     target = torch.full(image.shape, 90, dtype=torch.uint8) if small else torch.full_like(image, 0.3)
     (photometric_loss(image, target) + alphas.mean()).backward()
-    assert alphas.max() > 0.1, "nothing was drawn"
+    lacking = room is not None and bool(room.overflow)
+    assert (alphas.max() > 0.1) != lacking, "nothing was drawn, or something without room"
     for name, tensor in scene.tensors().items():
         if not tensor.requires_grad:
             continue
-        assert tensor.grad is not None and tensor.grad.isfinite().all() and tensor.grad.any(), f"no gradient for {name}"
+        assert tensor.grad is not None and tensor.grad.isfinite().all(), f"no finite gradient for {name}"
+        assert lacking or tensor.grad.any(), f"no gradient for {name}"
         moments = torch.zeros_like(tensor), torch.zeros_like(tensor)
-        adam_step(tensor.detach(), tensor.grad, *moments, step=1, lr=1e-3)
+        skip = None if room is None else room.overflow
+        adam_step(tensor.detach(), tensor.grad, *moments, step=1, lr=1e-3, skip=skip)
 
 
 def main() -> None:
@@ -53,6 +66,16 @@ def main() -> None:
         step(torch.float32, degree=None, channels=5, packed=False)
         step(torch.float32, degree=2, channels=3, packed=True, fixed=True)
         step(torch.float32, degree=0, channels=3, packed=True)
+        with deterministic(False):
+            step(torch.float32, degree=1, channels=3, packed=False, count=400)
+            step(torch.float64, degree=None, channels=7, packed=True)
+        room = Room("cpu")
+        for left in (rooms.Size(80, 20), rooms.Size(8, 10**4)):
+            rooms._capacities[room.overflow.device] = left
+            step(torch.float32, degree=1, channels=3, packed=False, room=room)
+            assert not room.settle(), "there was room"
+            step(torch.float32, degree=1, channels=3, packed=False, room=room)
+            assert room.settle(), "there was no room"
     print("all kernels ran")
 
 

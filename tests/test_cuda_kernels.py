@@ -1,4 +1,4 @@
-"""What is particular to the CUDA kernels: order of threads, lists made ahead, large images, missing library. Values and
+"""What is particular to the CUDA kernels: order of threads, many tiles, long lists, missing library. Values and
 gradients are tested with those of the CPU backend, in the tests of each stage."""
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ from torch import Tensor
 
 from splatlearn.commands import bench
 from splatlearn.errors import SplatlearnError
-from splatlearn.ops import bin as stage_bin
 from splatlearn.ops import native
-from splatlearn.ops import room as rooms
 from splatlearn.ops.adam import Group, adam_steps
 from splatlearn.ops.bin import bin as bin_tiles
+from splatlearn.ops.checks import check_tensor
 from splatlearn.ops.photometric import photometric_loss
-from splatlearn.ops.project import Options, _Project
+from splatlearn.ops.project import Options, _Project, project
 from splatlearn.ops.rasterization import rasterization
 from splatlearn.ops.rasterize import rasterize
 
@@ -123,43 +122,20 @@ def test_any_order_of_threads_gives_the_same_bits(tmp_path: Path, emulated_libra
 
 
 @pytest.mark.parametrize("backend", KERNELS, indirect=True)
-@pytest.mark.parametrize("room", [(1, 10**5), (10**5, 1), (40, 40), (10**5, 10**5)], ids=str)
-@pytest.mark.parametrize("name", ["67x67", "five-cameras", "aside", "none"])
-def test_lists_made_ahead_are_those_made_exactly(
-    name: str, room: tuple[int, int], backend: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(rooms, "_capacities", {})
-    exact = draw(name, torch.float32)
-    calls: list[str] = []
-    call = native.call
-    monkeypatch.setattr(native, "call", lambda stage, *rest: (calls.append(stage), call(stage, *rest))[1])
-    for device in ("cpu", "cuda:0"):
-        rooms._capacities[torch.device(device)] = rooms.Size(*room)
-    ahead = draw(name, torch.float32)
-    needed = rooms.Size(int((exact["tiles_per_gauss"] > 0).sum()), len(exact["flatten_ids"]))
-    again = not rooms.Size(*room).holds(needed)
-    assert calls.count("rasterize_forward") == 1 + again, "not drawn again exactly where the room is too small"
-    for key, value in exact.items():
-        assert torch.equal(ahead[key], value), f"{key} depends on the room that its lists had"
-    assert rooms._capacities[torch.device(CARD[backend] + ":0" * (backend == "cuda"))].holds(needed), (
-        "the room does not grow"
-    )
-
-
-@pytest.mark.parametrize("backend", KERNELS, indirect=True)
-def test_more_tiles_than_16_bits_can_number(backend: str) -> None:
-    """A strip of 65,540 tiles, Gaussians at its ends and on both sides of tile 65,535."""
-    width, tiles = 16 * 65540, [0, 1, 65534, 65535, 65536, 65539]
-    x = torch.tensor([16.0 * tile + 8 for tile in tiles])
-    means2d = torch.stack([x, torch.full_like(x, 0.5)], -1)
-    conics, opacities = torch.tensor([1.0, 0.0, 1.0]).repeat(len(tiles), 1), torch.full((len(tiles),), 0.5)
-    radii = torch.full((len(tiles), 2), 4, dtype=torch.int32)
-    lists = bin_tiles(means2d, conics, opacities, torch.ones(len(tiles)), radii, width, 1, n_cameras=1)
-    assert lists.gaussian_ids.tolist() == list(range(len(tiles))), "an instance is lost or in another place"
-    counts = lists.tile_offsets.diff()
-    assert counts.nonzero()[:, 0].tolist() == tiles and int(counts.sum()) == len(tiles), "a tile has another's list"
-    render, _ = rasterize(means2d, conics, opacities, torch.ones(len(tiles), 1), None, lists, width, 1)
-    assert (render[0, 0, x.long(), 0] > 0.4).all() and float(render.sum()) < 3 * len(tiles), "drawn in another place"
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_records_of_project_are_those_that_rasterize_packs(dtype: torch.dtype, backend: str) -> None:
+    scene = scenes.case("five-cameras").scene.to(dtype)
+    gaussians = (scene.means, scene.quats, scene.scales, scene.opacities, *scene.sh(), scene.viewmats, scene.Ks)
+    size = (scene.width, scene.height)
+    p = project(*gaussians, *size, sh_degree=scene.sh_degree)
+    assert p.records is not None and p.colors is not None
+    tiles = bin_tiles(p.means2d, p.conics, p.opacities, p.depths, p.radii, *size, n_cameras=5)
+    given = (p.means2d, p.conics, p.opacities, p.colors, None, tiles, *size)
+    made, _ = rasterize(*given, n_cameras=5)
+    taken, _ = rasterize(*given, n_cameras=5, records=p.records)
+    assert made.any() and torch.equal(made, taken), "a record of project holds other numbers"
+    listed = (tiles.row_offsets.diff() > 0).reshape(p.opacities.shape)
+    assert listed.any() and torch.equal(p.records[listed][:, 6:9], p.colors[listed]), "a record's colours are another's"
 
 
 @pytest.mark.parametrize("backend", KERNELS, indirect=True)
@@ -197,35 +173,6 @@ def test_blind_cameras_see_nothing(focal: float, backend: str) -> None:
     assert (radii[0] > 0).any(), "the camera that can see sees nothing either"
     for value in [*values, radii]:
         assert not value[1].any(), "a camera without a focal length sees something"
-
-
-@pytest.mark.parametrize("backend", ["emulated"], indirect=True)
-def test_more_instances_than_can_be_numbered_are_refused(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = scenes.case("67x67").scene.to(torch.float32).arguments()
-    _, _, meta = rasterization(**given)
-    count = len(meta["flatten_ids"])
-    monkeypatch.setattr(rooms, "MAX_INSTANCES", count - 1)
-    monkeypatch.setattr(rooms, "_capacities", {})
-    with pytest.raises(SplatlearnError, match=rf"{count:,} .*need [\d,]+ bytes.* at most {count - 1:,}") as caught:
-        rasterization(**given)
-    assert "\n" not in str(caught.value), "the error is not one sentence"
-
-
-@pytest.mark.parametrize("backend", KERNELS, indirect=True)
-def test_rows_of_no_camera_are_in_no_list(backend: str) -> None:
-    """What a CUDA device is not waited for to refuse: the native code alone, since on the CPU the ids are looked at."""
-    means2d, conics = torch.full((4, 2), 8.0), torch.tensor([0.1, 0.0, 0.1]).repeat(4, 1)
-    tensors = [means2d, conics, torch.full((4,), 0.5), torch.ones(4), torch.full((4, 2), 9, dtype=torch.int32)]
-    tensors = [moved(tensor, CARD[backend]) for tensor in [*tensors, torch.tensor([0, 7, -1, 1])]]
-    inputs = native.BinInputs(native.context(tensors[0]), 4, 2, 16, 16, 1 / 255, *map(native.pointer, tensors))
-    row_offsets = tensors[5].new_empty(5)
-    block_offsets = tensors[5].new_empty(2)
-    native.call("bin_count", native.BinCount(inputs, row_offsets.data_ptr(), block_offsets.data_ptr()), row_offsets)
-    lists = stage_bin._write(
-        stage_bin._Counted(inputs, tuple(tensors), tensors[0], row_offsets, block_offsets, 2, 3), rooms.Size(4, 4)
-    )
-    assert lists.tile_offsets.tolist() == [0, 1, 2], "a row of no camera is drawn"
-    assert lists.gaussian_ids[:2].tolist() == [0, 3], "a row is in another camera's list"
 
 
 def test_a_missing_cuda_library_is_told_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,3 +236,24 @@ def test_a_step_on_a_card_waits_for_nothing_but_the_count() -> None:
 def test_bench_refuses_gsplat_without_a_card() -> None:
     with pytest.raises(SplatlearnError, match="--gsplat needs --device cuda, got 'cpu'"):
         bench.run(["--gsplat"])
+
+
+MIXED = {"means": "colors is on cpu", "quats": "quats is on cuda:0", "opacities": "opacities is on cuda:0"}
+MIXED |= {"viewmats": "viewmats is on cuda:0", "Ks": "Ks is on cuda:0", "backgrounds": "backgrounds is on cuda:0"}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_mixed_devices_are_told_in_one_sentence_without_a_card(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch's fake tensors say that they are on a card; no library is asked for, and none is called with them."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    given = scenes.case("degree-2").scene.to(torch.float32).arguments()
+    library = native.library
+    monkeypatch.setattr(native, "library", lambda device="cpu": library("cpu"))
+    with FakeTensorMode():
+        here, elsewhere = (torch.empty(given[name].shape, device=f"cuda:{index}") for index in (0, 1))
+    with pytest.raises(SplatlearnError, match=f"^{MIXED[name]}, but the other tensors are on c") as caught:
+        rasterization(**(given | {name: here}), packed=False)
+    assert "\n" not in str(caught.value), "the error is not one sentence"
+    with pytest.raises(SplatlearnError, match=f"^{name} is on cuda:1, but the other tensors are on cuda:0$"):
+        check_tensor(name, elsewhere, tuple(here.shape), here)

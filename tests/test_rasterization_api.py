@@ -271,6 +271,14 @@ HOSTILE = {
     "rows that cameras do not divide": ("bin(*flat, 21, 18, n_cameras=3)", "n_cameras"),
     "radii elsewhere": ("bin(*flat[:4], flat[4].to('meta'), 21, 18, n_cameras=2)", "radii"),
     "photo elsewhere": ("photometric_loss(rows[0], torch.zeros(2, 20, 2).byte().to('meta'))", "target"),
+    "records of fewer rows": (
+        "rasterize(*rgb, None, tiles, 21, 18, n_cameras=2, records=torch.ones(2, 19, 12))",
+        "records",
+    ),
+    "records of other channels": (
+        "rasterize(*rows, None, tiles, 21, 18, n_cameras=2, records=torch.ones(2, 20, 12))",
+        "records",
+    ),
     "no cameras": ("rasterization(*cloud, torch.zeros(0, 4, 4), torch.zeros(0, 3, 3), 21, 18)", "viewmats"),
 }
 HOSTILE_SCRIPT = """
@@ -287,6 +295,7 @@ radii = torch.full((2, 20, 2), 11, dtype=torch.int32)
 flat = (means2d, conics, row, 1 + row, radii)
 tiles = bin(*flat, 21, 18, n_cameras=2)
 rows = (means2d, conics, row, means2d)
+rgb = (means2d, conics, row, conics)
 cloud = (conics[0], torch.ones(20, 4), conics[0], row[0], conics[0])
 try:
     eval(sys.argv[1])

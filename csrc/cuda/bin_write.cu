@@ -90,19 +90,14 @@ template <class S, class Key> SPLATLEARN_KERNEL __launch_bounds__(kThreads) void
     p.slots[k] = 0;
 }
 
-SPLATLEARN_DEVICE int64_t camera_of(const splatlearn_BinInputs &in, int64_t row) {
-    return in.camera_ids ? in.camera_ids[row] : row / (in.n_rows / in.n_cameras);
-}
-
-// Writes the tiles begin..end-1 of a row's camera, from `slot` and `place` on. A row of no camera is put behind all lists.
+// Writes the tiles begin..end-1 of a row's camera, from `slot` and `place` on.
 template <class S, class Key>
 SPLATLEARN_DEVICE void write_span(const WriteParams<S, Key> &p, int64_t row, int64_t camera, int begin, int end,
                                   int64_t slot, int64_t place) {
     const splatlearn_BinInputs &in = p.out.in;
-    const bool known = camera >= 0 && camera < in.n_cameras;
     const int64_t first = camera * tiles_across(in.width) * tiles_across(in.height);
     for (int tile = begin; tile < end; ++tile, ++slot, ++place) {
-        p.tiles[place] = known ? Key(first + tile) : Key(~Key(0));
+        p.tiles[place] = Key(first + tile);
         p.slots[place] = uint32_t(slot);
         p.row_of_slot[slot] = int32_t(row);
     }

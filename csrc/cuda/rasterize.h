@@ -53,12 +53,9 @@ struct Place {
     }
 };
 
-// The block's threads copy the records of n rows, neighbours the parts of one record.
+// The block's threads copy the records of n rows, at most their own number, each a whole one in vector loads.
 template <class S> SPLATLEARN_DEVICE void load_records(const splatlearn_RasterizeInputs &in, int64_t first, int n, Record<S> *to) {
-    for (int j = threadIdx.x; j < n * kRecordParts; j += kTileThreads) {
-        const int i = j / kRecordParts, part = j % kRecordParts;
-        to[i].part[part] = static_cast<const Record<S> *>(in.records)[in.row_ids[first + i]].part[part];
-    }
+    if (int(threadIdx.x) < n) to[threadIdx.x] = static_cast<const Record<S> *>(in.records)[in.row_ids[first + threadIdx.x]];
 }
 
 // Whether the ellipse reaches pixel centres of the 8x4 half whose first pixel is (x, y).

@@ -5,7 +5,11 @@
 
 namespace SPLATLEARN_NAMESPACE {
 
-// The rows of tiles that it reaches, and its span in each.
+SPLATLEARN_DEVICE int64_t camera_of(const splatlearn_BinInputs &in, int64_t row) {
+    return in.camera_ids ? in.camera_ids[row] : row / (in.n_rows / in.n_cameras);
+}
+
+// The rows of tiles that it reaches, and its span in each. A row of no camera reaches none.
 template <class S> struct Reach {
     S a, b, c, level, x, y;
     int width, height;
@@ -13,6 +17,7 @@ template <class S> struct Reach {
 
     SPLATLEARN_DEVICE Reach(const splatlearn_BinInputs &in, int64_t row) : width(in.width), height(in.height), first(0), last(0) {
         if (in.radii[2 * row] <= 0 || in.radii[2 * row + 1] <= 0) return;
+        if (in.camera_ids && (in.camera_ids[row] < 0 || in.camera_ids[row] >= in.n_cameras)) return;
         const S *mean = static_cast<const S *>(in.means2d) + 2 * row, *conic = static_cast<const S *>(in.conics) + 3 * row;
         a = conic[0]; b = conic[1]; c = conic[2];
         x = mean[0]; y = mean[1];

@@ -1,0 +1,108 @@
+"""Stage bin by the CUDA kernels: lists made ahead of their length, what is sorted, many tiles, too many instances."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import scenes
+import torch
+from conftest import moved
+from test_cuda_kernels import CARD, KERNELS, draw
+from torch import Tensor
+
+from splatlearn.errors import SplatlearnError
+from splatlearn.ops import bin as stage_bin
+from splatlearn.ops import native
+from splatlearn.ops import room as rooms
+from splatlearn.ops.bin import bin as bin_tiles
+from splatlearn.ops.rasterization import rasterization
+from splatlearn.ops.rasterize import rasterize
+
+
+@pytest.mark.parametrize("backend", KERNELS, indirect=True)
+@pytest.mark.parametrize("room", [(1, 10**5), (10**5, 1), (40, 40), (10**5, 10**5)], ids=str)
+@pytest.mark.parametrize("name", ["67x67", "five-cameras", "aside", "none"])
+def test_lists_made_ahead_are_those_made_exactly(
+    name: str, room: tuple[int, int], backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rooms, "_capacities", {})
+    exact = draw(name, torch.float32)
+    calls: list[str] = []
+    call = native.call
+    monkeypatch.setattr(native, "call", lambda stage, *rest: (calls.append(stage), call(stage, *rest))[1])
+    for device in ("cpu", "cuda:0"):
+        rooms._capacities[torch.device(device)] = rooms.Size(*room)
+    ahead = draw(name, torch.float32)
+    needed = rooms.Size(int((exact["tiles_per_gauss"] > 0).sum()), len(exact["flatten_ids"]))
+    again = not rooms.Size(*room).holds(needed)
+    assert calls.count("rasterize_forward") == 1 + again, "not drawn again exactly where the room is too small"
+    for key, value in exact.items():
+        assert torch.equal(ahead[key], value), f"{key} depends on the room that its lists had"
+    assert rooms._capacities[torch.device(CARD[backend] + ":0" * (backend == "cuda"))].holds(needed), (
+        "the room does not grow"
+    )
+
+
+@pytest.mark.parametrize("backend", KERNELS, indirect=True)
+def test_depths_are_sorted_of_what_touches_a_tile_alone(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sorted_rows: list[int] = []
+    call = native.call
+
+    def spy(stage: str, params: Any, tensor: Tensor) -> None:
+        if stage == "bin_write":
+            sorted_rows.append(params.n_listed)
+        call(stage, params, tensor)
+
+    monkeypatch.setattr(native, "call", spy)
+    monkeypatch.setattr(rooms, "_capacities", {})
+    scene = scenes.make(5, 700, 33, 31, degree=0, beyond=2.0).to(torch.float32)
+    _, _, meta = rasterization(**scene.arguments(), packed=False)
+    listed = int((meta["tiles_per_gauss"] > 0).sum())
+    assert sorted_rows == [listed] and 0 < listed < 350, "rows that no tile lists are sorted too"
+
+
+@pytest.mark.parametrize("backend", KERNELS, indirect=True)
+def test_more_tiles_than_16_bits_can_number(backend: str) -> None:
+    """A strip of 65,540 tiles, Gaussians at its ends and on both sides of tile 65,535."""
+    width, tiles = 16 * 65540, [0, 1, 65534, 65535, 65536, 65539]
+    x = torch.tensor([16.0 * tile + 8 for tile in tiles])
+    means2d = torch.stack([x, torch.full_like(x, 0.5)], -1)
+    conics, opacities = torch.tensor([1.0, 0.0, 1.0]).repeat(len(tiles), 1), torch.full((len(tiles),), 0.5)
+    radii = torch.full((len(tiles), 2), 4, dtype=torch.int32)
+    lists = bin_tiles(means2d, conics, opacities, torch.ones(len(tiles)), radii, width, 1, n_cameras=1)
+    assert lists.gaussian_ids.tolist() == list(range(len(tiles))), "an instance is lost or in another place"
+    counts = lists.tile_offsets.diff()
+    assert counts.nonzero()[:, 0].tolist() == tiles and int(counts.sum()) == len(tiles), "a tile has another's list"
+    render, _ = rasterize(means2d, conics, opacities, torch.ones(len(tiles), 1), None, lists, width, 1)
+    assert (render[0, 0, x.long(), 0] > 0.4).all() and float(render.sum()) < 3 * len(tiles), "drawn in another place"
+
+
+@pytest.mark.parametrize("backend", ["emulated"], indirect=True)
+def test_more_instances_than_can_be_numbered_are_refused(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = scenes.case("67x67").scene.to(torch.float32).arguments()
+    _, _, meta = rasterization(**given)
+    count = len(meta["flatten_ids"])
+    monkeypatch.setattr(rooms, "MAX_INSTANCES", count - 1)
+    monkeypatch.setattr(rooms, "_capacities", {})
+    with pytest.raises(SplatlearnError, match=rf"{count:,} .*need [\d,]+ bytes.* at most {count - 1:,}") as caught:
+        rasterization(**given)
+    assert "\n" not in str(caught.value), "the error is not one sentence"
+
+
+@pytest.mark.parametrize("backend", KERNELS, indirect=True)
+def test_rows_of_no_camera_are_in_no_list(backend: str) -> None:
+    """What a CUDA device is not waited for to refuse: the native code alone, since on the CPU the ids are looked at."""
+    means2d, conics = torch.full((4, 2), 8.0), torch.tensor([0.1, 0.0, 0.1]).repeat(4, 1)
+    tensors = [means2d, conics, torch.full((4,), 0.5), torch.ones(4), torch.full((4, 2), 9, dtype=torch.int32)]
+    tensors = [moved(tensor, CARD[backend]) for tensor in [*tensors, torch.tensor([0, 7, -1, 1])]]
+    inputs = native.BinInputs(native.context(tensors[0]), 4, 2, 16, 16, 1 / 255, *map(native.pointer, tensors))
+    row_offsets = tensors[5].new_empty(5)
+    block_offsets = tensors[5].new_empty(2)
+    native.call("bin_count", native.BinCount(inputs, row_offsets.data_ptr(), block_offsets.data_ptr()), row_offsets)
+    lists = stage_bin._write(
+        stage_bin._Counted(inputs, tuple(tensors), tensors[0], row_offsets, block_offsets, 2, 3), rooms.Size(4, 4)
+    )
+    assert row_offsets.tolist() == [0, 1, 1, 1, 2], "a row of no camera has instances, whose gradients nobody writes"
+    assert lists.tile_offsets.tolist() == [0, 1, 2], "a row of no camera is drawn"
+    assert lists.gaussian_ids[:2].tolist() == [0, 3], "a row is in another camera's list"
