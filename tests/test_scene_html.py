@@ -183,6 +183,7 @@ def test_a_drag_turns_about_the_target(tab: Browser) -> None:
     assert np.allclose(after["turn"][2], ahead, atol=1e-3), "the target is no longer looked at"
     assert np.allclose(np.array(after["turn"]) @ np.array(after["turn"]).T, np.eye(3), atol=1e-9), "the pose is bent"
     tab.wait(f"viewer.pictures > {pictures}")
+    assert tab.ask("!!viewer.splats.worker"), "the page sorts by itself, which makes it stutter"
     up = np.array(tab.ask("scene.up"))
     for _ in range(4):
         tab.drag("#scene", (300, 60), (300, 460))

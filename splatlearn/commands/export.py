@@ -1,15 +1,16 @@
 """splatlearn export: a run's Gaussians as a file for others, or as one HTML page that shows them in any browser."""
 
+import math
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from splatlearn import checkpoint, config
+from splatlearn import config
 from splatlearn.commands.arguments import Parser
-from splatlearn.commands.opened import config_of
+from splatlearn.commands.opened import config_of, load_splats
 from splatlearn.errors import SplatlearnError
 from splatlearn.scene.formats.checks import checked
-from splatlearn.scene.formats.registry import DEGREES, READERS, WRITERS, Splats, read, write
+from splatlearn.scene.formats.registry import DEGREES, READERS, WRITERS, write
 
 PAGES = (".html", ".htm")
 
@@ -49,8 +50,10 @@ def convert(source: Path, out: Path, options: Namespace) -> None:
         raise SplatlearnError(f"the file to write must end in {', '.join(WRITERS)} or .html, got {out}")
     if options.limit is not None and (suffix not in PAGES or options.limit < 1):
         raise SplatlearnError(f"--limit must be at least 1 and is for .html pages, got {options.limit} for {out}")
-    splats = _read(source, options.drop_bad)
-    tensors, had = splats.tensors, _degree(splats)
+    if not source.exists():
+        raise SplatlearnError(f"{source} is neither a run folder nor a file: it does not exist")
+    splats = load_splats(source, options.drop_bad)
+    tensors, had = splats.tensors, math.isqrt(splats.tensors["shN"].shape[1] + 1) - 1
     degree = min(had, DEGREES.get(suffix, 3), 4 if options.sh_degree is None else options.sh_degree)
     tensors = {**tensors, "shN": tensors["shN"][:, : (degree + 1) ** 2 - 1]}
     count = len(tensors["means"])
@@ -60,30 +63,6 @@ def convert(source: Path, out: Path, options: Namespace) -> None:
         write(out, tensors, antialiased=splats.antialiased, spz_version=options.spz_version, embed=options.embed)
     lost = "" if degree == had else f", colours by direction up to degree {degree} of {had}"
     print(f"wrote {count:,} Gaussians to {out} ({out.stat().st_size / 1e6:,.1f} MB{lost})")
-
-
-def _read(source: Path, drop: bool) -> Splats:
-    """What a file holds, or the last checkpoint of a run, whose photographs are not needed."""
-    from splatlearn.scene.gaussians import NAMES
-
-    if source.is_file():
-        return read(source, drop)
-    if not source.exists():
-        raise SplatlearnError(f"{source} is neither a run folder nor a file: it does not exist")
-    path = config_of(source)
-    if config.peek(path, "task") != "scene":
-        raise SplatlearnError(f"{source} is not the run of a scene: it has no Gaussians")
-    saved = checkpoint.latest(source / "checkpoints")
-    if saved is None:
-        raise SplatlearnError(f"run folder {source} holds no checkpoint yet")
-    tensors = checkpoint.load(saved)[0]
-    if missing := [name for name in NAMES if name not in tensors]:
-        raise SplatlearnError(f"{saved} holds no tensor {missing[0]!r}: it is not the checkpoint of a scene")
-    return Splats({name: tensors[name] for name in NAMES}, config.peek(path, "antialiased") is True)
-
-
-def _degree(splats: Splats) -> int:
-    return round((splats.tensors["shN"].shape[1] + 1) ** 0.5) - 1
 
 
 def _write_page(source: Path, out: Path, tensors: Any, antialiased: bool, limit: int | None) -> int:
@@ -105,6 +84,6 @@ def _write_page(source: Path, out: Path, tensors: Any, antialiased: bool, limit:
             cameras = scene.train + scene.test
         except SplatlearnError as error:  # the page is worth having without the photographs' folder too
             print(f"the page opens with a view of everything, as the run's photographs are not found: {error}")
-    title = source.resolve().stem
+    title = source.resolve().name if source.is_dir() else source.stem
     write_viewer(out, shown, cameras, title=title, background=background, antialiased=antialiased)
     return len(shown["means"])

@@ -54,11 +54,26 @@ def load_gaussians(source: Path) -> Any:
     """The Gaussians of a run folder's last checkpoint (its photographs are not needed), or of a file of any format."""
     from splatlearn.scene.gaussians import Gaussians
 
+    return Gaussians(load_splats(source).tensors)
+
+
+def load_splats(source: Path, drop: bool = False) -> Any:
+    """The same as raw tensors, and whether they were trained antialiased: a `formats.registry.Splats`.
+
+    `drop` leaves out Gaussians of a file with values that are not finite, which are refused otherwise.
+    """
+    from splatlearn.scene.formats.registry import Splats, read
+    from splatlearn.scene.gaussians import NAMES
+
     if source.is_file():
-        return Gaussians.load(source)
-    if config.peek(config_of(source), "task") != "scene":
+        return read(source, drop)
+    path = config_of(source)
+    if config.peek(path, "task") != "scene":
         raise SplatlearnError(f"{source} is not the run of a scene: it has no Gaussians")
-    path = checkpoint.latest(source / "checkpoints")
-    if path is None:
+    saved = checkpoint.latest(source / "checkpoints")
+    if saved is None:
         raise SplatlearnError(f"run folder {source} holds no checkpoint yet")
-    return Gaussians(checkpoint.load(path)[0])
+    tensors = checkpoint.load(saved)[0]
+    if missing := [name for name in NAMES if name not in tensors]:
+        raise SplatlearnError(f"{saved} holds no tensor {missing[0]!r}: it is not the checkpoint of a scene")
+    return Splats({name: tensors[name] for name in NAMES}, config.peek(path, "antialiased") is True)
