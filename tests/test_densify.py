@@ -6,11 +6,19 @@ import pytest
 import tiny_scene
 import torch
 
+from splatlearn.scene import densify
 from splatlearn.scene.densify import AdaptiveDensity, quaternion_rotations
 from splatlearn.scene.gaussians import NAMES, Gaussians
 from splatlearn.scene.optimizer import GaussianAdam
+from splatlearn.scene.order import morton_order
 
 EXTENT = 10.0
+
+
+@pytest.fixture(autouse=True)
+def in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gaussians that stay keep their order, and new ones follow them, so that tests can tell them apart."""
+    monkeypatch.setattr(densify, "morton_order", lambda means: torch.arange(len(means)))
 
 
 def make(count: int = 8, **settings: float) -> tuple[Gaussians, GaussianAdam, AdaptiveDensity]:
@@ -98,6 +106,17 @@ def test_opacities_are_reset_with_their_moments() -> None:
     assert torch.allclose(gaussians.opacities[1:].sigmoid(), torch.tensor(0.01)), "reset to twice the pruning opacity"
     assert gaussians.opacities[0] == -5.0, "a lower opacity must not rise"
     assert optimizer.moments["opacities"][0].abs().max() == 0 and optimizer.moments["means"][0].abs().max() > 0
+
+
+def test_what_stays_is_put_in_order_with_its_moments(monkeypatch: pytest.MonkeyPatch) -> None:
+    gaussians, optimizer, strategy = make(50)
+    before = gaussians.means.detach().clone()
+    monkeypatch.setattr(densify, "morton_order", morton_order)
+    strategy.after_update(1, torch.Generator())
+    order = morton_order(before)
+    assert not torch.equal(order, torch.arange(50)), "the scene is in order already, and shows nothing"
+    assert torch.equal(gaussians.means, before[order]), "neighbours in space are not neighbours in memory"
+    assert torch.equal(optimizer.moments["means"][0][:, 0], order + 1.0), "moments must follow their Gaussians"
 
 
 @pytest.mark.parametrize(("cap", "wanted"), [(8, 8), (10, 10), (100, 16), (5, 8)])

@@ -10,6 +10,7 @@ from splatlearn.config import key
 from splatlearn.errors import SplatlearnError
 from splatlearn.scene.gaussians import Gaussians, Rendering
 from splatlearn.scene.optimizer import GaussianAdam
+from splatlearn.scene.order import morton_order
 
 
 class Strategy(Protocol):
@@ -146,6 +147,7 @@ class AdaptiveDensity:
         if useless.all():
             useless[g.opacities.argmax()] = False  # never fewer than one
         kept = (~useless).nonzero()[:, 0]
+        kept = kept[morton_order(g.means[kept])]  # all move in any case; a trained scene draws a sixth faster so
         self.optimizer.rearrange(kept, {}, torch.zeros_like(kept, dtype=torch.bool))
 
     def state(self) -> dict[str, Tensor]:
