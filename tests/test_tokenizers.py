@@ -41,6 +41,12 @@ def test_what_was_encoded_comes_back(tokenizer: Tokenizer) -> None:
         assert np.array_equal(tokenizer.array(text), tokens) and tokenizer.array(text).dtype == np.uint32
 
 
+def test_texts_together_are_texts_alone(tokenizer: Tokenizer) -> None:
+    texts = ["", TEXT, *strings(30)]
+    for text, tokens in zip(texts, tokenizer.arrays(texts), strict=True):
+        assert np.array_equal(tokens, tokenizer.array(text)), "a text's tokens depend on its neighbours, or their order"
+
+
 def test_tokens_spell_their_bytes_one_by_one(tokenizer: Tokenizer) -> None:
     tokens = tokenizer.encode(TEXT)
     alone = b"".join(tokenizer.spell([token]) for token in tokens)

@@ -12,6 +12,7 @@ import os
 import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from splatlearn.text.tokenizers import BYTES, BPETokenizer, Tokenizer, Tokenizer
 
 FORMAT = 1
 INDEX = "tokens.json"
+AT_ONCE = 8  # pieces, of about a million characters each, that are encoded together
 
 
 class Corpus:
@@ -136,10 +138,11 @@ def _write_tokens(path: Path, pieces: Iterator[str], tokenizer: Tokenizer, dtype
     """Writes the tokens of a text; returns its bytes in UTF-8."""
     count = 0
     with replacing(path) as temporary, temporary.open("wb") as file:
-        for piece in pieces:
-            file.write(tokenizer.array(piece).astype(dtype).tobytes())
-            count += len(piece.encode("utf-8"))
-            bar.update(len(piece))
+        while some := list(islice(pieces, AT_ONCE)):
+            for tokens in tokenizer.arrays(some):
+                file.write(tokens.astype(dtype).tobytes())
+            count += sum(len(piece.encode("utf-8")) for piece in some)
+            bar.update(sum(map(len, some)))
     return count
 
 
