@@ -17,6 +17,7 @@ from splatlearn.bench.command_peer import CommandPeer
 from splatlearn.bench.race import largest_difference, race
 from splatlearn.cli import main
 from splatlearn.ops import native, reference
+from splatlearn.ops import room as rooms
 from splatlearn.scene.colmap import ColmapScene
 
 SMALL = ["bench", "--count", "400", "--size", "90x60", "--steps", "2"]
@@ -267,6 +268,21 @@ def test_python_peers_are_timed(peer: str, tmp_path: Path, capsys: pytest.Captur
     assert "forward_ms" in result[f"{peer}:parts"] and "forward_ms" not in result[f"{peer}:whole"]
     assert "largest_difference_of_pictures" in result[f"{peer}:parts"], "nobody sees whether the work was the same"
     assert "times" in capsys.readouterr().out
+
+
+def test_our_steps_are_those_of_training(monkeypatch: pytest.MonkeyPatch, emulated_library: Path) -> None:
+    """In a room; a step that lacked it is made again, for else it would be quick for having drawn nothing."""
+    monkeypatch.setattr(rooms, "_capacities", {})
+    given, drawn = opaque(), []
+    real = given.gaussians.forward
+    monkeypatch.setattr(given.gaussians, "forward", lambda camera: drawn.append(camera) or real(camera))
+    with native.emulated(emulated_library):
+        step = contenders.ours(given).step
+        step(0)
+        rooms._capacities.update(dict.fromkeys(rooms._capacities, rooms.Size(10, 10)))
+        for _ in range(3):
+            step(0)
+    assert len(drawn) == 5, "a step without room is not made again, or is waited for"
 
 
 def test_python_peers_get_a_copy(peer: str) -> None:

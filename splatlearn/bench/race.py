@@ -103,5 +103,4 @@ def largest_difference(one: Contender, other: Contender) -> float | None:
     """Of the pictures of the first view, where both draw one: whether they compare the same work."""
     if one.forward is None or other.forward is None:
         return None
-    with torch.no_grad():
-        return float((one.forward(0) - other.forward(0)).abs().max())
+    return float((one.forward(0) - other.forward(0)).detach().abs().max())
