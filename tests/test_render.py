@@ -1,6 +1,7 @@
 """`splatlearn render`: paths, sizes, depth and opacity, raw depths with their unit, and films of the training."""
 
 import json
+import shutil
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -176,6 +177,14 @@ def test_a_training_leaves_a_film(run: Path, tmp_path: Path) -> None:
         assert gif.info["duration"] == 250, "--fps does nothing"
 
 
+def test_a_film_needs_neither_scene_nor_photographs(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints", "renders"))
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text(config.read_text().replace(str(run.parent), "/nowhere"))
+    assert main(["render", str(tmp_path / "run"), "--timelapse"]) == 0
+    assert (tmp_path / "run" / "renders" / "timelapse.mp4").stat().st_size > 1000
+
+
 def test_an_interrupted_film_is_the_same_one(run: Path, data: Path, tmp_path: Path) -> None:
     whole, parts = run, tmp_path / "parts"
     assert train(data, parts, "--steps", "40", "--timelapse", "12", "--checkpoint_every", "10") == 0
@@ -236,6 +245,8 @@ def test_tensorboard_that_is_missing_is_told_before_anything_is_written(
         (["--frames", "0"], "at least one frame"),
         (["--size", "huge"], "'huge'"),
         (["--mode", "normals"], "'normals'"),
+        (["--timelapse", "--size=90"], "leave --size out"),
+        (["--timelapse", "--seconds", "-1"], "--seconds"),
     ],
 )
 def test_mistakes_are_told(run: Path, capsys: pytest.CaptureFixture[str], words: list[str], told: str) -> None:

@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from splatlearn.commands.arguments import Parser
-from splatlearn.commands.opened import open_run, picture_name
+from splatlearn.commands.opened import config_of, open_run, picture_name
 from splatlearn.errors import SplatlearnError
 from splatlearn.files import replacing
 from splatlearn.scene.cameras import Camera
@@ -21,6 +21,7 @@ VIDEO = (".mp4", ".gif")
 PHOTOS, FLIGHTS = ("test", "train"), ("orbit", "spiral", "interpolate")
 MODES = ("rgb", "depth", "alpha")
 RAW = ("png16", "npy")
+OF_SCENES = ("--path", "--mode", "--raw", "--frames", "--size", "--width")  # options that a film has no use for
 FRAMES = 120  # along a path that does not say how long it takes
 FPS = 30.0
 MOST_PIXELS = 16384  # a side
@@ -44,20 +45,31 @@ class Wish:
 
 
 def run(words: list[str]) -> None:
+    from splatlearn.show.report import write_report
+
     a = _arguments(words)
+    frames = _frames(a)
+    made = _film(a, words) if a.timelapse else _scene(a, Wish(a.mode, a.raw, a.fps, frames, a.size))
+    print(f"wrote {made}")
+    write_report(a.run)  # which shows the videos of its run folder
+
+
+def _scene(a: Namespace, wish: Wish) -> Path:
     task, _ = open_run(a.run)
     if not hasattr(task, "gaussians"):
         raise SplatlearnError(f"{a.run} is not the run of a scene: there is nothing to render")
-    from splatlearn.show.report import write_report
+    return render(task, a.run, a.path, a.out, wish)
 
-    if a.timelapse:
-        from splatlearn.commands.watching import timelapse_film
 
-        print(f"wrote {timelapse_film(a.run, a.out, a.fps, a.seconds)}")
-    else:
-        wish = Wish(a.mode, a.raw, a.fps, _frames(a), a.size)
-        print(f"wrote {render(task, a.run, a.path, a.out, wish)}")
-    write_report(a.run)  # which shows the videos of its run folder
+def _film(a: Namespace, words: list[str]) -> Path:
+    """The film of the pictures that a run kept while it learned; neither scene nor photographs are needed."""
+    from splatlearn.commands.watching import timelapse_film
+
+    config_of(a.run)
+    idle = [word for word in words if word.partition("=")[0] in OF_SCENES]
+    if idle:
+        raise SplatlearnError(f"--timelapse shows the pictures that were kept: leave {idle[0].partition('=')[0]} out")
+    return timelapse_film(a.run, a.out, a.fps, a.seconds)
 
 
 def _arguments(words: list[str]) -> Namespace:
