@@ -311,11 +311,22 @@ def test_within_another_page(browser: Browser, tmp_path: Path) -> None:
             break
         browser.ask("new Promise(done => setTimeout(done, 100))")
     assert spread() > 15, "the frame shows nothing"
+    x, y, width, height = browser.place("iframe")
+    browser.ask("document.body.style.paddingBottom = '2000px'")
+    before = browser.ask("scrollY")
+    at = {"x": x + width / 2, "y": y + height / 2}
+    browser.call("Input.dispatchMouseEvent", type="mouseWheel", deltaX=0, deltaY=300, **at)
+    browser.wait(f"scrollY > {before}")  # else one who reads on is caught in the scene
 
 
 LACKS = {
     "WebGL2": ("HTMLCanvasElement.prototype.getContext = () => null", "no WebGL2"),
     "DecompressionStream": ("delete window.DecompressionStream", "too old"),
+    "room": (
+        "const real = WebGL2RenderingContext.prototype.getParameter; WebGL2RenderingContext.prototype.getParameter ="
+        " function(name) { return name === this.MAX_TEXTURE_SIZE ? 0 : real.call(this, name); }",
+        "--limit",
+    ),
 }
 
 

@@ -168,6 +168,8 @@ class Splats {
     const gl = canvas.getContext("webgl2", {antialias: false, alpha: false, powerPreference: "high-performance"});
     if (!gl) throw new Error("This browser or its settings offer no WebGL2, with which the scene is drawn.");
     Object.assign(this, {canvas, scene, gl, count: 0, arrived, busy: false, wanted: null});
+    if (scene.count * Math.max(1, TEXELS[scene.degree]) > WIDTH * gl.getParameter(gl.MAX_TEXTURE_SIZE))
+      throw new Error("It has more Gaussians than this device can hold: export it with --limit or --sh-degree 0.");
     const {a, b, c, places} = scattered(bytes, scene);
     this.places = places;
     this.program = this.linked(vertexShader(scene), FRAGMENT);

@@ -178,6 +178,7 @@ canvas.addEventListener("dblclick", event => {   // of a mouse; not every phone 
 });
 canvas.addEventListener("contextmenu", event => event.preventDefault());
 canvas.addEventListener("wheel", event => {
+  if (parent !== window && !document.hasFocus()) return;   // a page that scrolls past the scene must not get caught in it
   event.preventDefault();
   if (!viewer.splats) return;
   stop();
