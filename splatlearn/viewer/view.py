@@ -63,6 +63,7 @@ class View:
             self._build()
         self.photos = Photos(self) if viewer.photos_tab is not None else None
         client.camera.on_update(self._moved)
+        self._take(client.camera)  # where it has gone while the controls were being made, and nobody listened
 
     def close(self) -> None:
         """The browser has gone: nothing is sent to it any more."""
@@ -108,9 +109,12 @@ class View:
     # ---- the camera ----
 
     async def _moved(self, camera: "CameraHandle") -> None:
+        self._take(camera)
+        self.changed()
+
+    def _take(self, camera: "CameraHandle") -> None:
         self.pose = Pose.of(camera)
         self._controls["fov"].value = round(float(np.clip(self.pose.fov, *FOV)), 1)
-        self.changed()
 
     def go(self, key: Keyframe, seconds: float = 0.7) -> None:
         """Flies to a pose; returns at once."""
