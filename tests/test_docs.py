@@ -1,6 +1,7 @@
 """The documentation runs: its site builds without a warning and loads nothing; each block of code in it is executed."""
 
 import ast
+import io
 import json
 import re
 import shlex
@@ -35,13 +36,19 @@ LANGUAGES = {"python", "bash", "yaml", "json", "text"}
 SHELL = {"echo", "pip", "python", "cd", "tensorboard", "mkdocs", "pytest", "torchrun", "git", "ruff"}
 # words added to a command so that a test can afford it; None: its words are parsed and it is not run
 CHEAPER: dict[str, list[str] | None] = {
-    "train": ["--steps", "4", "--sh_degree", "1"],
+    "train": [],
     "eval": [],
     "render": ["--frames", "3"],
     "export": [],
     "convert": [],
     "compare": [],
+    "doctor": [],
+    "sample": ["--tokens", "4"],
 }
+SMALL_TEXT = (
+    "--steps 2 --model.layers 1 --model.width 16 --model.heads 2 --batch 4 --evaluate_tokens 300 --sample_length 4"
+)
+SMALL_PAIRS = "--pairs.numbers 200 --pairs.dates 200 --model.encoder_layers 1"
 # pages of measurements and of mathematics whose indented blocks are samples of what has been run
 SAMPLES = {"LOG.md"}
 
@@ -219,6 +226,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             assert main(["train", *words]) == 0
         assert main(["train", "configs/line.yaml", "--out", "runs/line"]) == 0
         assert main(["export", "runs/mine", "--out", "scene.ply"]) == 0
+        Path("tinyshakespeare.txt").write_text("ROMEO: But soft, what light through yonder window? 1597\n" * 60)
+        for words in (
+            "text_cpu.yaml --data.path tinyshakespeare.txt --out runs/shakespeare",
+            f"text_pairs.yaml --out runs/pairs {SMALL_PAIRS}",
+        ):
+            assert main(["train", *f"configs/{words} {SMALL_TEXT}".split()]) == 0
     return root
 
 
@@ -310,32 +323,39 @@ def understood_by_train(words: list[str], where: str) -> None:
 
 
 def affordable(words: list[str]) -> list[str] | None:
-    """The words of a command that a test runs; None where it does not."""
+    """The words of a command that a test runs; None where it does not: it serves a page, or photographs are found."""
     more = CHEAPER.get(words[0])
-    if more is None or "--help" in words or "--viewer" in words or any("photos" in word for word in words):
+    if more is None or {"--help", "--viewer"} & set(words) or any("photos" in word for word in words):
         return None
     if words[0] == "train":
-        if not words[1].endswith(".yaml") or "text" in words[1] or words[1].endswith("line.yaml"):
-            return None if "text" in words[1] else words
-        known = {word for word in words if word.startswith("--")}
-        more = [
-            word
-            for pair in zip(more[::2], more[1::2], strict=True)
-            if pair[0] not in known - {"--steps"}
-            for word in pair
-        ]
+        more = small_training(words)
     if words[0] == "render":
-        photos = "test" in words or "train" in words or "--timelapse" in words
-        more = [] if photos or "--frames" in words or "--seconds" in words else more
-    return [*words, *more]
+        photos = {"test", "train", "--timelapse", "--frames", "--seconds"} & set(words)
+        more = [] if photos else more
+    return None if more is None else [*words, *more]
+
+
+def small_training(words: list[str]) -> list[str] | None:
+    """What makes a training short; None for one that begins with no config."""
+    name = Path(words[1]).name
+    if words[1] == "--resume":
+        return ["--steps", "31"]
+    if not name.endswith(".yaml"):
+        return None
+    if name.startswith("text"):
+        return [*SMALL_TEXT.split(), *(SMALL_PAIRS.split() if "pairs" in name else [])]
+    return [] if name == "line.yaml" else ["--steps", "4", *([] if "--sh_degree" in words else ["--sh_degree", "1"])]
 
 
 RUN_LINES = [(block, words) for block, words in OUR_LINES if affordable(words) is not None]
 
 
 @pytest.mark.parametrize(("block", "words"), RUN_LINES, ids=named)
-def test_commands_run(block: Block, words: list[str], copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_run(
+    block: Block, words: list[str], copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = affordable(words) or []
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"ROMEO: But")))
     if words[0] == "train" and "--resume" not in words and "--out" in words:
         shutil.rmtree(words[words.index("--out") + 1], ignore_errors=True)  # it must be new
     assert main(words) == 0, f"{block.page.name}:{block.line}: {words}\n{capsys.readouterr().err}"
