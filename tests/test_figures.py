@@ -206,6 +206,31 @@ def test_the_transformers_blocks_are_listed(text: watched.TextRun) -> None:
     assert len(blocks) <= MOST, "the figure leaves out blocks of the very model that it is made for"
 
 
+@pytest.mark.parametrize("learn", ["corpus", "pairs"])
+def test_a_runs_own_transformer_is_drawn(learn: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text.txt").write_text("one two three four five six seven\n" * 40)
+    (tmp_path / "run.yaml").write_text("task: text\nsteps: 3\nevaluate_every: 0\ndevice: cpu\n")
+    words = ["--model.width", "16", "--model.heads", "2", "--model.layers", "1", "--out", str(tmp_path / "run")]
+    if learn == "corpus":
+        words += ["--data.path", str(tmp_path / "text.txt"), "--data.cache", str(tmp_path / "cache")]
+    else:
+        words += ["--learn", "pairs", "--model.encoder_layers", "1", "--model.context", "80"]
+        words += ["--pairs.numbers", "100", "--pairs.dates", "100"]
+    assert main(["train", str(tmp_path / "run.yaml"), *words]) == 0
+    story = command.Story(tmp_path / "run")
+    task, batch, steps = story.reader
+    assert steps == 3 and task.config.model.width == 16, "another Transformer is drawn"
+    assert (batch.source is not None) == (learn == "pairs")
+    assert main(["figures", "--only", "i", "--run", str(tmp_path / "run"), "--still", "--out", str(tmp_path)]) == 0
+    assert iio.imread(tmp_path / "i_attention.png").std() > 5, "nothing is drawn"
+
+
+def test_a_large_models_attention_is_drawn_in_part() -> None:
+    maps = [torch.softmax(torch.zeros(12, 5, 5), dim=-1)] * 12
+    told = texts(attention_figure(maps, list("abcde"), "large"))
+    assert "the first of 12 layers of 12 heads" in told and "layer 6, head 6" in told and "layer 7" not in told
+
+
 def test_files_of_every_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["figures", "--only", "b,e,j", "--out", str(tmp_path), "--still"]) == 0
     names = {"b_loss", "e_gaussian", "j_chain"}

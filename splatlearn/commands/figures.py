@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm import tqdm
 
+from splatlearn import config
 from splatlearn.commands import check_gradients
 from splatlearn.commands.arguments import Parser
-from splatlearn.commands.opened import CONFIG
+from splatlearn.commands.opened import CONFIG, open_run
 from splatlearn.errors import SplatlearnError
 
 if TYPE_CHECKING:
     from splatlearn.commands.watched import SceneRun, TextRun
     from splatlearn.landscape import Landscape
+    from splatlearn.text.batches import Batch
+    from splatlearn.text.task import TextTask
 
 FRAMES = 24
 READ, LETTERS = 9, 28  # the held-out window, and how much of it, that the Transformer is watched reading
@@ -26,7 +29,10 @@ def run(words: list[str]) -> None:
     parser = Parser("figures", __doc__)
     parser.add_argument("--out", type=Path, default=Path("figures"), help="folder to write (default: figures)")
     parser.add_argument(
-        "--run", type=Path, help="run folder of a scene, to train on its photographs (default: a sculpture)"
+        "--run",
+        type=Path,
+        help="run folder of a scene, to train on its photographs for g, h and k (default: a sculpture), or of a text, "
+        "to draw its Transformer in i (default: a small one)",
     )
     parser.add_argument("--only", help="letters of the figures to make, such as a,c,h (default: all)")
     parser.add_argument("--still", action="store_true", help="no animations")
@@ -50,6 +56,7 @@ class Story:
         if run is not None and not (run / CONFIG).is_file():
             raise SplatlearnError(f"{run} is not a run folder: it has no {CONFIG}")
         self.run = run
+        self.kind = None if run is None else config.peek(run / CONFIG, "task")
 
     @cached_property
     def line(self) -> tuple[Any, Any]:
@@ -73,14 +80,13 @@ class Story:
     @cached_property
     def scene(self) -> "SceneRun":
         """A short training on the run's photographs, or on the sculpture."""
-        from splatlearn import config
         from splatlearn.commands import watched
         from splatlearn.scene.colmap import ColmapScene
         from splatlearn.scene.task import SceneTask
         from splatlearn.show import sculpture
 
-        if self.run is not None:
-            if config.peek(self.run / CONFIG, "task") != "scene":
+        if self.run is not None and self.kind != "text":
+            if self.kind != "scene":
                 raise SplatlearnError(f"{self.run} is not the run of a scene: figures g and h need one")
             data = config.load(SceneTask.Config, self.run / CONFIG).data
             return watched.train(data, steps=400, frames=FRAMES, init="sfm")
@@ -94,6 +100,15 @@ class Story:
         from splatlearn.commands import watched
 
         return watched.train_text()
+
+    @cached_property
+    def reader(self) -> tuple["TextTask", "Batch", int]:
+        """A trained Transformer's task, held-out rows for it to read, and its steps: of the run, or of `text`."""
+        if self.run is None or self.kind != "text":
+            return self.text.task, self.text.batch, len(self.text.losses)
+        task, step = open_run(self.run)
+        batch = next(iter(task.test.all(16, 16 * task.config.model.context)))
+        return task, batch.to(task.device), step
 
     @cached_property
     def chains(self) -> dict[str, Any]:
@@ -213,14 +228,17 @@ def _transformer(out: Path, story: Story, _animations: bool) -> list[Path]:
     from splatlearn.show.figures.modules import blocks_of, modules_figure
     from splatlearn.text import attention_maps
 
-    run = story.text
-    model, tokens = run.task.model.eval(), run.batch.tokens
-    blocks = blocks_of(model, lambda: model(tokens))
+    task, batch, steps = story.reader
+    model, known = task.model.eval(), task.tokenizer.vocabulary
+    blocks = blocks_of(model, lambda: model(batch.tokens, source=batch.source, source_mask=batch.source_mask))
     paths = style.write(modules_figure(blocks, "The Transformer, block by block"), out, "i_modules")
-    read = tokens[READ, :LETTERS]
-    maps = [weights[0] for weights in attention_maps(model, read[None])]
-    letters = [run.task.tokenizer.decode([token]) for token in read.tolist()]
-    title = f"Attention after {len(run.losses)} steps, reading held-out text"
+    row = min(READ, len(batch.tokens) - 1)
+    read, source = batch.tokens[row, :LETTERS], None
+    if batch.source is not None and batch.source_mask is not None:
+        read, source = read[batch.targets[row, :LETTERS] >= 0], batch.source[row][batch.source_mask[row]][None]
+    maps = [weights[0] for weights in attention_maps(model, read[None], source=source)]
+    letters = [task.tokenizer.decode([token]) if token < known else "·" for token in read.tolist()]
+    title = f"Attention after {steps:,} steps, reading held-out text"
     return paths + style.write(attention_figure(maps, letters, title), out, "i_attention")
 
 

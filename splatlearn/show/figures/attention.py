@@ -10,6 +10,7 @@ from splatlearn.show.figures.style import SOFT, SURFACE, new_figure, styled
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+LAYERS, HEADS = 6, 6  # that a page has room for
 SIGNS = {" ": "␣", "\n": "⏎", "\t": "⇥"}
 
 
@@ -17,8 +18,12 @@ SIGNS = {" ": "␣", "\n": "⏎", "\t": "⇥"}
 def attention_figure(maps: Sequence[Tensor], tokens: Sequence[str], title: str) -> "Figure":
     """A panel a head, a row of panels a layer: in row t of a panel, the shares that token t takes from each token.
 
-    maps: of each layer [H, T, T], rows of which sum to 1; tokens: the T texts that are read.
+    maps: of each layer [H, T, T], rows of which sum to 1; tokens: the T texts that are read. Of a large model the first
+    `LAYERS` and `HEADS` are drawn.
     """
+    if len(maps) > LAYERS or len(maps[0]) > HEADS:
+        title += f" (the first of {len(maps)} layers of {len(maps[0])} heads)"
+    maps = [weights[:HEADS] for weights in maps[:LAYERS]]
     heads, shown = len(maps[0]), [SIGNS.get(token, token) for token in tokens]
     figure = new_figure((6.4 / heads + 0.32) * len(maps) + 0.45)
     figure.suptitle(title, x=0.01, ha="left", fontsize=9.5, fontweight="bold")
