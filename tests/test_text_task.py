@@ -142,6 +142,15 @@ def test_bfloat16_is_near(text: Path) -> None:
     assert near != exact and near == pytest.approx(exact, abs=0.05), "bfloat16 has no effect, or too much"
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no CUDA card")
+def test_a_card_learns_the_same(text: Path) -> None:
+    exact = losses_of(made(text), 5)
+    card = losses_of(made(text, "--device", "cuda", "--precision", "float32"), 5)
+    assert card == pytest.approx(exact, abs=1e-3), "the card learns something else"
+    near = losses_of(made(text, "--device", "cuda", "--model.dropout", "0.1"), 5)
+    assert near == pytest.approx(exact, abs=0.5), "bfloat16 with dropout does not learn on the card"
+
+
 # ---- batches ----
 
 
