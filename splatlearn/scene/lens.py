@@ -15,6 +15,7 @@ import torch
 
 from splatlearn.errors import SplatlearnError
 from splatlearn.scene.colmap_records import Lens
+from splatlearn.scene.pages import own_pages, scratch
 
 # These are pinholes when their distortion is zero. pycolmap's is_undistorted() cannot tell: it says True for
 # a fisheye without extra parameters too.
@@ -33,7 +34,7 @@ WIDEST_VIEW_DEGREES = 130.0
 # COLMAP looks for a pinhole down to this part of the photograph's size and ends there when the lens's border
 # lies beyond 180 degrees, where its equation has no answer.
 _SMALLEST_SCALE = 0.2
-_RAYS_AT_ONCE = 1 << 20
+_RAYS_AT_ONCE = 1 << 17
 
 # A panorama has no single pinhole view: it becomes the six faces of a cube, each x right, y down, z forward.
 # Columns are the face's axes in the panorama's frame.
@@ -173,7 +174,18 @@ def sampling_grid(view: PinholeView) -> torch.Tensor:
 
 
 def warp(photo: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
-    """Resamples `photo` [H, W, 3] uint8 bilinearly at a `sampling_grid`: [height, width, 3] uint8."""
-    planes = photo.permute(2, 0, 1)[None].float()
-    sampled = torch.nn.functional.grid_sample(planes, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    return sampled[0].round_().clamp_(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous()
+    """Resamples `photo` [H, W, 3] uint8 bilinearly at a `sampling_grid`: [height, width, 3] uint8.
+
+    Rows are sampled some at a time, so that little memory is in use besides photo and result.
+    """
+    planes = scratch((1, 3, photo.shape[0], photo.shape[1]), torch.float32).copy_(photo.permute(2, 0, 1)[None])
+    height, width = grid.shape[1:3]
+    result = own_pages((height, width, 3), torch.uint8)
+    step = max(1, _RAYS_AT_ONCE // width)
+    for top in range(0, height, step):
+        rows = grid[:, top : top + step]
+        sampled = torch.nn.functional.grid_sample(
+            planes, rows, mode="bilinear", padding_mode="zeros", align_corners=False
+        )
+        result[top : top + step] = sampled[0].round_().clamp_(0, 255).permute(1, 2, 0)
+    return result

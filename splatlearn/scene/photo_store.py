@@ -25,6 +25,7 @@ from splatlearn.errors import SplatlearnError
 from splatlearn.files import replacing
 from splatlearn.scene.lens import PinholeView, sampling_grid, warp
 from splatlearn.scene.masks import read_mask, whole
+from splatlearn.scene.pages import in_own_pages
 from splatlearn.scene.photos import read_photo, shrink
 
 # Memory for sampling grids: photographs of one lens mostly follow each other, so a few grids are enough.
@@ -140,7 +141,7 @@ class PhotoStore:
         if size != source.stored_size:
             raise SplatlearnError(f"{source.path} changed its size from {source.stored_size} to {size} meanwhile.")
         photo = shrink(photo, self.downscale)
-        picture = warp(photo, self._grid(source.view)) if source.view.resampled else photo
+        picture = warp(photo, self._grid(source.view)) if source.view.resampled else in_own_pages(photo)
         with self._lock:
             self.decoded += 1
         if cached is not None:
@@ -155,7 +156,7 @@ class PhotoStore:
         if source.view.resampled:
             # What fell short of white is mixed with something ignored; so is what is mixed from that.
             mask = warp(whole(mask), self._grid(source.view))
-        return whole(mask[:, :, 0]).contiguous()
+        return in_own_pages(whole(mask[:, :, 0]))
 
     def _grid(self, view: PinholeView) -> torch.Tensor:
         with self._grid_lock:  # held while computing, so that two threads do not make the same grid
@@ -252,7 +253,7 @@ def _read_cached(file: Path, view: PinholeView) -> torch.Tensor | None:
         return None
     if picture.dtype != np.uint8 or picture.shape != (view.height, view.width, 3):
         return None
-    return torch.from_numpy(picture)
+    return in_own_pages(torch.from_numpy(picture))
 
 
 def _threads() -> int:

@@ -1,0 +1,34 @@
+"""Tensors in memory mappings of their own, which go back to the system when they are dropped.
+
+Large tensors that come and go in threads leave malloc's heap full of gaps, each a little too small for the next: with
+photographs of 1600x1200 pixels a budget of 0.1 GiB took more than 1 GiB.
+"""
+
+import math
+import mmap
+import threading
+
+import torch
+
+_of_thread = threading.local()
+
+
+def own_pages(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """A tensor of zeros on the CPU."""
+    count = math.prod(shape)
+    if count == 0:
+        return torch.zeros(shape, dtype=dtype)
+    return torch.frombuffer(mmap.mmap(-1, count * dtype.itemsize), dtype=dtype, count=count).reshape(shape)
+
+
+def in_own_pages(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy of it, contiguous."""
+    return own_pages(tuple(tensor.shape), tensor.dtype).copy_(tensor)
+
+
+def scratch(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """A tensor with whatever it held before, the same one at each call of this thread with this shape."""
+    kept = getattr(_of_thread, "kept", None)
+    if kept is None or (tuple(kept.shape), kept.dtype) != (shape, dtype):
+        kept = _of_thread.kept = own_pages(shape, dtype)
+    return kept
