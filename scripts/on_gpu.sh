@@ -7,6 +7,7 @@
 #   WHEEL    a wheel of splatlearn to install; without it one is built here, with nvcc for the card that is here
 #   WHEELS   a folder of further wheels to install offline (pycolmap for training, gsplat for the comparison)
 #   FOX, FERN   COLMAP folders to train on; left out, that part is skipped
+#   TEXT     a text file to train on, tinyshakespeare for one; left out, that part is skipped
 #   PYTHON   the Python that has PyTorch (default: python3)
 #   PARTS    which parts to do (default: install tests sanitizers bench scaling train)
 #   SECONDS_IN_ALL   what all parts may take together (default: 530 with a card, 1500 without); those for which nothing is left count as failed
@@ -143,6 +144,13 @@ if wanted train && installed pycolmap; then
     done
 fi
 
+if wanted train && [ -n "${TEXT:-}" ]; then
+    recipe=(configs/text_small.yaml)
+    [ "$DEVICE" = cuda ] || recipe=(configs/text_cpu.yaml --steps 20)
+    part train_text 240 "$PYTHON" -m splatlearn train "${recipe[@]}" --data.path "$TEXT" --out "$WORK/text" --device "$DEVICE"
+    cp "$WORK/text/eval/metrics.json" "$OUT/train_text.json" 2>/dev/null
+fi
+
 "$PYTHON" - "$OUT" "$LEDGER" "$DEVICE" "$SECONDS" <<'PYTHON'
 """Sums up the parts in one JSON file; the exit status is the number of those that failed."""
 import json
@@ -168,6 +176,8 @@ for name, part in parts.items():
         if peer != "splatlearn":
             ratio, queued = (times[key] / ours[key] for key in ("step_ms", "queued_step_ms"))
             print(f"{name}: {peer} takes {ratio:.2f} times our {ours['step_ms']:.2f} ms a step, queued {queued:.2f} times")
+    if "bits_per_byte" in figures:
+        print(f"{name}: held-out loss {figures['loss']:.4f} after {figures['steps']:,} steps in {figures['train_seconds']:.0f} s")
     if "psnr" in figures:
         print(f"{name}: {figures['psnr']:.2f} dB after {figures['steps']:,} steps in {figures['train_seconds']:.0f} s")
 (out / "on_gpu.json").write_text(json.dumps(summary, indent=1) + "\n")
