@@ -106,7 +106,7 @@ def write_report(run: Path | str) -> Path:
     text = page(f"{name} · splatlearn", _hero(found, name), "".join(sections), style, SCRIPT.read_text("utf-8"))
     path = folder / "report.html"
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="replace")  # names of files may be no text
     return path
 
 

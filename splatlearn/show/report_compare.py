@@ -42,7 +42,7 @@ def write_comparison(first: Path, second: Path, out: Path) -> Path:
     style = report_views.STYLE + STYLE
     text = page(f"{names[0]} and {names[1]} · splatlearn", top, "".join(pieces), style, SCRIPT.read_text("utf-8"))
     with replacing(out) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="replace")  # names of files may be no text
     return out
 
 

@@ -4,7 +4,6 @@ A file that is missing or damaged is left out; nothing here raises for what it f
 """
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple, TypeGuard
 
 VIDEO_TYPES = {".mp4": "video/mp4", ".gif": "image/gif"}
 HISTORY = ("psnr", "ssim", "lpips", "loss", "bits_per_byte")  # what is charted of evaluations while training
+LARGEST = 1e100  # of a number; JSON's may have any size, and squares of it must still be numbers
 FIRST_VIDEOS = ("orbit", "turntable")  # the best to begin with
 
 
@@ -87,8 +87,8 @@ def read_run(folder: Path) -> RunFolder:
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
-    """Whether the value is a finite number (JSON's true and false are not)."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether the value is a number that can be drawn: finite and of sane size (JSON's true and false are none)."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -LARGEST < value < LARGEST
 
 
 def read_curves(text: str) -> dict[str, list[tuple[float, float]]]:
@@ -96,8 +96,8 @@ def read_curves(text: str) -> dict[str, list[tuple[float, float]]]:
     lines: dict[int, dict[str, Any]] = {}
     for line in text.splitlines():
         row = _parsed(line)
-        if isinstance(row, dict) and isinstance(row.get("step"), int):
-            lines[row["step"]] = row
+        if isinstance(row, dict) and is_number(step := row.get("step")) and isinstance(step, int):
+            lines[step] = row
     curves: dict[str, list[tuple[float, float]]] = {}
     for step in sorted(lines):
         for key, value in lines[step].items():
