@@ -27,11 +27,11 @@ from splatlearn.show.figures.covariance import covariance_matrix
 from splatlearn.show.figures.fitting import fitting_figure
 from splatlearn.show.figures.hard import START, hard_figure
 from splatlearn.show.figures.line import line_figure
-from splatlearn.show.figures.modules import MOST, blocks_of, modules_figure
+from splatlearn.show.figures.modules import MOST, blocks_of, folded, modules_figure
 from splatlearn.show.figures.pipeline import pipeline_figure
 from splatlearn.show.figures.slices import slices_figure
 from splatlearn.show.figures.timelapse import timelapse_figure, timelapse_frame
-from splatlearn.text import attention_maps
+from splatlearn.text import Transformer, attention_maps
 
 
 def texts(figure: object) -> str:
@@ -172,6 +172,22 @@ def test_blocks_are_the_models_own() -> None:
     assert depths["1"] == 0 and depths["1.layers.0"] == 1 and depths["1.layers.0.linear1"] == 2, "nested wrongly"
     assert not any(module._forward_hooks for module in model.modules()), "hooks are left in the model"
     drawn(figure)
+
+
+def test_layers_that_are_alike_are_opened_once() -> None:
+    model = Transformer(Transformer.Config(11, 8, 8, 2, 5), torch.Generator().manual_seed(0))
+    blocks = blocks_of(model, lambda: model(torch.arange(6)[None]))
+    assert len(blocks) > MOST and len(folded(blocks)) == len(blocks) - 4 * 10, "other blocks are left out"
+    told = texts(modules_figure(blocks, "deep"))
+    assert "opened once" in told and "Block  decoder.4" in told and told.count("FeedForward") == 1
+    pair = Transformer(Transformer.Config(11, 8, 8, 2, 1, 1), torch.Generator().manual_seed(0))
+    source, tokens = torch.arange(7)[None], torch.arange(3)[None]
+    blocks = blocks_of(pair, lambda: pair(tokens, source=source))
+    shapes = {block.path: block.shape for block in blocks}
+    assert shapes["embedding"] == shapes["encoder.0"] == (1, 7, 8), "not the shape of the call that is listed"
+    paths = [block.path for block in blocks]
+    assert shapes["decoder.0"] == (1, 3, 8) and "decoder" not in paths, "a list of modules is listed"
+    assert paths.index("decoder.0.cross") == paths.index("decoder.0.cross.mix") - 1, "cross-attention is not there"
 
 
 def test_a_transformer_is_watched_while_it_learns(text: watched.TextRun) -> None:

@@ -10,7 +10,7 @@ from splatlearn.show.figures.style import BLUE, INK, ORANGE, RULE, SKY, SOFT, ne
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MOST = 30  # blocks drawn of a long model
+MOST = 34  # blocks drawn of a long model
 
 
 class Block(NamedTuple):
@@ -28,19 +28,25 @@ class Block(NamedTuple):
 
 
 def blocks_of(model: torch.nn.Module, run: Callable[[], Any]) -> list[Block]:
-    """What `run`, which calls the model, made of those of its modules that hold parameters, in order of first call."""
+    """What `run`, which calls the model, made of those of its modules that hold parameters, in order of first call.
+
+    A module around a called one is listed too if it is not called itself, without a shape; lists of modules are not.
+    """
     entered: list[str] = []
     shapes: dict[str, tuple[int, ...]] = {}
     named = {name: module for name, module in model.named_modules() if name and any(True for _ in module.parameters())}
 
     def before(name: str) -> Callable[..., None]:
-        return lambda *_: entered.append(name) if name not in entered else None
+        words = name.split(".")
+        around = [".".join(words[: i + 1]) for i in range(len(words))]
+        around = [each for each in around if not isinstance(named[each], torch.nn.ModuleList)]
+        return lambda *_: entered.extend(each for each in around if each not in entered)
 
     def after(name: str) -> Callable[..., None]:
         def keep(_module: Any, _inputs: Any, output: Any) -> None:
             first = output[0] if isinstance(output, (tuple, list)) else output
             if isinstance(first, torch.Tensor):
-                shapes[name] = tuple(first.shape)
+                shapes.setdefault(name, tuple(first.shape))
 
         return keep
 
@@ -65,12 +71,23 @@ def _size(module: torch.nn.Module) -> int:
     return sum(value.numel() for value in module.parameters())
 
 
+def folded(blocks: list[Block]) -> list[Block]:
+    """Blocks without what is within layers that are like the first one of their list."""
+    sizes = {block.path: (block.kind, block.parameters) for block in blocks}
+    alike = []
+    for block in blocks:
+        group, _, number = block.path.rpartition(".")
+        if number != "0" and number.isdigit() and sizes.get(f"{group}.0") == sizes[block.path]:
+            alike.append(f"{block.path}.")
+    return [block for block in blocks if not block.path.startswith(tuple(alike))]
+
+
 @styled
 def modules_figure(blocks: list[Block], title: str) -> "Figure":
     """The blocks from the input, on top, to the output; a block within another is indented."""
     from matplotlib.patches import FancyBboxPatch
 
-    shown = blocks[:MOST]
+    shown = (blocks if len(blocks) <= MOST else folded(blocks))[:MOST]
     figure = new_figure(0.27 * len(shown) + 0.8)
     axes = figure.add_subplot()
     for row, block in enumerate(shown):
@@ -94,7 +111,8 @@ def modules_figure(blocks: list[Block], title: str) -> "Figure":
     axes.set(xlim=(0, 1), ylim=(len(shown), -0.6))
     axes.text(0.65, -0.2, "output", fontsize=7.5, color=SOFT)
     axes.text(0.99, -0.2, "parameters", ha="right", fontsize=7.5, color=SOFT)
-    more = f" (the first {MOST} of {len(blocks)})" if len(blocks) > MOST else ""
+    more = "" if len(blocks) <= MOST else " (layers that are alike are opened once)"
+    more = more if len(folded(blocks)) <= MOST else f" (the first {MOST} of {len(folded(blocks))})"
     axes.set_title(title + more)
     axes.set_axis_off()
     return figure
