@@ -1,8 +1,9 @@
 """The photographs of a scene, undistorted, within a memory budget: what was used last stays, threads fetch what comes.
 
-Memory is bound: kept pictures take `memory_bytes` at most, the few that are fetched ahead come on top (MOST_COMING),
-and so do the sampling grids (GRID_BYTES). A cache folder, where one is given, holds pictures as they come out of
-decoding, shrinking and undistorting, so that neither the next round nor the next run does that again.
+Memory is bound: kept pictures take `memory_bytes` at most. On top come the few that are fetched ahead (MOST_COMING),
+the sampling grids (GRID_BYTES), and the floats of the picture that each thread resamples. A cache folder, where one is
+given, holds pictures as they come out of decoding, shrinking and undistorting, so that neither the next round nor the
+next run does that again.
 """
 
 from __future__ import annotations
