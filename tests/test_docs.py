@@ -180,6 +180,19 @@ def test_sentences_of_troubleshooting_are_still_said() -> None:
             assert piece in program, f"the program no longer says {piece!r}"
 
 
+def test_files_that_pages_name_are_there() -> None:
+    named_files = [
+        (page.name, path)
+        for page in PAGES
+        for path in re.findall(
+            r"`((?:csrc|splatlearn|configs|scripts|examples|tests)/[\w./-]+)`", page.read_text("utf-8")
+        )
+    ]
+    assert len(named_files) > 10, "no names were found"
+    gone = [(page, path) for page, path in named_files if "NAME" not in path and not (ROOT / path).exists()]
+    assert not gone, f"pages name files that are not there: {gone}"
+
+
 # ---- every block ----
 
 
