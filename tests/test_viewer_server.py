@@ -50,6 +50,8 @@ class Recorder:
 
     def failed(self, sentence: str) -> None:
         self.failures.append(sentence)
+        if sentence == "ValueError: a bug":
+            raise RuntimeError("it has left, and cannot be told")
 
 
 @pytest.fixture
@@ -277,3 +279,33 @@ def test_the_command_ends_with_ctrl_c(tmp_path: Path) -> None:
     assert "60 Gaussians, to be seen at http://127.0.0.1:" in said
     assert running.returncode == 0 and not error and not rest.strip(), f"it says more than it should: {rest}{error}"
     assert [file.name for file in tmp_path.iterdir()] == ["scene.ply"], "it writes what nobody asked for"
+
+
+def test_a_camera_that_moves_while_its_page_is_made(viewer: Viewer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """viser sends a camera twice at the start: its own, then ours; the second came while nobody listened yet."""
+    import msgspec
+    import viser
+    from websockets.sync.client import connect
+    from websockets.typing import Subprotocol
+
+    from splatlearn.viewer.view import View
+
+    camera = {"type": "ViewerCameraMessage", "wxyz": (1.0, 0.0, 0.0, 0.0), "position": (3.0, 3.0, 3.0), "fov": 1.3}
+    camera |= {"near": 0.01, "far": 1e3, "image_width": 64, "image_height": 48}
+    camera |= {"look_at": (0.0, 0.0, 0.0), "up_direction": (0.0, -1.0, 0.0)}
+    build = View._build
+    protocol = Subprotocol(f"viser-v{viser.__version__}")
+    with connect(viewer.url.replace("http", "ws"), subprotocols=[protocol], max_size=None) as page:
+
+        def moves_meanwhile(self: View) -> None:
+            build(self)
+            page.send(msgspec.msgpack.encode(camera | {"position": (7.0, 8.0, 9.0)}))
+            until(lambda: self.client.camera.position[0] == 7)
+
+        monkeypatch.setattr(View, "_build", moves_meanwhile)
+        page.send(msgspec.msgpack.encode(camera))
+        until(viewer.views)
+        (view,) = viewer.views()
+        assert view.pose.position.tolist() == [7, 8, 9], "the page is drawn from where its camera no longer is"
+    until(lambda: not viewer.views())
+    until(lambda: viewer.drawer.waiting == 0)

@@ -147,17 +147,24 @@ class Drawer:
         factor = self.factors.get(kind, 4.0) if coarse else 1.0
         began = time.perf_counter()
         try:
-            client.draw(factor)
-        except SplatlearnError as error:
-            client.failed(str(error))
-        except Exception as error:  # a fault in one view must not end the viewer for all
+            self._draw_or_tell(client, factor)
+        except Exception:  # a fault in one view must not end the viewer for all
             traceback.print_exc(file=sys.stderr)
-            client.failed(f"{type(error).__name__}: {error}")
         seconds = time.perf_counter() - began
         if coarse:
             self.factors[kind] = next_factor(factor, seconds)
         elif refresh:
             self.spent += seconds
+
+    @staticmethod
+    def _draw_or_tell(client: Client, factor: float) -> None:
+        try:
+            client.draw(factor)
+        except SplatlearnError as error:
+            client.failed(str(error))
+        except Exception as error:
+            client.failed(f"{type(error).__name__}: {error}")
+            raise
 
 
 def next_factor(factor: float, seconds: float) -> float:

@@ -1,5 +1,6 @@
 """One browser's view: its camera, its controls, and the pictures that it gets."""
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -104,7 +105,8 @@ class View:
     def _tell(self, text: str) -> None:
         if text != self._legend_text:
             self._legend_text = text
-            self._controls["legend"].content = text
+            with suppress(RuntimeError):  # which viser raises where the browser has left at this very moment
+                self._controls["legend"].content = text
 
     # ---- the camera ----
 
