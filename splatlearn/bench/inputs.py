@@ -1,4 +1,4 @@
-"""What a benchmark runs on: the photographs of a COLMAP folder, or a ball of any number of Gaussians."""
+"""What a benchmark runs on: the photographs of a COLMAP folder, or a sphere of any number of Gaussians."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from splatlearn.scene.cameras import Camera
 from splatlearn.scene.gaussians import SH0, Gaussians
 
 View = tuple[Camera, torch.Tensor]  # a camera and its photograph, [H, W, 3] uint8
-SPREAD = np.array([1.5, 1.0, 1.0])  # standard deviations of the synthetic ball
+RADIUS, ROUGHNESS = 2.2, 0.02  # of the synthetic sphere, and how far its Gaussians lie off it, in radii
 DISTANCE = 5.0  # of its camera
 LARGEST = 50_000_000  # Gaussians of a synthetic scene
 
@@ -48,25 +48,27 @@ def photographs(folder: Path, gaussians: Path | None) -> Inputs:
 
 
 def synthetic(count: int, width: int, height: int, seed: int = 0) -> Inputs:
-    """A ball of Gaussians whose sizes cover the picture about alike for any count, and a picture of noise.
+    """Gaussians over a rough sphere that fills the picture, and a picture of noise.
 
-    A Gaussian is as wide as the distance to its neighbours, 0.7 (N pdf)^(-1/3), as those of a reconstruction begin.
+    Scenes are surfaces: a Gaussian is half as wide as the distance between neighbours on it, which falls with the root
+    of their number, so that a pixel draws some 20 of them, as in a photographed scene, whatever their number.
     """
     if not 1 <= count <= LARGEST:
         raise SplatlearnError(f"--count must be from 1 to {LARGEST:,}, got {count}")
     random = np.random.default_rng(seed)
-    points = (random.standard_normal((count, 3), dtype=np.float32) * SPREAD).astype(np.float32)
-    distance = ((points / SPREAD) ** 2).sum(axis=1)
-    density = count * np.exp(-distance / 2) / ((2 * math.pi) ** 1.5 * SPREAD.prod())
-    width_of = np.minimum(0.7 * density ** (-1 / 3), 0.5).astype(np.float32)
-    colors = random.random((count, 1, 3), dtype=np.float32)
+    points = random.standard_normal((count, 3), dtype=np.float32)
+    rough = RADIUS * (1 + ROUGHNESS * random.standard_normal((count, 1), dtype=np.float32))
+    points *= rough / np.linalg.norm(points, axis=1, keepdims=True).clip(1e-6)
+    spacing = RADIUS * math.sqrt(4 * math.pi / count)
+    axes = 0.5 * spacing * np.exp(0.3 * random.standard_normal((count, 3), dtype=np.float32))
+    opacities = 0.1 + 0.8 * random.random(count, dtype=np.float32)
     gaussians = Gaussians(
         {
             "means": torch.from_numpy(points),
-            "scales": torch.from_numpy(np.log(width_of))[:, None].repeat(1, 3),
-            "quats": torch.tensor([1.0, 0.0, 0.0, 0.0]).repeat(count, 1),
-            "opacities": torch.full((count,), math.log(0.1 / 0.9)),
-            "sh0": torch.from_numpy((colors - 0.5) / SH0),
+            "scales": torch.from_numpy(np.log(axes.clip(max=RADIUS / 2))),
+            "quats": torch.from_numpy(random.standard_normal((count, 4), dtype=np.float32)),
+            "opacities": torch.from_numpy(opacities).logit(),
+            "sh0": torch.from_numpy((random.random((count, 1, 3), dtype=np.float32) - 0.5) / SH0),
             "shN": torch.zeros(count, 15, 3),
         }
     )

@@ -107,6 +107,8 @@ def plot(result: dict[str, Any], path: Path) -> None:
 
 
 def _draw(result: dict[str, Any]) -> Any:
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     from splatlearn.show.figures import style
 
     @style.styled
@@ -115,14 +117,20 @@ def _draw(result: dict[str, Any]) -> Any:
         axes = figure.subplots(1, 3)
         sweeps = {kind: [p for p in result["points"] if p["kind"] == kind] for kind in ("gaussians", "pixels")}
         _lines(axes[0], [p["count"] for p in sweeps["gaussians"]], sweeps["gaussians"])
-        axes[0].set(title="by Gaussians, 1920×1080", xlabel="Gaussians", ylabel="ms")
+        axes[0].set(title="by Gaussians", xlabel="Gaussians, at 1920×1080", ylabel="ms")
         _lines(axes[1], [p["size"][0] * p["size"][1] / 1e6 for p in sweeps["pixels"]], sweeps["pixels"])
-        axes[1].set(title=f"by pixels, {COUNT:,} Gaussians", xlabel="megapixels")
+        axes[1].set(title="by pixels", xlabel=f"megapixels, {COUNT:,} Gaussians")
         for (kind, points), color, marker in zip(sweeps.items(), (style.BLUE, style.RED), "os", strict=True):
             pairs_drawn = [p["contributed"] for p in points]
-            axes[2].loglog(pairs_drawn, [_blend_ms(p) for p in points], marker, ms=3.5, color=color, label=f"by {kind}")
-        axes[2].set(title="the blend by pairs drawn", xlabel="pairs (Gaussian, pixel)")
+            axes[2].loglog(
+                pairs_drawn, [_blend_ms(p) for p in points], marker, ms=3.5, color=color, label=f"more {kind}"
+            )
+        axes[2].set(title="the blend by pairs", xlabel="pairs (Gaussian, pixel) drawn")
         axes[2].legend()
+        for axis in (axes[0].yaxis, axes[1].xaxis, axes[1].yaxis, axes[2].yaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter(NullFormatter())
         return figure
 
     return draw()
