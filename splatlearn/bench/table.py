@@ -50,7 +50,10 @@ def _stages(result: dict[str, Any]) -> list[str]:
             rates = [flops, f"{stage['gigabytes_per_second']:,.1f}", f"{stage['roofline']:.0%}"]
         lines.append(WIDTHS.format(name, f"{ms:.2f}", cpu_ms, f"{ms / result['step_ms']:.0%}", *rates))
     step = f"{result['step_ms']:.2f}", f"{result['step_cpu_ms']:.2f}"
-    return [*lines, WIDTHS.format("training step", *step, "", "", "", "").rstrip()]
+    lines.append(WIDTHS.format("training step", *step, "", "", "", "").rstrip())
+    if any(stage.get("roofline", 0) > 1 for stage in result["stages"].values()):
+        lines.append("(above 100 %: its tensors stay in a cache, which is faster than the memory that was measured)")
+    return lines
 
 
 def _race(result: dict[str, Any]) -> list[str]:
