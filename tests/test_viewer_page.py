@@ -261,7 +261,7 @@ def test_a_phone_has_room(browser: ViewerPage, viewer: Viewer) -> None:
     assert browser.faults() == []
 
 
-def test_pausing_a_training_and_leaving_it(browser: ViewerPage, task: SceneTask, tmp_path: Path) -> None:
+def test_pausing_a_training_and_leaving_it(task: SceneTask, tmp_path: Path) -> None:
     done: list[int] = []
     enough = threading.Event()
 
@@ -284,22 +284,23 @@ def test_pausing_a_training_and_leaving_it(browser: ViewerPage, task: SceneTask,
     try:
         until(lambda: live.viewer is not None and done, "the first step")
         assert live.viewer is not None
-        browser.visit(live.viewer.url)
-        browser.tab("Training")
-        until(lambda: "Gaussians, loss" in browser.words(), "the state of the training")
-        browser.press("Pause")
-        until(lambda: "paused" in browser.words(), "the pause")
-        stopped = len(done)
-        step = live._shown_step
-        assert f"step {step}" in browser.words() and done[-1] in (step, step - 1), "the view shows another step"
-        browser.press("One step")
-        until(lambda: f"step {step + 1} " in browser.words(), "one more step")
-        assert len(done) <= stopped + 1, "a paused training goes on"
-        browser.press("Resume")
-        until(lambda: len(done) > stopped + 20, "the training to go on")
-        assert browser.ask("document.querySelectorAll('.uplot').length") == 3, "a chart is missing"
-        assert browser.faults() == []
-        browser.call("Page.navigate", url="about:blank")  # the browser leaves in the middle of it
+        with ViewerPage() as browser:
+            browser.visit(live.viewer.url)
+            browser.tab("Training")
+            until(lambda: "Gaussians, loss" in browser.words(), "the state of the training")
+            browser.press("Pause")
+            until(lambda: "paused" in browser.words(), "the pause")
+            stopped = len(done)
+            step = live._shown_step
+            assert f"step {step}" in browser.words() and done[-1] in (step, step - 1), "the view shows another step"
+            browser.press("One step")
+            until(lambda: f"step {step + 1} " in browser.words(), "one more step")
+            assert len(done) <= stopped + 1, "a paused training goes on"
+            browser.press("Resume")
+            until(lambda: len(done) > stopped + 20, "the training to go on")
+            assert browser.ask("document.querySelectorAll('.uplot').length") == 3, "a chart is missing"
+            assert browser.faults() == []
+        # The browser has gone in the middle of it.
         until(lambda: live.viewer is not None and not live.viewer.views(), "the browser to be forgotten")
         gone = len(done)
         until(lambda: len(done) > gone + 20, "the training to go on without a browser")

@@ -7,15 +7,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 from tiny_scene import gaussians
 
 from splatlearn.cli import main
 from splatlearn.errors import SplatlearnError
+from splatlearn.scene.keyframes import Keyframe, KeyframePath
 from splatlearn.viewer import server
 from splatlearn.viewer.drawer import COARSEST, TARGET, Drawer, next_factor
-from splatlearn.viewer.drawing import Snapshot
+from splatlearn.viewer.drawing import Look, Snapshot
 from splatlearn.viewer.viewer import Surroundings, Viewer
 
 
@@ -264,6 +268,24 @@ def test_a_page_of_another_site_is_turned_away(viewer: Viewer) -> None:
         with pytest.raises(ConnectionClosed, match="another origin"):
             foreign.recv(timeout=30)
     assert viewer.server.request_share_url() is None, "a visitor could put the page on the internet"
+
+
+@pytest.mark.parametrize("name", ["", "../elsewhere", "/etc/path", "a/b", ".hidden", "x" * 65, "line\nbreak"])
+def test_a_page_writes_nowhere_else(viewer: Viewer, name: str) -> None:
+    viewer.recording._name.value = name
+    with pytest.raises(SplatlearnError, match="a name has up to 64"):
+        viewer.recording._checked_name()
+
+
+def test_a_stopped_video_leaves_nothing(viewer: Viewer, tmp_path: Path) -> None:
+    keys = tuple(Keyframe(float(i), np.array([0.0, 0.0, -4.0 - i]), np.array([1.0, 0, 0, 0]), 50.0) for i in range(2))
+    path = KeyframePath(64, 48, 30.0, keys)
+    gone: Any = SimpleNamespace(gone=True)
+    viewer.recording._make(gone, path, viewer.snapshot, Look(), "whole")
+    assert (tmp_path / "whole.mp4").is_file(), "the same without a stop must write a video"
+    viewer.recording._cancelled.set()
+    viewer.recording._make(gone, path, viewer.snapshot, Look(), "stopped")
+    assert [file.name for file in tmp_path.iterdir()] == ["whole.mp4"], "half a video is left behind"
 
 
 def test_the_command_ends_with_ctrl_c(tmp_path: Path) -> None:
