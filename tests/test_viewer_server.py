@@ -219,6 +219,22 @@ def viewer(tmp_path: Path) -> Iterator[Viewer]:
     made.close()
 
 
+@pytest.mark.parametrize("suffix", [".ply", ".spz", ".splat"])
+def test_any_splat_file_is_shown_as_it_was_trained(suffix: str, tmp_path: Path) -> None:
+    from splatlearn.commands.view import open_viewer
+    from splatlearn.scene.formats.registry import write
+
+    file = tmp_path / f"scene{suffix}"
+    write(file, gaussians().tensors(), antialiased=True)
+    made = open_viewer(file, "127.0.0.1", 0, device="cpu")
+    try:
+        assert len(made.snapshot) == 60, "Gaussians are missing"
+        assert made.snapshot.antialiased is (suffix != ".splat"), "it is drawn otherwise than it was trained"
+        assert made.photos_tab is None, "a file has no photographs"
+    finally:
+        made.close()
+
+
 def test_it_listens_on_this_machine_alone(viewer: Viewer) -> None:
     assert viewer.url == f"http://127.0.0.1:{viewer.port}"
     own = {info[4][0] for info in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)} - {"127.0.0.1"}

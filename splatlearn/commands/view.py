@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from splatlearn import config
 from splatlearn.commands.arguments import Parser
-from splatlearn.commands.opened import config_of, load_gaussians
+from splatlearn.commands.opened import config_of, load_splats
 from splatlearn.errors import SplatlearnError
 from splatlearn.loop import choose_device
 
@@ -39,6 +39,7 @@ def run(words: list[str]) -> None:
 
 def open_viewer(source: Path, host: str, port: int, out: Path | None = None, device: str = "auto") -> "Viewer":
     """A viewer of a run folder or splat file; raises SplatlearnError where there is nothing to see, or no port."""
+    from splatlearn.scene.gaussians import Gaussians
     from splatlearn.viewer.drawing import Snapshot
     from splatlearn.viewer.server import check
     from splatlearn.viewer.viewer import Surroundings, Viewer
@@ -47,21 +48,22 @@ def open_viewer(source: Path, host: str, port: int, out: Path | None = None, dev
     place = choose_device(device)
     if not source.exists():
         raise SplatlearnError(f"{source} does not exist: expected a run folder or a splat file")
-    gaussians = load_gaussians(source).to(place)
+    splats = load_splats(source)
+    gaussians = Gaussians(splats.tensors).to(place)
     if not len(gaussians):
         raise SplatlearnError(f"{source} holds no Gaussians: there is nothing to see")
-    antialiased, around = False, Surroundings(folder=out or Path("renders"))
-    if source.is_dir():
-        antialiased, around = _of_run(source, out)
-    return Viewer(Snapshot(gaussians, antialiased=antialiased), around, host=host, port=port, label=source.name)
+    around = _of_run(source, out) if source.is_dir() else Surroundings(folder=out or Path("renders"))
+    return Viewer(
+        Snapshot(gaussians, antialiased=bool(splats.antialiased)), around, host=host, port=port, label=source.name
+    )
 
 
-def _of_run(folder: Path, out: Path | None) -> "tuple[bool, Surroundings]":
-    """Whether a run was trained antialiased, and its photographs, if they are still where they were."""
+def _of_run(folder: Path, out: Path | None) -> "Surroundings":
+    """The photographs of a run, if they are still where they were."""
     from splatlearn.scene.task import SceneTask
 
     settings = config.load(SceneTask.Config, config_of(folder), [])
-    return settings.antialiased, surroundings(settings, _photographs(settings), out or folder / "renders")
+    return surroundings(settings, _photographs(settings), out or folder / "renders")
 
 
 def _photographs(settings: Any) -> Any:
