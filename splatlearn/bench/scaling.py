@@ -121,13 +121,12 @@ def _draw(result: dict[str, Any]) -> Any:
         _lines(axes[1], [p["size"][0] * p["size"][1] / 1e6 for p in sweeps["pixels"]], sweeps["pixels"])
         axes[1].set(title="by pixels", xlabel=f"megapixels, {COUNT:,} Gaussians")
         for (kind, points), color, marker in zip(sweeps.items(), (style.BLUE, style.RED), "os", strict=True):
-            pairs_drawn = [p["contributed"] for p in points]
-            axes[2].loglog(
-                pairs_drawn, [_blend_ms(p) for p in points], marker, ms=3.5, color=color, label=f"more {kind}"
-            )
-        axes[2].set(title="the blend by pairs", xlabel="pairs (Gaussian, pixel) drawn")
+            drawn, blend = [p["contributed"] / 1e6 for p in points], [_blend_ms(p) for p in points]
+            more = "more Gaussians" if kind == "gaussians" else "more pixels"
+            axes[2].loglog(drawn, blend, marker, ms=3.5, color=color, label=more)
+        axes[2].set(title="the blend by pairs", xlabel="million pairs drawn")
         axes[2].legend()
-        for axis in (axes[0].yaxis, axes[1].xaxis, axes[1].yaxis, axes[2].yaxis):
+        for axis in (axes[0].yaxis, axes[1].xaxis, axes[1].yaxis, axes[2].xaxis, axes[2].yaxis):
             axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.set_major_formatter("{x:g}")
             axis.set_minor_formatter(NullFormatter())
