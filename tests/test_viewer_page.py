@@ -72,7 +72,7 @@ def expected(view: View) -> np.ndarray:
 
 
 def window(view: View, width: int = WIDTH, height: int = HEIGHT) -> Camera:
-    """The browser's camera at the size of its window: on a slow machine viser draws with fewer pixels than that."""
+    """The browser's camera at the size of its window."""
     return view.pose.camera().scaled(width, height)
 
 

@@ -33,7 +33,7 @@ class ViewerPage(Browser):
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
         self.call("Emulation.setTouchEmulationEnabled", enabled=phone)
         self.events.clear()
-        self.call("Page.navigate", url=url)
+        self.call("Page.navigate", url=url + "/?fixedDpr=1")  # else a slow machine is given fewer pixels to draw
         self.wait("document.readyState === 'complete' && document.body.innerText.includes('View')", 90)
         self.settle()
 
