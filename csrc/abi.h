@@ -155,7 +155,7 @@ typedef struct {
     const real *transmittance;         // [C,H,W]
     const int32_t *stops;              // [C,H,W]
     const real *v_render;              // [C,H,W,D]
-    const real *v_alphas;              // [C,H,W,1]
+    const real *v_alphas;              // [C,H,W,1], or null for zeros
     real *instance_rows;               // [I,F] scratch: a gradient row per instance
     real *v_means2d;                   // [M,2]
     real *v_means2d_abs;               // [M,2] or null

@@ -254,13 +254,13 @@ template <class S, int D, bool Abs> struct BackwardTile {
         }
         if (width == 0) return;
         const int64_t pixel = place.pixel(scene.in.width, scene.in.height, row);
-        const S *__restrict v = static_cast<const S *>(grad.v_render) + pixel * n_channels, *__restrict v_alphas = static_cast<const S *>(grad.v_alphas) + pixel;
+        const S *__restrict v = static_cast<const S *>(grad.v_render) + pixel * n_channels, *const v_alphas = static_cast<const S *>(grad.v_alphas);
         const S *__restrict T_in = static_cast<const S *>(grad.transmittance) + pixel;
         const int32_t *__restrict drawn = grad.stops + pixel, count = int32_t(place.count);
         int32_t furthest = 0;
         for (int x = 0; x < width; ++x) {
             T[x] = T_in[x];
-            rest[x] = -v_alphas[x];
+            rest[x] = v_alphas ? -v_alphas[pixel + x] : S(0);
             const int32_t here = drawn[x] < count ? drawn[x] : count;
             stop[x] = S(here);
             furthest = here > furthest ? here : furthest;

@@ -47,7 +47,7 @@ template <class S, class W> struct Pixel {
         const S *v = static_cast<const S *>(p.grad.v_render) + pixel * in.channels;
         const S *background = in.backgrounds ? static_cast<const S *>(in.backgrounds) + place.camera * in.channels : nullptr;
         transmittance = static_cast<const S *>(p.grad.transmittance)[pixel];
-        behind = -static_cast<const S *>(p.grad.v_alphas)[pixel];
+        behind = p.grad.v_alphas ? -static_cast<const S *>(p.grad.v_alphas)[pixel] : S(0);
         for (int d = 0; background && d < in.channels; ++d) behind += background[d] * v[d];
         for (int d = 0; d < W::D; ++d) v_color[d] = p.first_channel + d < in.channels ? v[p.first_channel + d] : S(0);
         stop = p.grad.stops[pixel] < place.count ? p.grad.stops[pixel] : place.count;

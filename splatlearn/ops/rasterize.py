@@ -151,10 +151,12 @@ class _Rasterize(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *v_outputs: Any) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, v_render: Tensor | None, v_alphas: Tensor | None) -> tuple[Tensor | None, ...]:
         means2d, conics, opacities, colors, backgrounds, records, transmittance, stops, *lists = ctx.saved_tensors
         tiles, sizes = Tiles(*lists), ctx.sizes
-        v_outputs = tuple(v.contiguous() for v in v_outputs)
+        if v_render is None:
+            v_render = means2d.new_zeros(*transmittance.shape, colors.shape[-1])
+        v_outputs = (v_render.contiguous(), None if v_alphas is None else v_alphas.contiguous())
         columns = MOMENTS + colors.shape[-1] + 2 * sizes.absgrad
         instance_rows = None if sizes.atomic else means2d.new_empty(tiles.slots.numel(), columns)
         v_abs = torch.empty_like(means2d) if sizes.absgrad else None

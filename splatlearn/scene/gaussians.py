@@ -179,7 +179,8 @@ class Gaussians(nn.Module):
             rasterize_mode="antialiased" if antialiased else "classic",
             raw=True,
         )
-        return Rendering(image[0], alpha[0], meta["means2d"], meta["radii"])
+        # squeeze, as the gradient of image[0] would be copied into zeros
+        return Rendering(image.squeeze(0), alpha.squeeze(0), meta["means2d"], meta["radii"])
 
 
 def neighbour_distances(points: np.ndarray, neighbours: int = 3) -> np.ndarray:
