@@ -105,12 +105,12 @@ def run_all(commands: list[list[str]]) -> None:
 
 
 def cpu_objects(folder: Path) -> list[list[str]]:
-    """Commands that compile each CPU stage once per instruction-set level; the last word of each is the object."""
+    """Commands that compile each CPU file once per instruction-set level; the last word of each is the object."""
     commands = []
     for level, flags in isa_levels().items():
-        for stage in STAGES:
+        for name in [*STAGES, "peak"]:
             space = f"-DSPLATLEARN_NAMESPACE=splatlearn_{level}"
-            source, out = ROOT / f"csrc/cpu/{stage}.cpp", folder / f"cpu_{stage}_{level}.o"
+            source, out = ROOT / f"csrc/cpu/{name}.cpp", folder / f"cpu_{name}_{level}.o"
             commands.append([*cxx(), *CXX_FLAGS, *flags, space, "-c", str(source), "-o", str(out)])
     dispatch = folder / "cpu_dispatch.o"
     return [*commands, [*cxx(), *CXX_FLAGS, "-c", str(ROOT / "csrc/cpu/dispatch.cpp"), "-o", str(dispatch)]]

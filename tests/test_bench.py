@@ -135,7 +135,8 @@ def test_the_nearer_roofline_counts() -> None:
 
 
 def test_peaks_are_rates() -> None:
-    assert 0.1 < peaks.matmul_gflops(CPU) < 1e6 and 0.1 < peaks.copied_gigabytes_per_second(CPU) < 1e4
+    assert 0.1 < peaks.matmul_gflops(CPU) < 1e6 and 0.1 < peaks.register_gflops(1000) < 1e6
+    assert 0.1 < peaks.copied_gigabytes_per_second(CPU) < 1e4
 
 
 def test_every_stage_of_a_step_is_timed_and_known(backend: str) -> None:

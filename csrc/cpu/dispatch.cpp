@@ -12,7 +12,8 @@
 #endif
 
 #define SPLATLEARN_DECLARE(name, Params) int name(const Params &params);
-#define SPLATLEARN_DECLARE_LEVEL(level) namespace splatlearn_##level { SPLATLEARN_STAGES(SPLATLEARN_DECLARE) }
+#define SPLATLEARN_DECLARE_LEVEL(level) \
+    namespace splatlearn_##level { SPLATLEARN_STAGES(SPLATLEARN_DECLARE) double multiply_adds(int threads, int64_t rounds); }
 SPLATLEARN_LEVELS(SPLATLEARN_DECLARE_LEVEL)
 
 namespace {
@@ -20,6 +21,7 @@ namespace {
 struct Level {
     const char *name;
     bool supported;
+    double (*multiply_adds)(int, int64_t);
 #define SPLATLEARN_POINTER(name, Params) int (*name)(const Params &);
     SPLATLEARN_STAGES(SPLATLEARN_POINTER)
 };
@@ -32,18 +34,18 @@ const Level &chosen() {
 #if defined(__x86_64__)
     static const Level levels[] = {
 #define SPLATLEARN_HERE splatlearn_v4
-        {"x86-64-v4", __builtin_cpu_supports("x86-64-v4") != 0, SPLATLEARN_STAGES(SPLATLEARN_FUNCTION)},
+        {"x86-64-v4", __builtin_cpu_supports("x86-64-v4") != 0, SPLATLEARN_HERE::multiply_adds, SPLATLEARN_STAGES(SPLATLEARN_FUNCTION)},
 #undef SPLATLEARN_HERE
 #define SPLATLEARN_HERE splatlearn_v3
-        {"x86-64-v3", __builtin_cpu_supports("x86-64-v3") != 0, SPLATLEARN_STAGES(SPLATLEARN_FUNCTION)},
+        {"x86-64-v3", __builtin_cpu_supports("x86-64-v3") != 0, SPLATLEARN_HERE::multiply_adds, SPLATLEARN_STAGES(SPLATLEARN_FUNCTION)},
 #undef SPLATLEARN_HERE
 #define SPLATLEARN_HERE splatlearn_v2
-        {"x86-64-v2", true, SPLATLEARN_STAGES(SPLATLEARN_FUNCTION)},
+        {"x86-64-v2", true, SPLATLEARN_HERE::multiply_adds, SPLATLEARN_STAGES(SPLATLEARN_FUNCTION)},
 #undef SPLATLEARN_HERE
     };
 #else
 #define SPLATLEARN_HERE splatlearn_portable
-    static const Level levels[] = {{"portable", true, SPLATLEARN_STAGES(SPLATLEARN_FUNCTION)}};
+    static const Level levels[] = {{"portable", true, SPLATLEARN_HERE::multiply_adds, SPLATLEARN_STAGES(SPLATLEARN_FUNCTION)}};
 #undef SPLATLEARN_HERE
 #endif
     static const Level *const best = [] {
@@ -60,6 +62,9 @@ const Level &chosen() {
 extern "C" {
 
 SPLATLEARN_EXPORT const char *splatlearn_isa_level() { return chosen().name; }
+
+// Makes multiply-adds on so many threads, and returns how many operations they were: csrc/cpu/peak.cpp.
+SPLATLEARN_EXPORT double splatlearn_multiply_adds(int threads, int64_t rounds) { return chosen().multiply_adds(threads, rounds); }
 
 SPLATLEARN_EXPORT const char *splatlearn_error(int code) {
     switch (code) {

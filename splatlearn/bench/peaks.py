@@ -7,22 +7,33 @@ from typing import NamedTuple
 import torch
 
 from splatlearn.bench.clock import wait
+from splatlearn.ops import native
 
 
 class Peaks(NamedTuple):
     """Rates of the device, with the threads that torch has on a CPU."""
 
-    gflops: float  # float32 in products of matrices, 10^9 a second; an FMA is two
+    gflops: float  # float32, 10^9 a second; an FMA is two
     gigabytes: float  # read and written by a copy, 10^9 bytes a second
 
 
 def measured(device: torch.device) -> Peaks:
     """Both peaks, the best of several tries each.
 
-    The first is of `torch.matmul` on square float32 matrices (TF32 off, as by default): a library that keeps the vector
-    units busy with multiply-adds, a few percent below what registers alone would allow.
+    The first is of multiply-adds within registers on a CPU (`csrc/cpu/peak.cpp`): `torch.matmul` would be a low bar,
+    for its library takes half the register width on other makers' processors. On a card it is `torch.matmul` on
+    square float32 matrices (TF32 off, as by default).
     """
-    return Peaks(matmul_gflops(device), copied_gigabytes_per_second(device))
+    gflops = matmul_gflops(device) if device.type == "cuda" else register_gflops()
+    return Peaks(gflops, copied_gigabytes_per_second(device))
+
+
+def register_gflops(rounds: int = 1_000_000) -> float:
+    """10^9 float32 operations a second in multiply-adds of registers, on as many threads as torch has."""
+    threads = torch.get_num_threads()
+    made = native.multiply_adds(threads, 1)
+    seconds = _best_seconds(torch.device("cpu"), lambda: native.multiply_adds(threads, rounds))
+    return made * rounds / seconds / 1e9
 
 
 def matmul_gflops(device: torch.device) -> float:

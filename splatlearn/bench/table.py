@@ -32,7 +32,7 @@ def _head(result: dict[str, Any]) -> list[str]:
         f"{result['instances']:,} instances (a Gaussian in a tile); millions of pairs (a Gaussian and a pixel): "
         f"{millions[0]:.2f} evaluated forward, {millions[1]:.2f} backward, {millions[2]:.2f} drawn; "
         f"a pixel evaluates {per_pixel['evaluated']:.1f} and draws {per_pixel['contributed']:.1f}",
-        f"measured in this run: {gflops:,.0f} GFLOP/s (float32 matrix products), {gigabytes:,.0f} GB/s (a copy), "
+        f"measured in this run: {gflops:,.0f} GFLOP/s (float32 multiply-adds), {gigabytes:,.0f} GB/s (a copy), "
         f"peak memory {mebibytes(result['peak_memory_bytes'])}",
         "",
     ]

@@ -203,6 +203,13 @@ def isa_level() -> str:
     return level().decode()
 
 
+def multiply_adds(threads: int, rounds: int) -> float:
+    """Makes float32 multiply-adds in the registers of so many threads, and returns how many operations they were."""
+    work = library().splatlearn_multiply_adds
+    work.argtypes, work.restype = [c_int, c_int64], c_double
+    return float(work(threads, rounds))
+
+
 def call(stage: str, params: Structure, tensor: torch.Tensor) -> None:
     """Runs a stage where `tensor` is, on the current stream if that is a CUDA device; `params` is the stage's struct.
 
