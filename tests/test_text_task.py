@@ -308,6 +308,10 @@ def test_a_checkpoint_of_something_else_is_refused(text: Path, tmp_path: Path) -
         made(tmp_path / "other.txt").load_state(tensors, state)
     with pytest.raises(SplatlearnError, match="vocabulary must be that of the text, .* got none"):
         made(text).load_state(tensors, {})
+    turned = text.read_text()[::-1]  # the same characters
+    (tmp_path / "turned.txt").write_text(turned)
+    with pytest.raises(SplatlearnError, match="text must be the one at hand, SHA-256 .*, got .*: has it changed"):
+        made(tmp_path / "turned.txt").load_state(tensors, state)
     with pytest.raises(SplatlearnError, match=r"must hold 'embedding.tokens.weight' as .*, 24\], got .*, 16\]"):
         made(text, "--model.width", "24").load_state(tensors, state)
     with pytest.raises(SplatlearnError, match="must hold 'norm.weight' as .*, got none"):

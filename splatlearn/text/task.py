@@ -202,7 +202,10 @@ class TextTask(Task[Batch, Tensor]):
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = {name: parameter.detach() for name, parameter in self.model.named_parameters()}
         tensors |= {"generator": self.generator.get_state(), **self.optimizer.tensors()}
-        return tensors, {"tokenizer": self.tokenizer.state()}
+        state: dict[str, Any] = {"tokenizer": self.tokenizer.state()}
+        if isinstance(self.data, Corpus):
+            state["text"] = self.data.sha256
+        return tensors, state
 
     @torch.no_grad()
     def load_state(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
@@ -211,7 +214,12 @@ class TextTask(Task[Batch, Tensor]):
                 f"the checkpoint's vocabulary must be that of the text, {self.tokenizer.vocabulary} tokens, "
                 f"got {_vocabulary_told(state.get('tokenizer'))}: is it another text?"
             )
-        own, _ = self.state()
+        own, now = self.state()
+        if state.get("text") != now.get("text"):  # of another text, what is held out may have been learned
+            raise SplatlearnError(
+                f"the checkpoint's text must be the one at hand, SHA-256 {now.get('text')}, got {state.get('text')}: "
+                "has it changed?"
+            )
         require_tensors(tensors, own)
         for name, parameter in self.model.named_parameters():
             parameter.copy_(tensors[name])
