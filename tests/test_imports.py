@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -153,6 +154,23 @@ def test_importing_the_package_is_light() -> None:
     loaded = subprocess.run(command, check=True, env=environment, capture_output=True, text=True).stdout.split()
     assert "splatlearn" in loaded, "the list of modules was not read"
     assert not LAZY & set(loaded), "`import splatlearn` loads a library that few users need"
+
+
+def test_pycolmap_is_loaded_in_one_place() -> None:
+    texts = {path.name: path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py")}
+    found = [name for name, text in texts.items() if re.search(r"^\s+import pycolmap", text, re.MULTILINE)]
+    assert found == ["sfm_library.py"], "elsewhere its signal handler would stay"
+
+
+def test_a_program_that_is_told_to_end_ends_without_a_word() -> None:
+    program = (
+        "import os, signal; from splatlearn.scene.sfm_library import load_pycolmap; load_pycolmap();"
+        "os.kill(os.getpid(), signal.SIGTERM)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGTERM, "SIGTERM did not end it"
+    assert done.stderr == "", "a stack of C++ was printed"
 
 
 # ---- C++ and CUDA ----

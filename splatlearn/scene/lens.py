@@ -16,6 +16,7 @@ import torch
 from splatlearn.errors import SplatlearnError
 from splatlearn.scene.colmap_records import Lens
 from splatlearn.scene.pages import own_pages, scratch
+from splatlearn.scene.sfm_library import load_pycolmap
 
 # These are pinholes when their distortion is zero. pycolmap's is_undistorted() cannot tell: it says True for
 # a fisheye without extra parameters too.
@@ -97,7 +98,7 @@ def _intrinsics(fx: float, fy: float, cx: float, cy: float) -> np.ndarray:
 
 
 def _pycolmap_camera(lens: Lens, size: tuple[int, int], params: tuple[float, ...]) -> Any:
-    import pycolmap
+    pycolmap = load_pycolmap()
 
     try:
         return pycolmap.Camera(model=lens.model, width=size[0], height=size[1], params=list(params))
@@ -112,7 +113,7 @@ def _unusable(lens: Lens, why: str) -> SplatlearnError:
 
 def _undistorted(lens: Lens, source_size: tuple[int, int], scale: tuple[float, float]) -> tuple[int, int, np.ndarray]:
     """Width, height and intrinsics of the pinhole that COLMAP would choose, cut to WIDEST_VIEW_DEGREES."""
-    import pycolmap
+    pycolmap = load_pycolmap()
 
     factors = {"f": (scale[0] + scale[1]) / 2, "fx": scale[0], "fy": scale[1], "cx": scale[0], "cy": scale[1]}
     params = tuple(value * factors.get(key, 1.0) for key, value in lens.named().items())

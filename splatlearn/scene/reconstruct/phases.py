@@ -19,6 +19,7 @@ from tqdm import tqdm
 from splatlearn.errors import SplatlearnError
 from splatlearn.scene.reconstruct.gather import Photo
 from splatlearn.scene.reconstruct.settings import Settings
+from splatlearn.scene.sfm_library import load_pycolmap
 
 SMALL = 60  # photographs up to which one thread places them as fast as several, and in a repeatable way
 NEIGHBOURS = 12  # how many followers by name each photograph is then matched with (and those 16, 32, ... after it)
@@ -85,7 +86,7 @@ class Bench:
         self, source: Path, database: Path, images: Path, names: list[str], settings: Settings, progress: bool
     ) -> None:
         """`source`: what the user calls the photographs, for messages."""
-        import pycolmap
+        pycolmap = load_pycolmap()
 
         self.pycolmap = pycolmap
         self.source, self.database, self.images, self.names = source, database, images, names

@@ -17,6 +17,7 @@ from splatlearn.scene.reconstruct.phases import RESERVE, SMALLEST_MODEL, Bench, 
 from splatlearn.scene.reconstruct.report import Report, cameras_of, diagnose, finite, why_none
 from splatlearn.scene.reconstruct.settings import Settings
 from splatlearn.scene.reconstruct.work import Work, hash_of
+from splatlearn.scene.sfm_library import load_pycolmap
 
 BYTES_A_FEATURE = 128 + 6 * 4 + 16  # in the database: descriptor, keypoint, and its share of the matches
 
@@ -155,7 +156,7 @@ class _Run:
     def _of_images(
         self, photos: list[Photo], copies: dict[str, str], photos_key: str, in_place: bool, video: bool
     ) -> Report:
-        import pycolmap
+        pycolmap = load_pycolmap()
 
         work, settings = self.work, self.settings
         way = matching_of(settings, len(photos), video)
@@ -211,7 +212,7 @@ class _Run:
             model.write_binary(str(folder))
 
     def _report(self, photos: list[Photo], copies: dict[str, str], pairs: Any, way: str) -> Report:
-        import pycolmap
+        pycolmap = load_pycolmap()
 
         folders = sorted(self.work.models.iterdir(), key=lambda folder: int(folder.name))
         models = [pycolmap.Reconstruction(folder) for folder in folders]

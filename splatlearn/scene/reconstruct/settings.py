@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from splatlearn.errors import SplatlearnError
+from splatlearn.scene.sfm_library import load_pycolmap
 
 Cameras = Literal["auto", "shared", "per-image"]
 Matching = Literal["auto", "exhaustive", "sequential"]
@@ -38,7 +39,7 @@ class Settings:
 
     def check(self) -> None:
         """Raises SplatlearnError naming the first setting that is no good."""
-        import pycolmap
+        pycolmap = load_pycolmap()
 
         known = sorted(name for name in pycolmap.CameraModelId.__members__ if name != "INVALID")
         if self.camera_model not in known:
