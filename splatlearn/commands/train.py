@@ -15,6 +15,7 @@ from splatlearn.commands.reconstruct import is_photographs, ready
 from splatlearn.commands.view import live_options, live_view
 from splatlearn.commands.watching import watching
 from splatlearn.errors import SplatlearnError
+from splatlearn.text.processes import leave
 
 USAGE = """usage: splatlearn train CONFIG [--key.sub value ...] [--viewer [--viewer-port N] [--viewer-host HOST]]
        splatlearn train PHOTOS [--key.sub value ...]
@@ -37,6 +38,7 @@ def run(words: list[str]) -> None:
         if len(words) < 2:
             raise SplatlearnError("--resume needs the run folder to go on with")
         resume(Path(words[1]), words[2:], live)
+        leave()
         return
     if not words:
         raise SplatlearnError("expected a config file such as configs/scene.yaml first, got nothing")
@@ -50,6 +52,7 @@ def run(words: list[str]) -> None:
         print(f"{USAGE}\n\nkeys of {path} and their defaults:\n{configs.help_text(cls.Config)}")
         return
     start(cls, configs.load(cls.Config, None if photographs else path, more), live)
+    leave()
 
 
 def scene_class() -> Any:
