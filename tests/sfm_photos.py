@@ -39,3 +39,11 @@ def hashes(folder: Path) -> dict[str, str]:
     """SHA-256 of every file below the folder, by its relative path."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def touched(folder: Path, *names: str) -> Path:
+    """Makes empty files of these relative names; returns the folder."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder

@@ -10,7 +10,7 @@ import pycolmap
 import pytest
 import sfm_photos
 from PIL import Image
-from sfm_photos import WIDTH, hashes
+from sfm_photos import WIDTH, hashes, touched
 
 from splatlearn.errors import SplatlearnError
 from splatlearn.scene import still_life
@@ -23,13 +23,6 @@ ALONE = Settings(threads=1)
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return sfm_photos.make(tmp_path_factory.mktemp("photos"), 7)
-
-
-def touched(folder: Path, *names: str) -> Path:
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
-    return folder
 
 
 class TestFinding:

@@ -30,25 +30,27 @@ class SceneRun:
     losses: list[float] = field(default_factory=list)
     snapshots: list[dict[str, Tensor]] = field(default_factory=list)  # at the kept steps
 
+    def keep(self, step: int) -> None:
+        """Takes a picture and a snapshot."""
+        self.steps.append(step)
+        with torch.no_grad():
+            self.pictures.append(self.task.render(self.task.small(self.camera)).image.clamp(0, 1))
+        self.snapshots.append({name: value.clone() for name, value in self.task.gaussians.tensors().items()})
+
 
 class _Watch(Callback):
-    def __init__(self, run: SceneRun, wanted: Sequence[int]) -> None:
-        self.run, self.wanted = run, set(wanted)
+    """Takes every loss, and calls `keep` with the steps that are wanted, the first one among them."""
+
+    def __init__(self, losses: list[float], wanted: Sequence[int], keep: Callable[[int], None]) -> None:
+        self.losses, self.wanted, self.keep = losses, set(wanted), keep
 
     def on_start(self, start: int, task: AnyTask) -> None:
-        self._keep(start)
+        self.keep(start)
 
     def on_step(self, step: int, loss: float, task: AnyTask) -> None:
-        self.run.losses.append(loss)
+        self.losses.append(loss)
         if step in self.wanted:
-            self._keep(step)
-
-    def _keep(self, step: int) -> None:
-        task = self.run.task
-        self.run.steps.append(step)
-        with torch.no_grad():
-            self.run.pictures.append(task.render(task.small(self.run.camera)).image.clamp(0, 1))
-        self.run.snapshots.append({name: value.clone() for name, value in task.gaussians.tensors().items()})
+            self.keep(step)
 
 
 class _SmallTask(SceneTask):
@@ -90,7 +92,7 @@ def train(
     photo = reduced_to(View(camera, task.scene.photo(camera)), task.small).photo
     run = SceneRun(task, task.small(camera), photo)
     wanted = [round(steps * (i / (frames - 1)) ** 2) for i in range(frames)]
-    fit(task, steps, callbacks=[_Watch(run, wanted)], progress=progress)
+    fit(task, steps, callbacks=[_Watch(run.losses, wanted, run.keep)], progress=progress)
     return run
 
 
@@ -104,21 +106,9 @@ class TextRun:
     snapshots: list[dict[str, Tensor]] = field(default_factory=list)
     writings: list[tuple[int, str]] = field(default_factory=list)  # a step, and what the model writes after it
 
-
-class _Reading(Callback):
-    def __init__(self, run: TextRun, wanted: Sequence[int]) -> None:
-        self.run, self.wanted = run, set(wanted)
-
-    def on_start(self, start: int, task: AnyTask) -> None:
-        self._keep(start)
-
-    def on_step(self, step: int, loss: float, task: AnyTask) -> None:
-        self.run.losses.append(loss)
-        if step in self.wanted:
-            self._keep(step)
-
-    def _keep(self, step: int) -> None:
-        self.run.writings.append((step, self.run.task.sample(step)["text"]))
+    def keep(self, step: int) -> None:
+        """Lets the model write."""
+        self.writings.append((step, self.task.sample(step)["text"]))
 
 
 def train_text(steps: int = 800, every: int = 20, progress: bool = True) -> TextRun:
@@ -136,6 +126,6 @@ def train_text(steps: int = 800, every: int = 20, progress: bool = True) -> Text
         data = Corpus.Config(cache=cache)
         task = TextTask(TextTask.Config(data=data, model=model, optimizer=rates, steps=steps, batch=16, device="cpu"))
         run = TextRun(task, next(iter(task.test.all(16, 16 * model.context))))
-        fit(task, steps, callbacks=[_Reading(run, [steps // 8, steps]), trajectory], progress=progress)
+        fit(task, steps, callbacks=[_Watch(run.losses, [steps // 8, steps], run.keep), trajectory], progress=progress)
     run.snapshots = trajectory.snapshots
     return run
