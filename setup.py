@@ -19,6 +19,7 @@ except ImportError:  # setuptools before 70.1 left it to the wheel package
 
 ROOT = Path(__file__).parent
 STAGES = ["project", "bin", "rasterize", "photometric", "adam"]
+CPU_SOURCES = ["rasterize_backward", *STAGES, "rasterize_sums", "peak"]
 KERNELS = ["rasterize_backward", "project_backward", *STAGES, "bin_write", "rasterize_sums", "api"]
 EMULATED_SOURCES = [f"csrc/cuda/{name}.cu" for name in KERNELS]
 CUDA_SOURCES = ["csrc/cuda/sort.cu", *EMULATED_SOURCES]  # what takes longest goes first
@@ -108,7 +109,7 @@ def cpu_objects(folder: Path) -> list[list[str]]:
     """Commands that compile each CPU file once per instruction-set level; the last word of each is the object."""
     commands = []
     for level, flags in isa_levels().items():
-        for name in [*STAGES, "peak"]:
+        for name in CPU_SOURCES:
             space = f"-DSPLATLEARN_NAMESPACE=splatlearn_{level}"
             source, out = ROOT / f"csrc/cpu/{name}.cpp", folder / f"cpu_{name}_{level}.o"
             commands.append([*cxx(), *CXX_FLAGS, *flags, space, "-c", str(source), "-o", str(out)])
