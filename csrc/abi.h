@@ -199,6 +199,8 @@ typedef struct {
     int64_t n_rows;                    // rows that every group's tensors have, if `visible` is given
     const uint8_t *visible;            // [n_rows] rows to update, 1, or to leave as they are, 0; null: all
     const int32_t *skip;               // on the device: where it is not 0 nothing is updated; may be null
+    const real *rates;                 // [n_groups,2] on the device: lr / (1 - beta1^step) and sqrt(1 - beta2^step), read when the
+                                       // kernel runs, as a recorded launch needs; null: by learning_rate and step of each group
 } splatlearn_AdamGroups;
 
 // The entry points: int splatlearn_NAME(const Params *). The CPU library also has splatlearn_isa_level(), the CUDA library

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from splatlearn.errors import SplatlearnError
-from splatlearn.ops.adam import Group, adam_step, adam_steps
+from splatlearn.ops.adam import Group, adam_step, adam_steps, step_rates
 
 pytestmark = pytest.mark.usefixtures("backend")
 DTYPES = {torch.float64: 1e-13, torch.float32: 1e-6}
@@ -94,6 +94,27 @@ def test_rows_that_were_not_visible_stay(dtype: torch.dtype) -> None:
         assert (group.parameter[visible] != old[0][visible]).any(), "nothing moved, so this proves nothing"
     with pytest.raises(SplatlearnError, match="visible"):
         adam_steps(groups, step=2, visible=visible[:-1])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_rates_may_come_from_the_device(backend: str, dtype: torch.dtype) -> None:
+    rng = torch.Generator().manual_seed(4)
+    shapes = [(300, 3), (0, 3), (7,), (3, 1), (5,), (257,), (2, 2), (1,), (300, 4)]  # more than one launch takes
+    state = [[torch.rand(shape, generator=rng).to(dtype) for _ in range(4)] for shape in shapes]
+    lrs = [10.0 ** -(index + 1) for index in range(len(shapes))]
+    live = torch.tensor([step_rates(lr, 5) for lr in lrs], dtype=torch.float64).to(dtype)
+    other = [Group(*(t.clone() for t in tensors), lr=7.0) for tensors in state]
+    if backend == "cpu":
+        with pytest.raises(SplatlearnError, match="^rates are read by the CUDA kernels alone"):
+            adam_steps(other, step=1, rates=live)
+        return
+    adam_steps([Group(*tensors, lr=lr) for tensors, lr in zip(state, lrs, strict=True)], step=5)
+    adam_steps(other, step=1, rates=live)
+    for by_value, by_device in zip(state, other, strict=True):
+        for one, two in zip(by_value, by_device[:4], strict=True):
+            assert torch.equal(one, two), "rates read from the device are other rates, or another group's"
+    with pytest.raises(SplatlearnError, match=r"^rates must have shape \[9, 2\]"):
+        adam_steps(other, step=1, rates=live[:-1])
 
 
 BAD = {

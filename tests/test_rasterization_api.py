@@ -103,6 +103,21 @@ def test_a_pair_of_coefficients_is_their_concatenation() -> None:
     assert torch.equal(rasterization(**dict(given, colors=pair))[0], plain), "(sh0, shN) is read wrongly"
 
 
+def test_known_camera_centers_are_those_found_by_inverting() -> None:
+    given = arguments(dtype=torch.float64)
+    centers = torch.linalg.inv(given["viewmats"])[:, :3, 3].contiguous()
+    found, known = rasterization(**given)[0], rasterization(**given, camera_centers=centers)[0]
+    assert torch.allclose(found, known, atol=1e-12), "colours are seen from elsewhere"
+    elsewhere = rasterization(**given, camera_centers=centers + 1)[0]
+    assert not torch.allclose(found, elsewhere, atol=1e-3), "the centres given are not used, so this proves nothing"
+    for change, word in (
+        ({"camera_centers": centers[:1]}, "camera_centers must have shape"),
+        ({"camera_centers": centers, "viewmats": given["viewmats"].clone().requires_grad_()}, "camera_centers do not"),
+    ):
+        with pytest.raises(SplatlearnError, match=f"^{word}"):
+            rasterization(**(given | change))
+
+
 def test_schedule_details_change_nothing() -> None:
     plain = rasterization(**arguments())[0]
     other = rasterization(**arguments(), tile_size=8, channel_chunk=2)[0]

@@ -15,6 +15,7 @@ template <class S> struct Group {
     unsigned first_block;
     S *parameter, *m, *v;
     const S *gradient;
+    const S *live;  // step_size and root_bias2 in place of those above, or null
 };
 
 template <class S> struct Groups {
@@ -31,19 +32,24 @@ template <class S> SPLATLEARN_KERNEL __launch_bounds__(kThreads) void adam_kerne
     const Group<S> &group = groups.group[which];
     const int64_t i = int64_t(blockIdx.x - group.first_block) * kThreads + threadIdx.x;
     if (i >= group.count || (groups.visible && !groups.visible[i / group.row_width])) return;
+    AdamRates<S> rates = group.rates;
+    if (group.live) {
+        rates.step_size = group.live[0];
+        rates.root_bias2 = group.live[1];
+    }
     S x = group.parameter[i], m = group.m[i], v = group.v[i];
-    adam_update<S>(group.rates, group.gradient[i], x, m, v);
+    adam_update<S>(rates, group.gradient[i], x, m, v);
     group.parameter[i] = x;
     group.m[i] = m;
     group.v[i] = v;
 }
 
-template <class S> Group<S> group_of(const splatlearn_Adam &p, unsigned first_block, int64_t rows) {
+template <class S> Group<S> group_of(const splatlearn_Adam &p, unsigned first_block, int64_t rows, const S *live) {
     const AdamRates<S> rates = {S(1 - p.beta1), S(p.beta2), S(1 - p.beta2), S(p.eps),
                                 S(p.learning_rate / (1 - pow(p.beta1, double(p.step)))),
                                 S(sqrt(1 - pow(p.beta2, double(p.step))))};
     return {rates, p.count, rows > 0 ? p.count / rows : 1, first_block, static_cast<S *>(p.parameter),
-            static_cast<S *>(p.exp_avg), static_cast<S *>(p.exp_avg_sq), static_cast<const S *>(p.gradient)};
+            static_cast<S *>(p.exp_avg), static_cast<S *>(p.exp_avg_sq), static_cast<const S *>(p.gradient), live};
 }
 
 template <class S> int update_groups(const splatlearn_AdamGroups &p) {
@@ -52,7 +58,8 @@ template <class S> int update_groups(const splatlearn_AdamGroups &p) {
     int64_t blocks = 0;
     for (int i = 0; i < p.n_groups; ++i) {
         if (p.groups[i].count == 0) continue;
-        groups.group[groups.n++] = group_of<S>(p.groups[i], unsigned(blocks), p.visible ? p.n_rows : 0);
+        const S *live = p.rates ? static_cast<const S *>(p.rates) + 2 * i : nullptr;
+        groups.group[groups.n++] = group_of<S>(p.groups[i], unsigned(blocks), p.visible ? p.n_rows : 0, live);
         blocks += blocks_for(p.groups[i].count, kThreads);
         if (blocks > INT32_MAX) return kTooMany;
     }
@@ -64,7 +71,7 @@ template <class S> int update_groups(const splatlearn_AdamGroups &p) {
 }  // namespace
 
 int adam_groups(const splatlearn_AdamGroups &params) { return SPLATLEARN_BY_SCALAR(params, params.context, update_groups); }
-int adam(const splatlearn_Adam &params) { return adam_groups({params.context, 1, &params, 0, nullptr, nullptr}); }
+int adam(const splatlearn_Adam &params) { return adam_groups({params.context, 1, &params, 0, nullptr, nullptr, nullptr}); }
 int64_t adam_scratch(const splatlearn_Adam &) { return 0; }
 
 }  // namespace SPLATLEARN_NAMESPACE

@@ -1,5 +1,6 @@
 """Stage adam: the update, one native pass over parameters and their moments in the arithmetic of torch.optim.Adam."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -46,6 +47,7 @@ def adam_steps(
     eps: float = 1e-15,
     visible: Tensor | None = None,
     skip: Tensor | None = None,
+    rates: Tensor | None = None,
 ) -> None:
     """Updates each group's `parameter`, `exp_avg` and `exp_avg_sq` in place; on a CUDA device all groups in one launch.
 
@@ -58,9 +60,12 @@ def adam_steps(
             their moments stay as they are. None: all.
         skip: [1] int32: where it is not 0 nothing is updated; on a CUDA device it is not waited for. Such is
             `splatlearn.ops.room.Room.overflow`, of a step that is to be made again. None: update.
+        rates: [groups, 2] of the parameters' dtype on their device, `step_rates` of each group; for the CUDA kernels,
+            which read them as they run, in place of `step` and each `lr`: so a launch that was recorded once can be
+            repeated in later steps. None: by `step` and `lr`.
 
     Raises:
-        SplatlearnError: a tensor does not fit, is not contiguous, or step < 1.
+        SplatlearnError: a tensor does not fit, is not contiguous, step < 1, or `rates` are given to the CPU's kernel.
     """
     if step < 1:
         raise SplatlearnError(f"step must be at least 1, but is {step}")
@@ -74,7 +79,11 @@ def adam_steps(
         visible = visible.contiguous()
     if skip is not None:
         check_like("skip", skip, torch.int32, (1,), first)
+    if rates is not None:
+        rates = check_tensor("rates", rates, (len(groups), 2), first)
     if not native.runs_kernels(first):
+        if rates is not None:
+            raise SplatlearnError("rates are read by the CUDA kernels alone, but the parameters are on the CPU")
         for group in checked if skip is None or not skip.item() else []:
             _update_on_cpu(group, step, betas, eps, visible)
         return
@@ -83,8 +92,14 @@ def adam_steps(
         rows = 0 if visible is None else visible.numel()
         array = (native.Adam * len(structs))(*structs)
         flags = map(native.pointer, [visible, skip])
-        params = native.AdamGroups(native.context(first), len(structs), array, rows, *flags)
+        live = None if rates is None else native.pointer(rates[begin:])
+        params = native.AdamGroups(native.context(first), len(structs), array, rows, *flags, live)
         native.call("adam_groups", params, first)
+
+
+def step_rates(lr: float, step: int, betas: tuple[float, float] = (0.9, 0.999)) -> tuple[float, float]:
+    """lr / (1 - beta1^step) and sqrt(1 - beta2^step): what of an update differs from step to step."""
+    return lr / (1 - betas[0] ** step), math.sqrt(1 - betas[1] ** step)
 
 
 def _checked(group: Group, like: Tensor) -> Group:

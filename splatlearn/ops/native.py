@@ -121,6 +121,7 @@ class AdamGroups(Structure):
         ("n_rows", c_int64),
         ("visible", c_void_p),
         ("skip", c_void_p),
+        ("rates", c_void_p),
     ]
 
 

@@ -63,6 +63,7 @@ def project(
     antialiased: bool = False,
     alpha_threshold: float = 1 / 255,
     raw: bool = False,
+    camera_centers: Tensor | None = None,
 ) -> Projection:
     """Projects N Gaussians into C pinhole cameras (EWA splatting, Zwicker et al. 2001; Kerbl et al. 2023).
 
@@ -84,6 +85,8 @@ def project(
             where alpha is no normal number any more.
         raw: scales are given as logarithms and opacities as logits, as a model trains them; e^x and 1 / (1 + e^-x) are
             then part of the stage, and gradients are to what was given.
+        camera_centers: [C, 3] world, where the cameras are, of viewmats that want no gradient: known to who made them,
+            they need not be found by inverting. None: from viewmats.
 
     All tensors share a dtype (float32 or float64) and a device; gradients flow to each of them. On a CUDA device, where
     to look at a value is to wait, a camera of focal lengths not above 0 or without an inverse is not refused: it sees
@@ -118,10 +121,16 @@ def project(
         sh0 = shN = None
     else:
         sh0, shN = _check_coefficients(sh0, shN, sh_degree, n, means)
-        centers = _camera_centers(viewmats)
+        centers = _camera_centers(viewmats) if camera_centers is None else _given_centers(camera_centers, viewmats)
     limits = (eps2d, near_plane, far_plane, radius_clip)
     options = Options(width, height, *limits, sh_degree, antialiased, alpha_threshold, raw)
     return Projection(*_Project.apply(*tensors, sh0, shN, centers, options))
+
+
+def _given_centers(centers: Tensor, viewmats: Tensor) -> Tensor:
+    if viewmats.requires_grad:
+        raise SplatlearnError("camera_centers do not go with viewmats that want a gradient, which they would not get")
+    return check_tensor("camera_centers", centers, (viewmats.shape[0], 3), viewmats)
 
 
 def _camera_centers(viewmats: Tensor) -> Tensor:

@@ -56,6 +56,7 @@ def rasterization(
     alpha_threshold: float = 1 / 255,
     transmittance_threshold: float = 1e-4,
     raw: bool = False,
+    camera_centers: Tensor | None = None,
     **unsupported: Any,
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """Renders N 3D Gaussians into C images. Gradients flow to all float tensors, viewmats, Ks and backgrounds included.
@@ -77,6 +78,7 @@ def rasterization(
         rasterize_mode: "classic" or "antialiased".
         alpha_threshold, transmittance_threshold: cut-offs of the method; 0 switches one off.
         raw: scales are logarithms and opacities logits, which stage project activates; gradients are to these.
+        camera_centers: [C, 3] world, if known; see `splatlearn.ops.project.project`.
 
     Returns:
         render_colors [C, H, W, X], render_alphas [C, H, W, 1], and a dict of what happened: means2d (in the graph, px,
@@ -100,6 +102,7 @@ def rasterization(
         eps2d=eps2d, near_plane=near_plane, far_plane=far_plane, radius_clip=radius_clip,
         sh_degree=sh_degree if "RGB" in render_mode else None,
         antialiased=rasterize_mode == "antialiased", alpha_threshold=alpha_threshold, raw=raw,
+        camera_centers=camera_centers,
     )  # fmt: skip
     shown = projection.colors if features is None else features
     ids = _visible(projection) if packed else None

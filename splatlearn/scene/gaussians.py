@@ -32,6 +32,25 @@ class Rendering(NamedTuple):
     radii: Tensor  # [1, N, 2] int32 px, 0: not drawn
 
 
+class Pose(NamedTuple):
+    """A camera as the rasterizer takes it, float32 on its device."""
+
+    viewmat: Tensor  # [1, 4, 4] world to camera
+    K: Tensor  # [1, 3, 3] px
+    center: Tensor  # [1, 3] world
+
+    @classmethod
+    def of(cls, numbers: Tensor) -> "Pose":
+        """Views of what `pose_numbers` gave."""
+        return cls(numbers[:16].view(1, 4, 4), numbers[16:25].view(1, 3, 3), numbers[25:28].view(1, 3))
+
+
+def pose_numbers(camera: Camera) -> Tensor:
+    """A camera in one tensor [28] float32, which goes to a device in one copy."""
+    parts = [camera.world_to_camera.ravel(), camera.K.ravel(), camera.center]
+    return torch.from_numpy(np.concatenate(parts).astype(np.float32))
+
+
 class Gaussians(nn.Module):
     """N Gaussians as trainable parameters, before activation.
 
@@ -133,6 +152,14 @@ class Gaussians(nn.Module):
         """Makes `value` the parameter `name`, of whatever N."""
         self.register_parameter(name, nn.Parameter(value))
 
+    def twin(self) -> "Gaussians":
+        """The same values in the same memory, as parameters whose gradients are their own."""
+        twin = Gaussians.__new__(Gaussians)
+        nn.Module.__init__(twin)
+        for name in NAMES:
+            twin.replace(name, getattr(self, name).detach())
+        return twin
+
     def tensors(self) -> dict[str, Tensor]:
         """The parameters by name, detached."""
         return {name: getattr(self, name).detach() for name in NAMES}
@@ -159,25 +186,38 @@ class Gaussians(nn.Module):
             background: [3] colour behind everything; None: black.
             sh_degree: use the bases up to this degree only; None: all.
         """
-        viewmat, K = (
-            upload(torch.from_numpy(matrix).float(), self.means.device)[None]
-            for matrix in (camera.world_to_camera, camera.K)
+        pose = Pose.of(upload(pose_numbers(camera), self.means.device))
+        return self.draw(
+            pose, camera.width, camera.height, background=background, sh_degree=sh_degree, antialiased=antialiased
         )
+
+    def draw(
+        self,
+        pose: Pose,
+        width: int,
+        height: int,
+        *,
+        background: Tensor | None = None,
+        sh_degree: int | None = None,
+        antialiased: bool = False,
+    ) -> Rendering:
+        """Draws the scene from a pose that is on its device already; otherwise as `forward`."""
         image, alpha, meta = rasterization(
             self.means,
             self.quats,
             self.scales,
             self.opacities,
             (self.sh0, self.shN),
-            viewmat,
-            K,
-            camera.width,
-            camera.height,
+            pose.viewmat,
+            pose.K,
+            width,
+            height,
             sh_degree=self.sh_degree if sh_degree is None else min(sh_degree, self.sh_degree),
             packed=False,
             backgrounds=None if background is None else background[None],
             rasterize_mode="antialiased" if antialiased else "classic",
             raw=True,
+            camera_centers=pose.center,
         )
         # squeeze, as the gradient of image[0] would be copied into zeros
         return Rendering(image.squeeze(0), alpha.squeeze(0), meta["means2d"], meta["radii"])
