@@ -23,6 +23,9 @@ def check_tensor(name: str, value: Any, shape: tuple[int | str, ...], like: torc
     """
     if not isinstance(value, torch.Tensor):
         raise SplatlearnError(f"{name} must be a tensor, but is a {type(value).__name__}")
+    if like is not None and value.shape == shape and value.dtype == like.dtype and value.device == like.device:
+        if value.layout == torch.strided:  # all is well, as `like` has been checked: a step asks this fifty times
+            return value.contiguous()
     fits = value.dim() == len(shape) and all(
         isinstance(want, str) or want == got for want, got in zip(shape, value.shape, strict=True)
     )

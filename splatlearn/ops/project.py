@@ -86,7 +86,7 @@ def project(
         raw: scales are given as logarithms and opacities as logits, as a model trains them; e^x and 1 / (1 + e^-x) are
             then part of the stage, and gradients are to what was given.
         camera_centers: [C, 3] world, where the cameras are, of viewmats that want no gradient: known to who made them,
-            they need not be found by inverting. None: from viewmats.
+            they need not be found by inverting, nor are the cameras looked at again. None: from viewmats.
 
     All tensors share a dtype (float32 or float64) and a device; gradients flow to each of them. On a CUDA device, where
     to look at a value is to wait, a camera of focal lengths not above 0 or without an inverse is not refused: it sees
@@ -113,9 +113,8 @@ def project(
         check_number(name, value, 0, inf)
     check_number("far_plane", far_plane, near_plane)
     check_number("radius_clip", radius_clip, 0)
-    focal = torch.diagonal(Ks.detach(), dim1=1, dim2=2)[:, :2]
-    if not Ks.is_cuda and not (focal > 0).all():
-        raise SplatlearnError(f"Ks must have focal lengths above 0, but one of them is {focal.min().item():g}")
+    if camera_centers is None:
+        _check_focal_lengths(Ks)
     centers = None
     if sh_degree is None:
         sh0 = shN = None
@@ -125,6 +124,12 @@ def project(
     limits = (eps2d, near_plane, far_plane, radius_clip)
     options = Options(width, height, *limits, sh_degree, antialiased, alpha_threshold, raw)
     return Projection(*_Project.apply(*tensors, sh0, shN, centers, options))
+
+
+def _check_focal_lengths(Ks: Tensor) -> None:
+    focal = torch.diagonal(Ks.detach(), dim1=1, dim2=2)[:, :2]
+    if not Ks.is_cuda and not (focal > 0).all():
+        raise SplatlearnError(f"Ks must have focal lengths above 0, but one of them is {focal.min().item():g}")
 
 
 def _given_centers(centers: Tensor, viewmats: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ Shapes: N Gaussians, K = (degree + 1)^2 spherical-harmonics bases, H x W pixels.
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -13,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from splatlearn.errors import SplatlearnError
-from splatlearn.ops.rasterization import rasterization
+from splatlearn.ops.bin import bin
+from splatlearn.ops.project import project
+from splatlearn.ops.rasterize import rasterize
 from splatlearn.scene.cameras import Camera
 from splatlearn.scene.formats.registry import read
 from splatlearn.scene.ply import read_ply, write_ply
@@ -49,6 +52,11 @@ def pose_numbers(camera: Camera) -> Tensor:
     """A camera in one tensor [28] float32, which goes to a device in one copy."""
     parts = [camera.world_to_camera.ravel(), camera.K.ravel(), camera.center]
     return torch.from_numpy(np.concatenate(parts).astype(np.float32))
+
+
+@lru_cache(maxsize=4096)
+def _pose(camera: Camera, device: torch.device) -> Pose:
+    return Pose.of(upload(pose_numbers(camera), device))
 
 
 class Gaussians(nn.Module):
@@ -186,7 +194,7 @@ class Gaussians(nn.Module):
             background: [3] colour behind everything; None: black.
             sh_degree: use the bases up to this degree only; None: all.
         """
-        pose = Pose.of(upload(pose_numbers(camera), self.means.device))
+        pose = _pose(camera, self.means.device)
         return self.draw(
             pose, camera.width, camera.height, background=background, sh_degree=sh_degree, antialiased=antialiased
         )
@@ -202,25 +210,19 @@ class Gaussians(nn.Module):
         antialiased: bool = False,
     ) -> Rendering:
         """Draws the scene from a pose that is on its device already; otherwise as `forward`."""
-        image, alpha, meta = rasterization(
-            self.means,
-            self.quats,
-            self.scales,
-            self.opacities,
-            (self.sh0, self.shN),
-            pose.viewmat,
-            pose.K,
-            width,
-            height,
+        splats = project(
+            self.means, self.quats, self.scales, self.opacities, self.sh0, self.shN,
+            pose.viewmat, pose.K, width, height,
             sh_degree=self.sh_degree if sh_degree is None else min(sh_degree, self.sh_degree),
-            packed=False,
-            backgrounds=None if background is None else background[None],
-            rasterize_mode="antialiased" if antialiased else "classic",
-            raw=True,
-            camera_centers=pose.center,
-        )
+            antialiased=antialiased, raw=True, camera_centers=pose.center,
+        )  # fmt: skip
+        assert splats.colors is not None
+        ellipses = (splats.means2d, splats.conics, splats.opacities)
+        tiles = bin(*ellipses, splats.depths, splats.radii, width, height, n_cameras=1, ahead=True)
+        behind = None if background is None else background[None]
+        image, alpha = rasterize(*ellipses, splats.colors, behind, tiles, width, height, records=splats.records)
         # squeeze, as the gradient of image[0] would be copied into zeros
-        return Rendering(image.squeeze(0), alpha.squeeze(0), meta["means2d"], meta["radii"])
+        return Rendering(image.squeeze(0), alpha.squeeze(0), splats.means2d, splats.radii)
 
 
 def neighbour_distances(points: np.ndarray, neighbours: int = 3) -> np.ndarray:
