@@ -176,6 +176,7 @@ typedef struct {
     const void *target;                // [C,H,W,D] real or uint8
     real *v_image;                     // [C,H,W,D] gradient of the loss to image, or null
     double *l1, *ssim;                 // out: means over all values
+    real *loss;                        // out: (1 - lambda_dssim) l1 + lambda_dssim (1 - ssim)
 } splatlearn_Photometric;
 
 // ---------------------------------------------------------------- adam

@@ -23,6 +23,8 @@ SHAPES = (
     (2, 13, 18, 3),
     (3, 1, 40, 3),
     (12, 343, 3),  # two strips and a bit of a third on the CPU, which cuts rows of more than 512 scalars
+    (2, 37, 110, 3),  # three strips and three bands of each picture on CUDA
+    (21, 187, 2),  # two strips and two bands of each channel there
 )
 
 

@@ -230,6 +230,7 @@ template <class S> int evaluate(const splatlearn_Photometric &p) {
     const double count = double(p.n_images) * p.height * double(scalars);
     *p.l1 = l1 / count;
     *p.ssim = similarity / count;
+    *static_cast<S *>(p.loss) = S((1 - p.lambda_dssim) * *p.l1 + p.lambda_dssim * (1 - *p.ssim));
     return 0;
 }
 

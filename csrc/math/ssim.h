@@ -39,4 +39,26 @@ template <class R> SPLATLEARN_HD R ssim_with_backward(const WindowMeans<R> &mean
     return value;
 }
 
+// The same of s = x + y and d = x - y, which needs four means instead of five: with u = E[ss] - E[s]^2, v = E[dd] - E[d]^2
+//   S = (E[s]^2 - E[d]^2 + 2 C1)(u - v + 2 C2) / ((E[s]^2 + E[d]^2 + 2 C1)(u + v + 2 C2)).
+template <class R> struct SumMeans { R s, d, ss, dd; };
+
+// The gradient to x at a pixel is F[v] + s F[v_s] + d F[v_d], where F is the window's mean of what is returned here.
+template <class R> SPLATLEARN_HD R ssim_with_backward(const SumMeans<R> &mean, R &v, R &v_s, R &v_d) {
+    using S = Scalar<R>;
+    const S c1 = S(2e-4), c2 = S(18e-4);
+    R p = mean.s * mean.s, q = mean.d * mean.d, var_s = mean.ss - p, var_d = mean.dd - q;
+    R a1 = (p - q) + c1, a2 = (var_s - var_d) + c2;
+    R b1 = (p + q) + c1, b2 = (var_s + var_d) + c2;
+    R inverse = quotient(R(1), b1 * b2);
+    R value = a1 * a2 * inverse;
+    R v_a1 = a2 * inverse, v_a2 = a1 * inverse, minus_v_b1 = value * (b2 * inverse), minus_v_b2 = value * (b1 * inverse);
+    R v_var_s = v_a2 - minus_v_b2, v_var_d = -v_a2 - minus_v_b2;
+    R v_p = (v_a1 - minus_v_b1) - v_var_s, v_q = -(v_a1 + minus_v_b1) - v_var_d;
+    v = S(2) * (mean.s * v_p + mean.d * v_q);  // both of s and of d grow by one with x
+    v_s = S(2) * v_var_s;
+    v_d = S(2) * v_var_d;
+    return value;
+}
+
 }  // namespace SPLATLEARN_NAMESPACE

@@ -101,7 +101,7 @@ class Photometric(Structure):
         [("context", Context), ("n_images", c_int64)]
         + [(name, c_int32) for name in ("width", "height", "channels", "target_is_uint8")]
         + [("lambda_dssim", c_double)],
-        "image target v_image l1 ssim",
+        "image target v_image l1 ssim loss",
     )
 
 

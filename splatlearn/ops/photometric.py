@@ -33,7 +33,8 @@ def photometric_loss(image: Tensor, target: Tensor, lambda_dssim: float = 0.2) -
 def ssim(image: Tensor, target: Tensor) -> float:
     """Mean structural similarity, with the window and borders of `photometric_loss`; arguments as there."""
     image, target = _checked(image, target)
-    return 1 - _evaluate(image.detach(), target, 1.0, None).item()
+    _, means = _evaluate(image.detach(), target, 1.0, None)
+    return means[1].item()
 
 
 def _checked(image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -48,9 +49,9 @@ def _checked(image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return image, check_tensor("target", target, tuple(image.shape), image).detach()
 
 
-def _evaluate(image: Tensor, target: Tensor, lambda_dssim: float, v_image: Tensor | None) -> Tensor:
-    """The loss, a float64 scalar where the image is; writes the loss' gradient into `v_image`."""
-    means = image.new_empty(2, dtype=torch.float64)  # of |x - y| and of SSIM
+def _evaluate(image: Tensor, target: Tensor, lambda_dssim: float, v_image: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The loss, a scalar like the image, and the means [2] float64 of |x - y| and of SSIM; writes `v_image`."""
+    means, loss = image.new_empty(2, dtype=torch.float64), image.new_empty(())
     height, width, channels = image.shape[-3:]
     params = native.Photometric(
         native.context(image),
@@ -62,20 +63,19 @@ def _evaluate(image: Tensor, target: Tensor, lambda_dssim: float, v_image: Tenso
         lambda_dssim,
         *map(native.pointer, [image, target, v_image, means]),
         means.data_ptr() + means.element_size(),
+        loss.data_ptr(),
     )
     native.call("photometric", params, image)
-    # Numbers where they can be read without a wait: six operations on tensors take longer than all else here.
-    l1, similarity = means if native.runs_kernels(means) else means.tolist()
-    return torch.as_tensor((1 - lambda_dssim) * l1 + lambda_dssim * (1 - similarity), dtype=torch.float64)
+    return loss, means
 
 
 class _Photometric(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, image: Tensor, target: Tensor, lambda_dssim: float) -> Tensor:
         v_image = torch.empty_like(image) if ctx.needs_input_grad[0] else None
-        loss = _evaluate(image, target, lambda_dssim, v_image)
+        loss, _ = _evaluate(image, target, lambda_dssim, v_image)
         ctx.save_for_backward(v_image)
-        return loss.to(image.dtype)
+        return loss
 
     @staticmethod
     @once_differentiable
