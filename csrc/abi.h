@@ -204,13 +204,30 @@ typedef struct {
                                        // kernel runs, as a recorded launch needs; null: by learning_rate and step of each group
 } splatlearn_AdamGroups;
 
+// ---------------------------------------------------------------- project_update
+// Backward of project and adam in one pass, for one camera and six parameters: means, quats, scales, opacities, sh0, shN, in this
+// order. Their gradients never reach memory.
+typedef struct {
+    splatlearn_ProjectBackward grad;   // of one camera, with colours; its parameters contiguous, its input gradients null
+    int64_t n_moving;                  // bases of shN whose moments may not be zero, at least those of sh_degree; others stay
+    int64_t step;                      // 1 for the first update
+    double learning_rates[6];
+    double beta1, beta2, eps;
+    real *parameters[6];               // those of grad.in, updated in place
+    real *exp_avg[6];                  // first moments, of the parameters' shapes, updated in place
+    real *exp_avg_sq[6];               // second moments, updated in place
+    const int32_t *skip;               // where it is not 0 nothing is updated; may be null
+    const real *rates;                 // [6,2] CUDA: as in AdamGroups; may be null
+} splatlearn_ProjectUpdate;
+
 // The entry points: int splatlearn_NAME(const Params *). The CPU library also has splatlearn_isa_level(), the CUDA library
 // int64_t splatlearn_NAME_scratch(const Params *), the bytes of scratch memory that a call with these sizes wants.
 #define SPLATLEARN_STAGES(stage)                                                                                            \
     stage(project_forward, splatlearn_ProjectForward) stage(project_backward, splatlearn_ProjectBackward)                   \
     stage(bin_count, splatlearn_BinCount) stage(bin_write, splatlearn_BinWrite)                                             \
     stage(rasterize_forward, splatlearn_RasterizeForward) stage(rasterize_backward, splatlearn_RasterizeBackward)           \
-    stage(photometric, splatlearn_Photometric) stage(adam, splatlearn_Adam)
+    stage(photometric, splatlearn_Photometric) stage(adam, splatlearn_Adam)                                                 \
+    stage(project_update, splatlearn_ProjectUpdate)
 
 #ifdef __cplusplus
 }

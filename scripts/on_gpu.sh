@@ -66,7 +66,7 @@ else
 fi
 
 # Test files side by side, the longest first; with a card the ops' tests, which have CUDA as one of their devices, come before all others.
-KERNEL_TESTS="cuda_kernels gradcheck ops_forward ops_backward cuda_atomic cuda_bin ops_room ops_raw photometric adam rasterization_api staging bench emulator"
+KERNEL_TESTS="cuda_kernels gradcheck ops_forward ops_backward cuda_atomic cuda_bin ops_room ops_raw photometric adam project_update rasterization_api staging bench emulator"
 run_tests() {
     local log="$OUT/tests"
     rm -rf "$log" && mkdir -p "$log"

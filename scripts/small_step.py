@@ -14,6 +14,7 @@ from splatlearn.ops import native
 from splatlearn.ops import room as rooms
 from splatlearn.ops.adam import Group, adam_steps
 from splatlearn.ops.photometric import photometric_loss
+from splatlearn.ops.project_update import project_update
 from splatlearn.ops.rasterization import rasterization
 from splatlearn.ops.rasterize import deterministic
 from splatlearn.ops.room import Room
@@ -71,8 +72,28 @@ def step(
     return loss.item()
 
 
+def one_pass(device: torch.device, degree: int) -> float:
+    """A step of 300 Gaussians whose backward ends at the 2D ones, from which they are updated; the loss."""
+    rng = torch.Generator().manual_seed(1)
+    sizes = {"means": (3,), "quats": (4,), "scales": (3,), "opacities": (), "sh0": (1, 3), "shN": (15, 3)}
+    p = {name: (torch.rand(300, *size, generator=rng) * 2 - 1).to(device) for name, size in sizes.items()}
+    p["scales"] -= 3.0
+    pose, K = torch.eye(4)[None], torch.tensor([[[60.0, 0, 33], [0, 60.0, 22], [0, 0, 1]]])
+    pose[:, 2, 3] = 3.0
+    image, _, meta = rasterization(
+        p["means"], p["quats"], p["scales"], p["opacities"], (p["sh0"], p["shN"]), pose.to(device), K.to(device),
+        WIDTH, HEIGHT, sh_degree=degree, raw=True, leaves=True, packed=False,
+    )  # fmt: skip
+    loss = image.square().mean()
+    loss.backward()  # type: ignore[no-untyped-call]
+    moments = {name: (torch.zeros_like(value), torch.zeros_like(value)) for name, value in p.items()}
+    project_update(meta["leaves"], moments, dict.fromkeys(p, 1e-3), step=1)
+    assert all(first.any() or (name == "shN" and degree == 0) for name, (first, _) in moments.items()), "nothing moves"
+    return loss.item()
+
+
 def every_step(device: torch.device) -> None:
-    """All degrees, render modes, both precisions; lists in a room, once too small; backward with atomics."""
+    """All degrees, render modes, both precisions; lists in a room, once too small; backward with atomics; one pass."""
     for degree in range(5):
         mode = "RGB+ED" if degree % 2 else "RGB"
         loss = step(device, degree, mode, degree > 2, degree % 2 == 0, torch.float64 if degree == 1 else torch.float32)
@@ -82,6 +103,8 @@ def every_step(device: torch.device) -> None:
         with deterministic(wanted):
             loss = step(device, 3, "RGB", False, False, torch.float32, Room(device))
         print(f"raw, in a room, {'rows of gradients' if wanted else 'atomics'}: loss {loss:.6f}")
+    for degree in (0, 3):
+        print(f"backward and update in one pass, degree {degree}: loss {one_pass(device, degree):.6f}")
 
 
 def main() -> None:

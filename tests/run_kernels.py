@@ -17,6 +17,7 @@ from splatlearn.ops import native
 from splatlearn.ops import room as rooms
 from splatlearn.ops.adam import adam_step
 from splatlearn.ops.photometric import photometric_loss
+from splatlearn.ops.project_update import PARAMETERS, project_update
 from splatlearn.ops.rasterize import deterministic
 from splatlearn.ops.room import Room
 
@@ -58,6 +59,26 @@ def step(
         adam_step(tensor.detach(), tensor.grad, *moments, step=1, lr=1e-3, skip=skip)
 
 
+def one_pass(dtype: torch.dtype, degree: int) -> None:
+    """A picture whose backward ends at the 2D Gaussians, and the update of the 3D ones; 140 are more than a block."""
+    scene = make(3, 140, 37, 21, degree=3).to(dtype)
+    sh0, shN = (part.contiguous() for part in (scene.colors[:, :1], scene.colors[:, 1:]))
+    means, quats, scales, opacities = scene.means, scene.quats, scene.scales.log(), scene.opacities
+    image, _, meta = rasterization(
+        means, quats, scales, opacities, (sh0, shN), scene.viewmats, scene.Ks, 37, 21,
+        sh_degree=degree, raw=True, leaves=True,
+    )  # fmt: skip
+    image.sum().backward()
+    parameters = (means, quats, scales, opacities, sh0, shN)
+    before = [tensor.clone() for tensor in parameters]
+    moments = {name: (torch.zeros_like(t), torch.zeros_like(t)) for name, t in zip(PARAMETERS, parameters, strict=True)}
+    project_update(
+        meta["leaves"], moments, dict.fromkeys(PARAMETERS, 1e-3), step=1, moving=max(8, (degree + 1) ** 2 - 1)
+    )
+    for name, tensor, old in zip(PARAMETERS, parameters, before, strict=True):
+        assert tensor.isfinite().all() and (degree == 0 and name == "shN" or (tensor != old).any()), f"{name} stays"
+
+
 def main() -> None:
     torch.set_num_threads(1)
     with native.emulated(Path(sys.argv[1])):
@@ -69,6 +90,8 @@ def main() -> None:
         with deterministic(False):
             step(torch.float32, degree=1, channels=3, packed=False, count=400)
             step(torch.float64, degree=None, channels=7, packed=True)
+        one_pass(torch.float32, degree=3)
+        one_pass(torch.float64, degree=0)
         room = Room("cpu")
         for left in (rooms.Size(80, 20), rooms.Size(8, 10**4)):
             rooms._capacities[room.overflow.device] = left

@@ -45,9 +45,7 @@ template <class S> SPLATLEARN_KERNEL __launch_bounds__(kThreads) void adam_kerne
 }
 
 template <class S> Group<S> group_of(const splatlearn_Adam &p, unsigned first_block, int64_t rows, const S *live) {
-    const AdamRates<S> rates = {S(1 - p.beta1), S(p.beta2), S(1 - p.beta2), S(p.eps),
-                                S(p.learning_rate / (1 - pow(p.beta1, double(p.step)))),
-                                S(sqrt(1 - pow(p.beta2, double(p.step))))};
+    const AdamRates<S> rates = adam_rates<S>(p.learning_rate, p.beta1, p.beta2, p.eps, p.step);
     return {rates, p.count, rows > 0 ? p.count / rows : 1, first_block, static_cast<S *>(p.parameter),
             static_cast<S *>(p.exp_avg), static_cast<S *>(p.exp_avg_sq), static_cast<const S *>(p.gradient), live};
 }

@@ -13,6 +13,7 @@ const splatlearn_Context &context_of(const splatlearn_RasterizeForward &p) { ret
 const splatlearn_Context &context_of(const splatlearn_RasterizeBackward &p) { return p.in.context; }
 const splatlearn_Context &context_of(const splatlearn_Photometric &p) { return p.context; }
 const splatlearn_Context &context_of(const splatlearn_Adam &p) { return p.context; }
+const splatlearn_Context &context_of(const splatlearn_ProjectUpdate &p) { return p.grad.in.context; }
 
 }  // namespace
 

@@ -39,16 +39,16 @@ SPLATLEARN_KERNEL __launch_bounds__(kThreads) void project_forward_kernel(splatl
     Pinhole<S> camera;
     load_gaussian(in, n, g);
     load_camera(in, c, camera);
-    S p[3], rot[9], factor[9];
-    rotation(g.quat, rot);
-    covariance_factor(rot, g.scale, factor);
-    to_camera(camera, g.mean, p);
-    const PixelMap<S> pixel = to_pixel(camera, p);
-    const Image2d<S> image = image_of_covariance(pixel.map, factor, S(in.eps2d));
+    S rot[9], factor[9];
+    Sight<S> seen;
+    look(in, camera, g, rot, factor, seen);
+    const S depth = seen.p[2];
+    const PixelMap<S> &pixel = seen.pixel;
+    const Image2d<S> &image = seen.image;
     const S opacity = in.antialiased ? g.opacity * image.compensation : g.opacity;
     const S level = ellipse_level(opacity, log2_threshold(S(in.alpha_threshold)));
     const S rx = square_root(level * image.xx), ry = square_root(level * image.yy);
-    bool shown = p[2] > S(in.near_plane) && p[2] < S(in.far_plane) && level >= S(0) && opacity >= S(in.alpha_threshold);
+    bool shown = depth > S(in.near_plane) && depth < S(in.far_plane) && level >= S(0) && opacity >= S(in.alpha_threshold);
     shown = shown && pixel.mean[0] + rx >= S(0.5) && pixel.mean[0] - rx <= S(in.width) - S(0.5);
     shown = shown && pixel.mean[1] + ry >= S(0.5) && pixel.mean[1] - ry <= S(in.height) - S(0.5);
     shown = shown && (rx > S(in.radius_clip) || ry > S(in.radius_clip));
@@ -67,7 +67,7 @@ SPLATLEARN_KERNEL __launch_bounds__(kThreads) void project_forward_kernel(splatl
     conics[0] = shown ? image.conic.a : S(0);
     conics[1] = shown ? image.conic.b : S(0);
     conics[2] = shown ? image.conic.c : S(0);
-    static_cast<S *>(out.depths)[row] = shown ? p[2] : S(0);
+    static_cast<S *>(out.depths)[row] = shown ? depth : S(0);
     static_cast<S *>(out.opacities2d)[row] = shown ? opacity : S(0);
     if (out.records && shown) {
         const S conic[3] = {image.conic.a, image.conic.b, image.conic.c};

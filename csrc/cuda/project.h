@@ -3,8 +3,7 @@
 #include <type_traits>
 
 #include "../math/activation.h"
-#include "../math/camera.h"
-#include "../math/covariance.h"
+#include "../math/project.h"
 #include "../math/sh.h"
 #include "stage.h"
 
@@ -28,6 +27,14 @@ template <class S> SPLATLEARN_DEVICE void load_gaussian(const splatlearn_Project
 template <class S> SPLATLEARN_DEVICE void load_camera(const splatlearn_ProjectInputs &in, int64_t c, Pinhole<S> &camera) {
     const S *viewmat = static_cast<const S *>(in.viewmats) + 16 * c, *K = static_cast<const S *>(in.Ks) + 9 * c;
     load_pinhole<S>(viewmat, K, in.width, in.height, camera);
+}
+
+template <class S>
+SPLATLEARN_DEVICE void look(const splatlearn_ProjectInputs &in, const Pinhole<S> &camera, const Gaussian<S> &g, S rot[9], S factor[9],
+                            Sight<S> &seen) {
+    rotation(g.quat, rot);
+    covariance_factor(rot, g.scale, factor);
+    sight(camera, g.mean, factor, S(in.eps2d), seen);
 }
 
 template <class S> SPLATLEARN_DEVICE const S *coefficients(const splatlearn_ProjectInputs &in, int64_t n, int basis) {

@@ -1,108 +1,37 @@
 // Projection of 3D Gaussians to 2D on CUDA, backward: a thread a Gaussian, over all cameras.
-#include "project.h"
+#include "project_backward.h"
 
 namespace SPLATLEARN_NAMESPACE {
 namespace {
 
 constexpr int kThreads = 128;
-constexpr int kCameraGradients = 9 + 3 + 4 + 3;  // rotation, translation, (fx, fy, cx, cy), centre
 
-template <class S> SPLATLEARN_DEVICE S optional(const real *from, int64_t at) {
-    return from ? static_cast<const S *>(from)[at] : S(0);
-}
+// Coefficients from memory, their gradients summed over cameras in shared memory, so that they leave it in whole lines.
+template <class S> struct MemoryRow {
+    const splatlearn_ProjectInputs &in;
+    int64_t n;
+    S *v_f0, *v_f;
 
-// A block's gradients to the coefficients lie in shared memory while they are summed over cameras, so that they leave it in whole
-// lines; an odd distance between Gaussians keeps lanes on different banks.
-template <class S> constexpr int kBackwardThreads = sizeof(S) == 4 ? 128 : 64;
-template <int Degree> constexpr int kCoefficients = Degree > 0 ? 3 * ((Degree + 1) * (Degree + 1) - 1) : 0;
-template <int Degree> constexpr int kPitch = kCoefficients<Degree> | 1;
-
-// Adds the colours' part to v_mean, v_f0 [3] and v_f (this Gaussian's gradients to sh0 and shN), and sets v_center [3].
-template <class S, int Degree>
-SPLATLEARN_DEVICE void color_backward(const splatlearn_ProjectBackward &grad, int64_t c, int64_t n, const S mean[3],
-                                      S v_mean[3], S v_center[3], S v_f0[3], S *v_f) {
-    const splatlearn_ProjectInputs &in = grad.in;
-    const int64_t row = c * in.n_gaussians + n;
-    S d[3], basis[kMaxBases], v_basis[kMaxBases], v[3], v_d[3], v_direction[3];
-    const S inverse = direction(mean, static_cast<const S *>(in.camera_centers) + 3 * c, d);
-    sh_basis(Degree, d, basis);
-    for (int j = 0; j < 3; ++j) {  // max(0, .) lets nothing through below
-        const S color = static_cast<const S *>(grad.colors)[3 * row + j];
-        v[j] = color > S(0) ? static_cast<const S *>(grad.v_colors)[3 * row + j] : S(0);
+    SPLATLEARN_DEVICE S *take(int k, S f[3]) const {
+        const S *from = coefficients<S>(in, n, k);
+        for (int j = 0; j < 3; ++j) f[j] = from[j];
+        return k == 0 ? v_f0 : v_f + 3 * (k - 1);
     }
-#pragma unroll
-    for (int k = 0; k < (Degree + 1) * (Degree + 1); ++k) {
-        const S *f = coefficients<S>(in, n, k);
-        v_basis[k] = f[0] * v[0] + f[1] * v[1] + f[2] * v[2];
-        for (int j = 0; j < 3; ++j) (k == 0 ? v_f0[j] : v_f[3 * (k - 1) + j]) += basis[k] * v[j];
-    }
-    sh_basis_backward(Degree, d, v_basis, v_d);
-    direction_backward(d, inverse, v_d, v_direction);
-    for (int j = 0; j < 3; ++j) {
-        v_mean[j] += v_direction[j];
-        v_center[j] = -v_direction[j];
-    }
-}
-
-// What a thread sums over the cameras.
-template <class S> struct Gradients {
-    S mean[3], scale[3], rot[9], opacity, sh0[3];
 };
 
-// One drawn Gaussian in one camera. `of_camera` [kCameraGradients] comes as zeros. Colours go first: then they hold no registers
-// while the geometry is undone.
-template <class S, int Degree>
-SPLATLEARN_DEVICE void view_backward(const splatlearn_ProjectBackward &grad, int64_t c, int64_t n, const Gaussian<S> &g,
-                                     Gradients<S> &sums, S *v_f, S *of_camera) {
-    const splatlearn_ProjectInputs &in = grad.in;
-    const int64_t row = c * in.n_gaussians + n;
-    if constexpr (Degree >= 0) color_backward<S, Degree>(grad, c, n, g.mean, sums.mean, of_camera + 16, sums.sh0, v_f);
-    Pinhole<S> camera;
-    load_camera(in, c, camera);
-    S p[3], rot[9], factor[9];
-    rotation(g.quat, rot);
-    covariance_factor(rot, g.scale, factor);
-    to_camera(camera, g.mean, p);
-    const PixelMap<S> pixel = to_pixel(camera, p);
-    const Image2d<S> image = image_of_covariance(pixel.map, factor, S(in.eps2d));
-    const S v_mean2d[2] = {optional<S>(grad.v_means2d, 2 * row), optional<S>(grad.v_means2d, 2 * row + 1)};
-    const Conic<S> v_conic = {optional<S>(grad.v_conics, 3 * row), optional<S>(grad.v_conics, 3 * row + 1),
-                              optional<S>(grad.v_conics, 3 * row + 2)};
-    const S v_opacity2d = optional<S>(grad.v_opacities2d, row);
-    const S v_compensation = in.antialiased ? v_opacity2d * g.opacity : S(0);
-
-    S v_map[6], v_factor[9], v_rot[9], v_scale[3], v_p[3], v_mean[3];
-    S *v_view = of_camera, *v_K = of_camera + 12;
-    image_of_covariance_backward(pixel.map, factor, image, v_conic, v_compensation, v_map, v_factor);
-    covariance_factor_backward(rot, g.scale, v_factor, v_rot, v_scale);
-    to_pixel_backward(camera, p, pixel, v_mean2d, v_map, v_p, v_view, v_K);
-    v_p[2] += optional<S>(grad.v_depths, row);
-    to_camera_backward(camera, g.mean, v_p, v_mean, v_view);
-    for (int j = 0; j < 3; ++j) of_camera[9 + j] = v_p[j];
-    for (int j = 0; j < 3; ++j) {
-        sums.mean[j] += v_mean[j];
-        sums.scale[j] += v_scale[j];
-    }
-    for (int j = 0; j < 9; ++j) sums.rot[j] += v_rot[j];
-    sums.opacity += in.antialiased ? v_opacity2d * image.compensation : v_opacity2d;
-}
-
 template <class S>
-SPLATLEARN_DEVICE void store_gradients(const splatlearn_ProjectBackward &grad, int64_t n, const Gaussian<S> &g,
-                                       const Gradients<S> &sums) {
-    for (int j = 0; j < 3; ++j) {
-        if (grad.v_means) static_cast<S *>(grad.v_means)[3 * n + j] = sums.mean[j];
-        const S v_scale = grad.in.raw ? scale_of_log_backward(g.scale[j], sums.scale[j]) : sums.scale[j];
-        if (grad.v_scales) static_cast<S *>(grad.v_scales)[3 * n + j] = v_scale;
-        if (grad.v_sh0) static_cast<S *>(grad.v_sh0)[3 * n + j] = sums.sh0[j];
-    }
-    const S v_opacity = grad.in.raw ? opacity_of_logit_backward(g.opacity, sums.opacity) : sums.opacity;
-    if (grad.v_opacities) static_cast<S *>(grad.v_opacities)[n] = v_opacity;
-    if (!grad.v_quats) return;
+SPLATLEARN_DEVICE void store_gradients(const splatlearn_ProjectBackward &grad, int64_t n, const Gaussian<S> &g, Gradients<S> &v,
+                                       const S v_sh0[3]) {
     S v_quat[4];
-    rotation_backward(g.quat, sums.rot, v_quat);
-    for (int j = 0; j < 4; ++j)  // a culled quaternion may be zero or NaN
-        static_cast<S *>(grad.v_quats)[4 * n + j] = is_finite(v_quat[j]) ? v_quat[j] : S(0);
+    finish_gradients(grad.in, g, v, v_quat);
+    for (int j = 0; j < 3; ++j) {
+        if (grad.v_means) static_cast<S *>(grad.v_means)[3 * n + j] = v.mean[j];
+        if (grad.v_scales) static_cast<S *>(grad.v_scales)[3 * n + j] = v.scale[j];
+        if (grad.v_sh0) static_cast<S *>(grad.v_sh0)[3 * n + j] = v_sh0[j];
+    }
+    if (grad.v_opacities) static_cast<S *>(grad.v_opacities)[n] = v.opacity;
+    for (int j = 0; j < 4; ++j)
+        if (grad.v_quats) static_cast<S *>(grad.v_quats)[4 * n + j] = v_quat[j];
 }
 
 // Sums a block's camera gradients and leaves them in camera_sums [C][kCameraGradients][blocks]. Every thread takes part.
@@ -140,15 +69,17 @@ SPLATLEARN_KERNEL __launch_bounds__(kBackwardThreads<S>) void project_backward_k
     for (int j = 0; j < kCoefficients<Degree>; ++j) v_f[j] = S(0);
     Gaussian<S> g;
     Gradients<S> sums = {};
+    S v_sh0[3] = {};
+    const MemoryRow<S> row = {in, n, v_sh0, v_f};
     if (exists) load_gaussian(in, n, g);
     for (int64_t c = 0; c < in.n_cameras; ++c) {
         S of_camera[kCameraGradients] = {};
-        if (exists && grad.radii[2 * (c * in.n_gaussians + n)] > 0) view_backward<S, Degree>(grad, c, n, g, sums, v_f, of_camera);
+        if (exists && grad.radii[2 * (c * in.n_gaussians + n)] > 0) view_backward<S, Degree>(grad, c, n, g, sums, row, of_camera);
         if (!params.camera_sums) continue;
         sum_of_block(of_camera, reinterpret_cast<S(*)[kCameraGradients]>(&warps[0]),
                      params.camera_sums + c * kCameraGradients * gridDim.x);
     }
-    if (exists) store_gradients(grad, n, g, sums);
+    if (exists) store_gradients(grad, n, g, sums, v_sh0);
     __syncthreads();
     if (!grad.v_shN) return;
     const int64_t rest = in.n_gaussians - first;

@@ -12,6 +12,12 @@ template <class S> struct AdamRates {
     S root_bias2;                // sqrt(1 - beta2^t)
 };
 
+// The rates of update `step`, 1 for the first.
+template <class S> SPLATLEARN_HD AdamRates<S> adam_rates(double learning_rate, double beta1, double beta2, double eps, int64_t step) {
+    return {S(1 - beta1), S(beta2), S(1 - beta2), S(eps), S(learning_rate / (1 - pow(beta1, double(step)))),
+            S(sqrt(1 - pow(beta2, double(step))))};
+}
+
 template <class R> SPLATLEARN_HD void adam_update(const AdamRates<Scalar<R>> &rates, R gradient, R &parameter, R &m, R &v) {
     m = m + rates.one_minus_beta1 * (gradient - m);
     v = rates.beta2 * v + rates.one_minus_beta2 * gradient * gradient;

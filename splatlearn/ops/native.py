@@ -125,6 +125,18 @@ class AdamGroups(Structure):
     ]
 
 
+class ProjectUpdate(Structure):
+    _fields_ = [
+        ("grad", ProjectBackward),
+        ("n_moving", c_int64),
+        ("step", c_int64),
+        ("learning_rates", c_double * 6),
+        *((name, c_double) for name in ("beta1", "beta2", "eps")),
+        *((name, c_void_p * 6) for name in ("parameters", "exp_avg", "exp_avg_sq")),
+        *_fields([], "skip rates"),
+    ]
+
+
 ADAM_GROUPS_MAX = 8  # as in csrc/abi.h, and so the next two
 RECORD = 12  # numbers of a 2D Gaussian packed for the blend
 BIN_BLOCK = 256  # rows that stage bin counts together
@@ -138,6 +150,7 @@ STAGES: dict[str, type[Structure]] = {
     "rasterize_backward": RasterizeBackward,
     "photometric": Photometric,
     "adam": Adam,
+    "project_update": ProjectUpdate,
 }
 CUDA_STAGES: dict[str, type[Structure]] = STAGES | {"adam_groups": AdamGroups}
 

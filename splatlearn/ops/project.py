@@ -1,5 +1,6 @@
 """Stage project: 3D Gaussians to 2D ones (mean, depth, conic, opacity, colour from harmonics, extent), and backward."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Any, NamedTuple
@@ -43,6 +44,13 @@ class Options:
     raw: bool = False
 
 
+class Leaves(Projection):
+    """2D Gaussians that are leaves of the graph, where backward ends, and what they were projected from."""
+
+    tensors: tuple[Any, ...]  # means, quats, scales, opacities, viewmats, Ks, sh0, shN, camera centres, or None
+    options: Options
+
+
 def project(
     means: Tensor,
     quats: Tensor,
@@ -64,6 +72,7 @@ def project(
     alpha_threshold: float = 1 / 255,
     raw: bool = False,
     camera_centers: Tensor | None = None,
+    leaves: bool = False,
 ) -> Projection:
     """Projects N Gaussians into C pinhole cameras (EWA splatting, Zwicker et al. 2001; Kerbl et al. 2023).
 
@@ -87,6 +96,7 @@ def project(
             then part of the stage, and gradients are to what was given.
         camera_centers: [C, 3] world, where the cameras are, of viewmats that want no gradient: known to who made them,
             they need not be found by inverting, nor are the cameras looked at again. None: from viewmats.
+        leaves: the result is `Leaves`, at which backward ends, for `splatlearn.ops.project_update` to go on from.
 
     All tensors share a dtype (float32 or float64) and a device; gradients flow to each of them. On a CUDA device, where
     to look at a value is to wait, a camera of focal lengths not above 0 or without an inverse is not refused: it sees
@@ -123,6 +133,8 @@ def project(
         centers = _camera_centers(viewmats) if camera_centers is None else _given_centers(camera_centers, viewmats)
     limits = (eps2d, near_plane, far_plane, radius_clip)
     options = Options(width, height, *limits, sh_degree, antialiased, alpha_threshold, raw)
+    if leaves:
+        return _leaves((*tensors, sh0, shN, centers), options)
     return Projection(*_Project.apply(*tensors, sh0, shN, centers, options))
 
 
@@ -136,6 +148,17 @@ def _given_centers(centers: Tensor, viewmats: Tensor) -> Tensor:
     if viewmats.requires_grad:
         raise SplatlearnError("camera_centers do not go with viewmats that want a gradient, which they would not get")
     return check_tensor("camera_centers", centers, (viewmats.shape[0], 3), viewmats)
+
+
+@torch.no_grad()
+def _leaves(tensors: tuple[Tensor | None, ...], options: Options) -> Leaves:
+    given = tuple(None if tensor is None else tensor.detach() for tensor in tensors)
+    leaves = Leaves(*_Project.apply(*given, options))
+    for leaf in leaves[:5]:
+        if leaf is not None:
+            leaf.requires_grad_()
+    leaves.tensors, leaves.options = given, options
+    return leaves
 
 
 def _camera_centers(viewmats: Tensor) -> Tensor:
@@ -177,7 +200,7 @@ class _Project(torch.autograd.Function):
         radii = means.new_empty(shape + (2,), dtype=torch.int32)
         packs = with_colors and native.runs_kernels(means)
         records = means.new_empty(*shape, native.RECORD) if packs else None
-        inputs = _inputs(tensors, options)
+        inputs = native_inputs(tensors, options)
         params = native.ProjectForward(inputs, *map(native.pointer, [*out, radii, records]))
         native.call("project_forward", params, means)
         ctx.save_for_backward(*tensors, out[4], radii)
@@ -197,7 +220,7 @@ class _Project(torch.autograd.Function):
         bases = 0 if tensors[7] is None else tensors[7].shape[1]
         order = [v[i] for i in (0, 1, 2, 3, 6, 7)], [v[i] for i in (4, 5, 8)]
         params = native.ProjectBackward(
-            _inputs(tensors, ctx.options),
+            native_inputs(tensors, ctx.options),
             *map(native.pointer, [radii, colors, *v_out, *order[0]]),
             bases,
             *map(native.pointer, order[1]),
@@ -206,7 +229,8 @@ class _Project(torch.autograd.Function):
         return *v, None
 
 
-def _inputs(tensors: list[Tensor], options: Options) -> native.ProjectInputs:
+def native_inputs(tensors: Sequence[Any], options: Options) -> native.ProjectInputs:
+    """The struct of a projection of these tensors, in the order of `Leaves.tensors`."""
     means, quats, scales, opacities, viewmats, Ks, sh0, shN, centers = tensors
     return native.ProjectInputs(
         native.context(means),

@@ -57,6 +57,7 @@ def rasterization(
     transmittance_threshold: float = 1e-4,
     raw: bool = False,
     camera_centers: Tensor | None = None,
+    leaves: bool = False,
     **unsupported: Any,
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """Renders N 3D Gaussians into C images. Gradients flow to all float tensors, viewmats, Ks and backgrounds included.
@@ -79,6 +80,7 @@ def rasterization(
         alpha_threshold, transmittance_threshold: cut-offs of the method; 0 switches one off.
         raw: scales are logarithms and opacities logits, which stage project activates; gradients are to these.
         camera_centers: [C, 3] world, if known; see `splatlearn.ops.project.project`.
+        leaves: backward ends at the 2D Gaussians, meta["leaves"], from which `splatlearn.ops.project_update` goes on.
 
     Returns:
         render_colors [C, H, W, X], render_alphas [C, H, W, 1], and a dict of what happened: means2d (in the graph, px,
@@ -103,6 +105,7 @@ def rasterization(
         sh_degree=sh_degree if "RGB" in render_mode else None,
         antialiased=rasterize_mode == "antialiased", alpha_threshold=alpha_threshold, raw=raw,
         camera_centers=camera_centers,
+        leaves=leaves,
     )  # fmt: skip
     shown = projection.colors if features is None else features
     ids = _visible(projection) if packed else None
@@ -122,7 +125,8 @@ def rasterization(
     if render_mode.endswith("ED"):
         render = torch.cat([render[..., :-1], render[..., -1:] / alphas.clamp(min=1e-10)], dim=-1)
     settled = tiles if tiles.ahead is None else tiles.ahead.tiles
-    return render, alphas, _meta(rows, settled, ids, cameras, width, height)
+    meta = _meta(rows, settled, ids, cameras, width, height)
+    return render, alphas, meta | {"leaves": projection} if leaves else meta
 
 
 def _refuse_unsupported(camera_model: str, arguments: dict[str, Any]) -> None:

@@ -1,0 +1,113 @@
+"""Stages project (its backward) and adam in one native pass, which takes gradients of 2D Gaussians and updates 3D ones.
+
+Training writes gradients of 59 numbers a Gaussian only to read them once. Here they stay in registers: parameters and
+moments are read once and written once, and nothing else of their size exists.
+
+    render, alphas, meta = rasterization(..., sh_degree=3, leaves=True)
+    loss(render).backward()                                          # ends at the 2D Gaussians
+    project_update(meta["leaves"], moments, lrs, step=step)          # the 3D ones move, in place
+
+The update is that of `project`'s backward followed by `adam_steps`, bit for bit on the CPU: every Gaussian takes part,
+one that the view does not show with the gradient zero, so that its momentum moves it on as dense Adam does.
+"""
+
+import ctypes
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from splatlearn.errors import SplatlearnError
+from splatlearn.ops import native
+from splatlearn.ops.checks import check_like, check_number, check_tensor
+from splatlearn.ops.project import Leaves, Projection, native_inputs
+
+PARAMETERS = ("means", "quats", "scales", "opacities", "sh0", "shN")  # in the order of csrc/abi.h
+PLACES = (0, 1, 2, 3, 6, 7)  # of the parameters among `Leaves.tensors`
+GRADIENTS = ("means2d", "depths", "conics", "opacities", "colors")  # likewise
+
+
+@torch.no_grad()
+def project_update(
+    leaves: Projection,
+    moments: Mapping[str, tuple[Tensor, Tensor]],
+    lrs: Mapping[str, float],
+    *,
+    step: int,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-15,
+    moving: int | None = None,
+    skip: Tensor | None = None,
+    rates: Tensor | None = None,
+) -> None:
+    """Updates in place the parameters that `leaves` were projected from, and their moments.
+
+    Args:
+        leaves: `meta["leaves"]` of one camera, drawn with `sh_degree`, after `backward`.
+        moments: first and second, by the names of `PARAMETERS`, of the parameters' shapes.
+        lrs: learning rates by the same names.
+        step, betas, eps, skip: as of `splatlearn.ops.adam.adam_steps`, and so `rates` [6, 2], in the order of
+            `PARAMETERS`.
+        moving: how many bases of shN may have moments that are not zero, at least those of `sh_degree`. Adam leaves
+            the others as they are, for they have no gradient, and so they are neither read nor written. None: all.
+
+    Raises:
+        SplatlearnError: a tensor does not fit or is not contiguous, a gradient is missing, or a number is out of range.
+    """
+    if step < 1:
+        raise SplatlearnError(f"step must be at least 1, but is {step}")
+    if not isinstance(leaves, Leaves) or leaves.options.sh_degree is None:
+        raise SplatlearnError("leaves must be drawn with leaves=True and sh_degree, but are not")
+    if leaves.radii.shape[0] != 1:
+        raise SplatlearnError(f"leaves must be of one camera, but are of {leaves.radii.shape[0]}")
+    tensors, degree = leaves.tensors, leaves.options.sh_degree
+    means, shN = tensors[0], tensors[7]
+    states = [_state(name, tensors[at], moments) for name, at in zip(PARAMETERS, PLACES, strict=True)]
+    for name in PARAMETERS:
+        check_number(f"the learning rate of {name}", lrs.get(name, -1.0), 0)
+    moving = shN.shape[1] if moving is None else moving
+    check_number("moving", moving, (degree + 1) ** 2 - 1, shN.shape[1])
+    if skip is not None:
+        check_like("skip", skip, torch.int32, (1,), means)
+    if rates is not None:
+        rates = check_tensor("rates", rates, (len(PARAMETERS), 2), means)
+        if not native.runs_kernels(means):
+            raise SplatlearnError("rates are read by the CUDA kernels alone, but the parameters are on the CPU")
+    gradients = [_gradient(name, getattr(leaves, name)) for name in GRADIENTS]
+    inputs = native_inputs(tensors, leaves.options)
+    pointers = map(native.pointer, [leaves.radii, leaves.colors, *gradients])
+    params = native.ProjectUpdate(
+        native.ProjectBackward(inputs, *pointers, *[None] * 6, shN.shape[1]),
+        moving,
+        step,
+        _six(ctypes.c_double, [lrs[name] for name in PARAMETERS]),
+        *betas,
+        eps,
+        *(_six(ctypes.c_void_p, map(native.pointer, part)) for part in zip(*states, strict=True)),
+        *map(native.pointer, [skip, rates]),
+    )
+    native.call("project_update", params, means)
+
+
+def _state(name: str, parameter: Tensor, moments: Mapping[str, tuple[Tensor, Tensor]]) -> tuple[Tensor, ...]:
+    """A parameter and its moments, which native code may write."""
+    if name not in moments:
+        raise SplatlearnError(f"moments must hold those of {name}, but are of {', '.join(moments) or 'nothing'}")
+    state = (parameter, *moments[name])
+    for kind, tensor in zip(("", "exp_avg of ", "exp_avg_sq of "), state, strict=True):
+        check_tensor(f"{kind}{name}", tensor, tuple(parameter.shape), parameter)
+        if not tensor.is_contiguous():
+            raise SplatlearnError(f"{kind}{name} must be contiguous, for it is updated in place")
+    return state
+
+
+def _gradient(name: str, leaf: Tensor) -> Tensor | None:
+    """What backward brought to a leaf; nothing only to depths, which a picture may not show."""
+    if leaf.grad is None and name != "depths":
+        raise SplatlearnError(f"{name} of the leaves must have a gradient, but have none: call backward first")
+    return None if leaf.grad is None else check_tensor(f"the gradient of {name}", leaf.grad, tuple(leaf.shape), leaf)
+
+
+def _six(kind: Any, values: Iterable[Any]) -> Any:
+    return (kind * 6)(*values)
