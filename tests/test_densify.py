@@ -6,6 +6,7 @@ import pytest
 import tiny_scene
 import torch
 
+from splatlearn.errors import SplatlearnError
 from splatlearn.scene import densify
 from splatlearn.scene.densify import AdaptiveDensity, quaternion_rotations
 from splatlearn.scene.gaussians import NAMES, Gaussians
@@ -129,6 +130,39 @@ def test_the_cap_holds_and_takes_the_hardest_pulled(cap: int, wanted: int) -> No
     assert len(gaussians) == wanted, "the cap is not kept"
     if cap == 10:
         assert torch.equal(gaussians.means[8:], before[6:]), "room went to Gaussians that are pulled less"
+
+
+def by_error(shares: list[float], **settings: float) -> tuple[Gaussians, AdaptiveDensity]:
+    gaussians, optimizer, _ = make()
+    config = AdaptiveDensity.Config(score="error", start=0, every=1, stop=1.0, **settings)  # type: ignore[arg-type]
+    survey = lambda views: torch.tensor(shares)  # noqa: E731
+    return gaussians, AdaptiveDensity(config, gaussians, optimizer, EXTENT, 100, survey)
+
+
+def test_the_budget_goes_to_the_largest_errors() -> None:
+    gaussians, strategy = by_error([0.0, 3, 1, 7, 2, 5, 6, 4], cap=108)
+    before = gaussians.means.detach().clone()
+    strategy.after_update(2, torch.Generator())  # 8 + 100 (1 - 0.98^2) = 11.96
+    assert torch.equal(gaussians.means[8:], before[[3, 5, 6]]), "the room went elsewhere than to the largest errors"
+
+
+def test_the_budget_rises_to_the_cap_fast_at_first() -> None:
+    _, strategy = by_error([1.0] * 8, cap=108)
+    budgets = [strategy._budget(step) for step in range(1, 101)]
+    assert budgets == sorted(budgets) and budgets[-1] == 108, "the cap is not reached, or room is taken back"
+    assert budgets[49] > (8 + 108) / 2, "half way more than half of the room is to be given"
+
+
+def test_a_gaussian_without_errors_is_left_alone() -> None:
+    gaussians, strategy = by_error([0.0] * 8, cap=1000)
+    strategy.after_update(50, torch.Generator())
+    assert len(gaussians) == 8, "there was nothing to mend"
+
+
+def test_a_score_by_error_needs_a_survey() -> None:
+    gaussians, optimizer, _ = make()
+    with pytest.raises(SplatlearnError, match="needs a survey"):
+        AdaptiveDensity(AdaptiveDensity.Config(score="error"), gaussians, optimizer, EXTENT, 100)
 
 
 def test_observed_gradients_are_in_ndc() -> None:

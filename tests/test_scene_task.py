@@ -66,8 +66,10 @@ def test_it_learns(folder: Path, tmp_path: Path) -> None:
     assert after["split"] == "test" and after["num_gaussians"] == len(task.gaussians) and len(after["views"]) == 2
 
 
-def test_resume_is_bit_exact(folder: Path, tmp_path: Path) -> None:
-    whole = make(folder)
+@pytest.mark.parametrize("score", ["gradient", "error"])
+def test_resume_is_bit_exact(folder: Path, tmp_path: Path, score: str) -> None:
+    settings = {"densify.score": score, "densify.views": 3, "exposure": str(score == "error").lower()}
+    whole = make(folder, **settings)
     train(whole, tmp_path / "whole")
     assert len(whole.gaussians) > 60, "nothing was cloned or split, so that this proves little"
     for step in (7, 14, 28, 35):
@@ -75,7 +77,7 @@ def test_resume_is_bit_exact(folder: Path, tmp_path: Path) -> None:
         part.mkdir()
         lines = (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines(keepends=True)
         (part / "metrics.jsonl").write_text("".join(lines[: step + 3]))  # a crash came three steps after the checkpoint
-        resumed = make(folder)
+        resumed = make(folder, **settings)
         resumed.load_state(*checkpoint.load(tmp_path / "whole" / "checkpoints" / f"step_{step:07d}"))
         train(resumed, part, start=step)
         assert_same(whole, resumed, f"resumed at {step}")
@@ -88,7 +90,7 @@ def test_threads_do_not_change_a_bit(folder: Path, tmp_path: Path) -> None:
     try:
         for count in (1, 2):
             torch.set_num_threads(count)
-            tasks.append(make(folder))
+            tasks.append(make(folder, **{"densify.score": "error"}))
             train(tasks[-1], tmp_path / str(count))
     finally:
         torch.set_num_threads(threads)

@@ -1,7 +1,8 @@
-"""Adaptive density control: Gaussians that the picture pulls hard are cloned or split, and the useless are pruned."""
+"""Adaptive density control: Gaussians where the picture is wrong are cloned or split, and the useless are pruned."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -47,14 +48,23 @@ def quaternion_rotations(quats: Tensor) -> Tensor:
 
 
 class AdaptiveDensity:
-    """Clone, split, prune and opacity reset of Kerbl et al. (2023), section 5, with a cap on the count."""
+    """Clone, split, prune and opacity reset of Kerbl et al. (2023), section 5, with a cap on the count.
+
+    Who is cloned or split is said by the gradient of its 2D mean, as there, or by its share of the errors of several
+    photographs (`splatlearn.scene.survey`). Gradients have a threshold. Errors have a budget, which rises from the
+    count at the beginning to the cap, fast at first, so that what is worst at the time is served all along.
+    """
 
     @dataclass
     class Config:
+        score: Literal["gradient", "error"] = key(
+            "gradient", "what a Gaussian is cloned or split for: gradient, of its 2D mean; error, its share of errors"
+        )
         start: int = key(500, "first step after which the number of Gaussians may change")
         stop: float = key(0.5, "fraction of all steps after which it no longer does")
         every: int = key(100, "steps between changes")
         gradient: float = key(2e-4, "mean gradient of the 2D mean (NDC) above which a Gaussian is cloned or split")
+        views: int = key(8, "photographs whose errors are shared out, where the score is error")
         split_scale: float = key(0.01, "longest axis, in scene extents, from which it is split and not cloned")
         prune_opacity: float = key(0.005, "opacity below which it is pruned")
         prune_scale: float = key(0.1, "longest axis, in scene extents, above which it is pruned (after a reset)")
@@ -64,15 +74,28 @@ class AdaptiveDensity:
         def __post_init__(self) -> None:
             if self.every < 1 or self.reset_every < 1:
                 raise SplatlearnError("densify.every and densify.reset_every must be at least 1")
+            if self.views < 1:
+                raise SplatlearnError(f"densify.views must be at least 1, but is {self.views}")
             if self.cap < 1:
                 raise SplatlearnError(f"densify.cap must be at least 1, but is {self.cap}")
             if not 0 <= self.stop <= 1:
                 raise SplatlearnError(f"densify.stop must be from 0 to 1, but is {self.stop}")
 
     def __init__(
-        self, config: Config, gaussians: Gaussians, optimizer: GaussianAdam, extent: float, steps: int
+        self,
+        config: Config,
+        gaussians: Gaussians,
+        optimizer: GaussianAdam,
+        extent: float,
+        steps: int,
+        survey: Callable[[int], Tensor] | None = None,
     ) -> None:
+        """`survey`: the shares [N] of the Gaussians in the errors of so many photographs; for the score error."""
+        if config.score == "error" and survey is None:
+            raise SplatlearnError("densify.score 'error' needs a survey of photographs, but there is none")
         self.config = config
+        self.survey = survey
+        self.first = len(gaussians)
         self.gaussians = gaussians
         self.optimizer = optimizer
         self.extent = extent
@@ -107,7 +130,7 @@ class AdaptiveDensity:
         if not self.changes(step):
             return
         if self._grows(step):
-            self._grow(generator)
+            self._grow(step, generator)
             self._prune(step)
             self._begin()
         if step % config.reset_every == 0 and step < self.last:
@@ -115,15 +138,29 @@ class AdaptiveDensity:
             self.gaussians.opacities.clamp_(max=ceiling)
             self.optimizer.forget("opacities")
 
-    def _grow(self, generator: torch.Generator) -> None:
-        g, n = self.gaussians, len(self.gaussians)
-        mean_pull = self.pull / self.seen.clamp(min=1)
-        chosen = mean_pull > self.config.gradient
-        room = self.config.cap - n
-        if int(chosen.sum()) > room:  # the cap leaves room for those that are pulled hardest
-            chosen = torch.zeros_like(chosen)
-            chosen[mean_pull.argsort(descending=True, stable=True)[: max(room, 0)]] = True
-            chosen &= mean_pull > self.config.gradient
+    def _chosen(self, step: int) -> Tensor:
+        """[N] bool: who is cloned or split; where there is no room for all, those of the highest score."""
+        config, n = self.config, len(self.gaussians)
+        if config.score == "error":
+            assert self.survey is not None
+            score, least, room = self.survey(config.views), 0.0, self._budget(step) - n
+        else:
+            score, least, room = self.pull / self.seen.clamp(min=1), config.gradient, config.cap - n
+        chosen = score > least
+        if int(chosen.sum()) > room:
+            first = score.argsort(descending=True, stable=True)[: max(room, 0)]
+            chosen = torch.zeros_like(chosen).index_fill_(0, first, True) & chosen
+        return chosen
+
+    def _budget(self, step: int) -> int:
+        """Gaussians after this step, where the score is error."""
+        start, end = min(self.config.start, self.last - 1), self.last
+        left = 1 - min((step - start) / (end - start), 1.0)
+        return int(self.config.cap + (self.first - self.config.cap) * left**2)
+
+    def _grow(self, step: int, generator: torch.Generator) -> None:
+        g = self.gaussians
+        chosen = self._chosen(step)
         large = g.scales.exp().amax(dim=-1) > self.config.split_scale * self.extent
         cloned, split = (chosen & ~large).nonzero()[:, 0], (chosen & large).nonzero()[:, 0]
         kept = (~(chosen & large)).nonzero()[:, 0]

@@ -34,11 +34,16 @@ class Exposures:
         self._used: set[int] = set()
 
     def __call__(self, image: Tensor, name: str) -> Tensor:
+        """`corrected`, for the loss of a step: its photograph's exposure is updated then."""
+        if name in self.rows:
+            self._used.add(self.rows[name])
+        return self.corrected(image, name)
+
+    def corrected(self, image: Tensor, name: str) -> Tensor:
         """The render [H, W, 3] of a training photograph in that photograph's colours; other names: unchanged."""
         row = self.rows.get(name)
         if row is None:
             return image
-        self._used.add(row)
         affine = self.affine[row]
         return image @ affine[:, :3].T + affine[:, 3]
 

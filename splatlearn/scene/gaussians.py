@@ -33,6 +33,7 @@ class Rendering(NamedTuple):
     alpha: Tensor  # [H, W, 1]
     means2d: Tensor  # [1, N, 2] px, in the graph
     radii: Tensor  # [1, N, 2] int32 px, 0: not drawn
+    colors: Tensor  # [1, N, 3] seen from the camera, in the graph
 
 
 class Pose(NamedTuple):
@@ -222,7 +223,7 @@ class Gaussians(nn.Module):
         behind = None if background is None else background[None]
         image, alpha = rasterize(*ellipses, splats.colors, behind, tiles, width, height, records=splats.records)
         # squeeze, as the gradient of image[0] would be copied into zeros
-        return Rendering(image.squeeze(0), alpha.squeeze(0), splats.means2d, splats.radii)
+        return Rendering(image.squeeze(0), alpha.squeeze(0), splats.means2d, splats.radii, splats.colors)
 
 
 def neighbour_distances(points: np.ndarray, neighbours: int = 3) -> np.ndarray:

@@ -22,6 +22,7 @@ from splatlearn.scene.memory import learned_bytes, mebibytes, memory, reset_peak
 from splatlearn.scene.metrics import HIGHEST_PSNR, psnr
 from splatlearn.scene.optimizer import GaussianAdam
 from splatlearn.scene.staging import Staging
+from splatlearn.scene.survey import shares_of_errors
 
 AHEAD = 2  # photographs that threads decode ahead, where not all fit into memory
 
@@ -97,7 +98,9 @@ class SceneTask(Task[View, Rendering]):
         self.scene = ColmapScene(config.data)
         self.gaussians = self._begin().to(self.device)
         self.optimizer = GaussianAdam(self.gaussians)
-        self.strategy = AdaptiveDensity(config.densify, self.gaussians, self.optimizer, self.scene.extent, config.steps)
+        self.strategy = AdaptiveDensity(
+            config.densify, self.gaussians, self.optimizer, self.scene.extent, config.steps, self._survey
+        )
         names = [camera.name for camera in self.scene.train]
         self.exposures = Exposures(names, self.device) if config.exposure else None
         self.background = torch.tensor(config.data.background, device=self.device)
@@ -136,17 +139,23 @@ class SceneTask(Task[View, Rendering]):
         photo, mask = self.staging.take(camera.name, lambda: self._photo_and_mask(camera))
         assert photo is not None
         self.scene.prefetch([self.scene.train[index] for index in self.queue[-AHEAD:]])
-        level = sum(step <= at * self.config.steps for at in self.config.coarse)
-        self._view, self._updated = reduced(View(camera, photo, mask), 2**level), False
+        self._view, self._updated = self._reduced(View(camera, photo, mask)), False
         return self._view
 
     def _photo_and_mask(self, camera: Camera) -> tuple[Tensor, Tensor | None]:
         return self.scene.photo(camera), self.scene.mask(camera)
 
+    def _reduced(self, view: View) -> View:
+        """At the size that this step learns from."""
+        return reduced(view, 2 ** sum(self._step <= at * self.config.steps for at in self.config.coarse))
+
+    def _degree(self) -> int:
+        """Of the spherical harmonics in use at this step."""
+        return (self._step - 1) // self.config.sh_every
+
     def forward(self, batch: View) -> Rendering:
-        degree = (self._step - 1) // self.config.sh_every
         with self.room:
-            rendering = self.render(batch.camera, sh_degree=degree)
+            rendering = self.render(batch.camera, sh_degree=self._degree())
         rendering.means2d.retain_grad()
         self._rendering = rendering
         return rendering
@@ -175,6 +184,23 @@ class SceneTask(Task[View, Rendering]):
         if self.strategy.changes(step):
             self._make_whole()
             self.strategy.after_update(step, self.generator)
+
+    def _survey(self, count: int) -> Tensor:
+        """The shares [N] of the Gaussians in the errors of `count` random photographs, at the size of this step."""
+        chosen = torch.randperm(len(self.scene.train), generator=self.generator)[:count].tolist()
+        cameras = [self.scene.train[index] for index in chosen]
+        self.scene.prefetch(cameras)
+        return shares_of_errors(self._drawn(camera) for camera in cameras)
+
+    def _drawn(self, camera: Camera) -> tuple[Rendering, Tensor, Tensor | None]:
+        photo, mask = (None if part is None else part.to(self.device) for part in self._photo_and_mask(camera))
+        assert photo is not None
+        view = self._reduced(View(camera, photo, mask))
+        with torch.enable_grad():
+            rendering = self.render(view.camera, sh_degree=self._degree())
+            if self.exposures is not None:
+                rendering = rendering._replace(image=self.exposures.corrected(rendering.image, camera.name))
+        return rendering, view.photo, view.mask
 
     def settle(self) -> Tensor | None:
         self._make_whole()
