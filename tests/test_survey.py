@@ -3,13 +3,14 @@
 import tiny_scene
 import torch
 
+from splatlearn import rasterization
+from splatlearn.scene.cameras import Camera
+from splatlearn.scene.gaussians import Gaussians
 from splatlearn.scene.survey import shares_of_errors
 
 
-def weights_of(cloud, camera) -> torch.Tensor:  # type: ignore[no-untyped-def]
+def weights_of(cloud: Gaussians, camera: Camera) -> torch.Tensor:
     """[N, H, W] what each Gaussian counts in each pixel: its own picture where it alone is white."""
-    from splatlearn import rasterization
-
     viewmat, K = (torch.from_numpy(matrix).float()[None] for matrix in (camera.world_to_camera, camera.K))
     image, _, _ = rasterization(
         cloud.means, cloud.quats, cloud.scales, cloud.opacities, torch.eye(len(cloud)), viewmat, K,
@@ -21,8 +22,8 @@ def weights_of(cloud, camera) -> torch.Tensor:  # type: ignore[no-untyped-def]
 def test_shares_are_weights_times_errors() -> None:
     cloud, cameras = tiny_scene.gaussians(12), tiny_scene.cameras(2)
     generator = torch.Generator().manual_seed(0)
-    photos = [torch.randint(0, 256, (tiny_scene.HEIGHT, tiny_scene.WIDTH, 3), generator=generator).byte(), None]
-    photos[1] = torch.rand(tiny_scene.HEIGHT, tiny_scene.WIDTH, 3, generator=generator)
+    shape = (tiny_scene.HEIGHT, tiny_scene.WIDTH, 3)
+    photos = [torch.randint(0, 256, shape, generator=generator).byte(), torch.rand(shape, generator=generator)]
     mask = torch.zeros(tiny_scene.HEIGHT, tiny_scene.WIDTH, dtype=torch.uint8)
     mask[10:, 20:] = 255
     masks = [None, mask]
