@@ -107,6 +107,10 @@ class Callback:
     def on_step(self, step: int, loss: float, task: AnyTask) -> None:
         """After step ``step`` is complete, if wanted."""
 
+    def done(self) -> bool:
+        """Whether training is to end now, before all its steps are made; asked after `on_step`."""
+        return False
+
     def on_interrupt(self, step: int, task: AnyTask) -> str | None:
         """After the last complete step, when Ctrl-C was pressed; may return a sentence on how to go on."""
         return None
@@ -132,8 +136,8 @@ def fit(
     progress: bool = True,
     check_every: int = 25,
     late: bool | None = None,
-) -> None:
-    """Make the steps ``start + 1 .. steps`` of ``task``.
+) -> int:
+    """Make the steps ``start + 1 .. steps`` of ``task``, or fewer where a callback is done; returns the last one.
 
     The loss is checked in every step, the parameters and gradients in the first and every ``check_every``-th
     (to read all of them costs some percent of a step), always before the update.
@@ -148,6 +152,7 @@ def fit(
         callback.on_start(start, task)
     _say(task.introduction(start, steps), progress)
     losses = _Losses(task, late)
+    step = start
     with DeferredInterrupt() as interrupt, _progress_bar(start, steps, progress) as bar:
         for step in range(start + 1, steps + 1):
             losses.settle()
@@ -174,11 +179,14 @@ def fit(
             if interrupt.requested:
                 losses.refuse_non_finite()
                 raise _interrupted(step, task, callbacks)
+            if any(callback.done() for callback in watching):
+                break
         for callback in callbacks:
-            callback.on_end(max(start, steps), task)
-        _say(task.conclusion(max(start, steps)), progress)
+            callback.on_end(step, task)
+        _say(task.conclusion(step), progress)
         if interrupt.requested:
-            raise _interrupted(max(start, steps), task, callbacks)
+            raise _interrupted(step, task, callbacks)
+    return step
 
 
 def _say(sentence: str, progress: bool) -> None:

@@ -10,6 +10,7 @@ from splatlearn import config as configs
 from splatlearn import loop
 from splatlearn import run as runs
 from splatlearn.commands import eval as evaluation
+from splatlearn.commands.held_out import HeldOut
 from splatlearn.commands.opened import CONFIG, config_of, task_class
 from splatlearn.commands.reconstruct import is_photographs, ready
 from splatlearn.commands.view import live_options, live_view
@@ -105,34 +106,20 @@ def _fit(task: Any, folder: Path, start: int, views: list[Any]) -> dict[str, Any
     ]
     callbacks += watching(folder, config)
     if getattr(config, "evaluate_every", 0):
-        callbacks.append(runs.Every(config.evaluate_every, lambda step, task: _evaluate_now(step, task, folder)))
+        callbacks.append(HeldOut(folder, config.evaluate_every, getattr(config, "patience", 0)))
     if getattr(config, "sample_every", 0):
         callbacks.append(runs.Every(config.sample_every, lambda step, task: _sample_now(step, task, folder)))
     try:
-        loop.fit(task, config.steps, start=start, callbacks=[*callbacks, *views])
+        last = loop.fit(task, config.steps, start=start, callbacks=[*callbacks, *views])
     finally:
         for view in views:
             view.close()
     if hasattr(task, "gaussians"):
         task.gaussians.save_ply(folder / "point_cloud.ply")
-    result = evaluation.evaluate_run(task, folder, max(start, config.steps))
+    result = evaluation.evaluate_run(task, folder, last)
     print(evaluation.sentence(result))
     print(f"wrote {folder}; to see it: {folder / 'report.html'}")
     return result
-
-
-def _evaluate_now(step: int, task: Any, folder: Path) -> None:
-    """An evaluation while training: one line in eval/history.jsonl, no pictures."""
-    if hasattr(task, "gaussians"):
-        from splatlearn.scene.evaluate import evaluate
-
-        result = evaluate(task)
-        del result["views"]
-    else:
-        result = task.evaluate()
-        told = ", ".join(f"{name} {value:.4g}" for name, value in result.items())
-        tqdm.write(f"step {step:,}, held out: {told}")
-    evaluation.add_line(folder / "eval" / "history.jsonl", {"step": step, **result})
 
 
 def _sample_now(step: int, task: Any, folder: Path) -> None:

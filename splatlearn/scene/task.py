@@ -74,12 +74,23 @@ class SceneTask(Task[View, Rendering]):
         rates: Rates = key(Rates, "learning rates")
         densify: AdaptiveDensity.Config = key(AdaptiveDensity.Config, "adaptive density control")
         evaluate_every: int = key(0, "steps between evaluations on held-out photographs; 0: at the end only")
+        patience: int = key(
+            0, "evaluations in a row without a better PSNR, after which training ends; 0: never; needs evaluate_every"
+        )
         timelapse: int = key(0, "pictures in a film of the training, RUN/renders/timelapse.mp4; 0: no film")
 
         def __post_init__(self) -> None:
             super().__post_init__()
             if not 0 <= self.sh_degree <= 4:
                 raise SplatlearnError(f"'sh_degree' must be from 0 to 4, got {self.sh_degree}")
+            if self.evaluate_every < 0 or self.patience < 0:
+                raise SplatlearnError(
+                    f"'evaluate_every' and 'patience' must be at least 0, got {self.evaluate_every} and {self.patience}"
+                )
+            if self.patience and not self.evaluate_every:
+                raise SplatlearnError(
+                    f"'patience' needs evaluations: set 'evaluate_every', got patience {self.patience}"
+                )
             if not 0 <= self.timelapse <= 10_000:
                 raise SplatlearnError(f"'timelapse' must be from 0 to 10000 pictures, got {self.timelapse}")
             if self.sh_every < 1:
