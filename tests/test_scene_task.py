@@ -14,7 +14,8 @@ from splatlearn.commands import train as training
 from splatlearn.errors import SplatlearnError
 from splatlearn.scene.evaluate import evaluate
 from splatlearn.scene.metrics import HIGHEST_PSNR
-from splatlearn.scene.task import SceneTask, View, reduced
+from splatlearn.scene.task import SceneTask
+from splatlearn.scene.view import View, reduced
 
 STEPS = 40
 # Every kind of change falls into the first steps: growth, pruning, resets, coarse pictures, degrees.

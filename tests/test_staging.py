@@ -20,7 +20,8 @@ from splatlearn.scene import staging
 from splatlearn.scene.gaussians import Rendering
 from splatlearn.scene.memory import learned_bytes, mebibytes, memory, reset_peak
 from splatlearn.scene.staging import Staging, upload
-from splatlearn.scene.task import SceneTask, View
+from splatlearn.scene.task import SceneTask
+from splatlearn.scene.view import View
 
 CPU = torch.device("cpu")
 SETTINGS = {

@@ -86,7 +86,7 @@ def bin(
     room, within = rooms.Size(min(known.rows, rows), known.instances), rooms.current(means2d.device)
     if within is None:
         return Ahead.begin(counted, room)
-    within.expect(counted.arriving(), room, means2d, channels)
+    within.expect(counted.arriving, room, means2d, channels)
     return _write(counted, room, within.overflow)
 
 

@@ -21,6 +21,7 @@ step, so that it works on while the host prepares the next. Training with a room
 """
 
 import os
+from collections.abc import Callable
 from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import NamedTuple
@@ -30,6 +31,7 @@ from torch import Tensor
 
 from splatlearn.errors import SplatlearnError
 from splatlearn.ops import native
+from splatlearn.ops.recording import apart
 
 MAX_INSTANCES = 2**31 - 1  # on CUDA, where an instance's number has 32 bits
 # Scratch bytes an instance while the CUDA kernels sort: two keys, two values and a row, and the sort's own buffers.
@@ -123,9 +125,9 @@ class Room:
             remember(self.overflow.device, size)
         return not lacking
 
-    def expect(self, needed: Arriving, room: Size, like: Tensor, channels: int) -> None:
-        """For stage bin: notes a view that is written into this room."""
-        self._pending.append(_Pending(needed, room, like, channels))
+    def expect(self, arriving: Callable[[], Arriving], room: Size, like: Tensor, channels: int) -> None:
+        """For stage bin: notes a view that is written into this room; one that is recorded, at each replay."""
+        apart(lambda: self._pending.append(_Pending(arriving(), room, like, channels)))
 
 
 def current(device: torch.device) -> Room | None:

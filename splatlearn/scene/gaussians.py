@@ -56,7 +56,8 @@ def pose_numbers(camera: Camera) -> Tensor:
 
 
 @lru_cache(maxsize=4096)
-def _pose(camera: Camera, device: torch.device) -> Pose:
+def pose_of(camera: Camera, device: torch.device) -> Pose:
+    """A camera on a device, where it stays for the next time."""
     return Pose.of(upload(pose_numbers(camera), device))
 
 
@@ -195,7 +196,7 @@ class Gaussians(nn.Module):
             background: [3] colour behind everything; None: black.
             sh_degree: use the bases up to this degree only; None: all.
         """
-        pose = _pose(camera, self.means.device)
+        pose = pose_of(camera, self.means.device)
         return self.draw(
             pose, camera.width, camera.height, background=background, sh_degree=sh_degree, antialiased=antialiased
         )

@@ -37,6 +37,18 @@ class GaussianAdam:
             parameter.grad = None
         adam_steps(groups, step=self.steps, eps=EPS, skip=skip)
 
+    def record(self, gradients: dict[str, Tensor], rates: Tensor, skip: Tensor) -> None:
+        """The device's part of `step`, to be recorded: with these gradients, and rates [6, 2] that it reads each time.
+
+        `rates` are rows of `step_rates`, for each name of `NAMES`.
+        """
+        parameters = [getattr(self.gaussians, name).detach() for name in NAMES]
+        groups = [
+            Group(parameter, gradients[name], *self.moments[name], lr=0.0)
+            for name, parameter in zip(NAMES, parameters, strict=True)
+        ]
+        adam_steps(groups, step=1, eps=EPS, skip=skip, rates=rates)
+
     def rearrange(self, source: Tensor, changed: dict[str, Tensor], fresh: Tensor) -> None:
         """Makes Gaussian i of the new set a copy of Gaussian `source[i]`, with its moments.
 

@@ -21,6 +21,11 @@ def upload(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
+def refill(target: Tensor, source: Tensor) -> None:
+    """Writes a CPU tensor into one of the same shape on any device, as `upload` does without a wait."""
+    target.copy_(source.pin_memory() if target.is_cuda else source, non_blocking=True)
+
+
 class _OnItsWay(NamedTuple):
     parts: list[Tensor | None]  # on the device
     arrived: torch.cuda.Event

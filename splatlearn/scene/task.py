@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -11,28 +11,23 @@ from splatlearn.config import Common, key
 from splatlearn.errors import SplatlearnError
 from splatlearn.loop import Task, choose_device
 from splatlearn.ops.photometric import photometric_loss
+from splatlearn.ops.recording import CudaRecorder
 from splatlearn.ops.room import Room
 from splatlearn.scene.cameras import Camera
 from splatlearn.scene.colmap import ColmapScene
 from splatlearn.scene.densify import AdaptiveDensity
 from splatlearn.scene.exposure import Exposures
-from splatlearn.scene.gaussians import NAMES, Gaussians, Rendering
-from splatlearn.scene.masks import fitted, masked, whole
+from splatlearn.scene.gaussians import NAMES, Gaussians, Pose, Rendering, pose_of
+from splatlearn.scene.masks import masked
 from splatlearn.scene.memory import learned_bytes, mebibytes, memory, reset_peak
 from splatlearn.scene.metrics import HIGHEST_PSNR, psnr
 from splatlearn.scene.optimizer import GaussianAdam
+from splatlearn.scene.replay import RecordedStep, Replays
 from splatlearn.scene.staging import Staging
 from splatlearn.scene.survey import shares_of_errors
+from splatlearn.scene.view import View, reduced
 
 AHEAD = 2  # photographs that threads decode ahead, where not all fit into memory
-
-
-class View(NamedTuple):
-    """What a step learns from."""
-
-    camera: Camera
-    photo: Tensor  # [H, W, 3] uint8, or float32 in 0..1 where it was reduced
-    mask: Tensor | None = None  # [H, W] uint8, zero where the photo is ignored; None: nowhere
 
 
 @dataclass
@@ -77,6 +72,9 @@ class SceneTask(Task[View, Rendering]):
         patience: int = key(
             0, "evaluations in a row without a better PSNR, after which training ends; 0: never; needs evaluate_every"
         )
+        cuda_graph: bool = key(
+            False, "on a card, record a step once and replay it as a CUDA graph: the same bits, less work for the host"
+        )
         timelapse: int = key(0, "pictures in a film of the training, RUN/renders/timelapse.mp4; 0: no film")
 
         def __post_init__(self) -> None:
@@ -91,6 +89,8 @@ class SceneTask(Task[View, Rendering]):
                 raise SplatlearnError(
                     f"'patience' needs evaluations: set 'evaluate_every', got patience {self.patience}"
                 )
+            if self.cuda_graph and self.exposure:
+                raise SplatlearnError("'cuda_graph' does not go with 'exposure', which is learned by photograph")
             if not 0 <= self.timelapse <= 10_000:
                 raise SplatlearnError(f"'timelapse' must be from 0 to 10000 pictures, got {self.timelapse}")
             if self.sh_every < 1:
@@ -118,6 +118,10 @@ class SceneTask(Task[View, Rendering]):
         self.queue: list[int] = []  # training cameras still to come in this round, last first
         self.staging = Staging(self.device)
         self.room = Room(self.device)
+        self.replays: Replays | None = None  # None: each step is queued kernel by kernel
+        if config.cuda_graph and self.device.type == "cuda":
+            self.replays = Replays(self, CudaRecorder(self.device))
+        self._recorded: RecordedStep | None = None  # of the last step, where it was a replay
         self._before = memory(self.device)
         self._step = 0
         self._rendering: Rendering | None = None
@@ -162,16 +166,41 @@ class SceneTask(Task[View, Rendering]):
 
     def _degree(self) -> int:
         """Of the spherical harmonics in use at this step."""
-        return (self._step - 1) // self.config.sh_every
+        return min((self._step - 1) // self.config.sh_every, self.gaussians.sh_degree)
 
     def forward(self, batch: View) -> Rendering:
+        degree = self._degree()
+        self._recorded = None if self.replays is None else self.replays.recorded(batch, degree)
+        if self._recorded is not None:
+            count = self.optimizer.steps + (not self._updated)
+            self._rendering = self._recorded.gradients(batch, self._rates(self._step), count)
+        else:
+            pose = pose_of(batch.camera, self.device)
+            self._rendering = self.draw(self.gaussians, batch, pose, degree)
+        return self._rendering
+
+    def draw(self, gaussians: Gaussians, view: View, pose: Pose, degree: int) -> Rendering:
+        """The picture that a step compares with the view's photograph; its 2D means keep their gradient."""
         with self.room:
-            rendering = self.render(batch.camera, sh_degree=self._degree())
+            rendering = gaussians.draw(
+                pose,
+                view.camera.width,
+                view.camera.height,
+                background=self.background,
+                sh_degree=degree,
+                antialiased=self.config.antialiased,
+            )
         rendering.means2d.retain_grad()
-        self._rendering = rendering
         return rendering
 
     def loss(self, output: Rendering, batch: View) -> Tensor:
+        if self._recorded is not None:
+            self._shown = output.image
+            return self._recorded.loss()
+        return self.compared(output, batch)
+
+    def compared(self, output: Rendering, batch: View) -> Tensor:
+        """How far the picture is from the view's photograph."""
         image = output.image
         if self.exposures is not None:
             image = self.exposures(image, batch.camera.name)
@@ -181,9 +210,12 @@ class SceneTask(Task[View, Rendering]):
 
     def update(self, step: int, again: bool = False) -> None:
         assert self._rendering is not None
-        self.strategy.observe(self._rendering, self.room.overflow)
+        if self._recorded is not None:
+            self._recorded.update(again)
+        else:
+            self.strategy.observe(self._rendering, self.room.overflow)
+            self.optimizer.step(self._rates(step), self.room.overflow, again)
         self._rendering = None
-        self.optimizer.step(self._rates(step), self.room.overflow, again)
         if self.exposures is not None:
             self.exposures.step(self._exposure_rate(step), self.room.overflow, again)
         self._updated = True
@@ -194,6 +226,7 @@ class SceneTask(Task[View, Rendering]):
     def after_update(self, step: int) -> None:
         if self.strategy.changes(step):
             self._make_whole()
+            self._forget_recordings()
             self.strategy.after_update(step, self.generator)
 
     def _survey(self, count: int) -> Tensor:
@@ -222,6 +255,7 @@ class SceneTask(Task[View, Rendering]):
         """Makes the last step again as long as its lists lacked room on the device, which then changed nothing."""
         while not self.room.settle():
             assert self._view is not None
+            self._forget_recordings()
             for _, parameter in self.named_parameters():
                 parameter.grad = None
             loss = self.loss(self.forward(self._view), self._view)
@@ -229,6 +263,12 @@ class SceneTask(Task[View, Rendering]):
             self._remade = loss.detach()
             if self._updated:
                 self.update(self._step, again=True)
+
+    def _forget_recordings(self) -> None:
+        """Recordings point at tensors that are about to be replaced, or have too little room for their lists."""
+        if self.replays is not None:
+            self._recorded = None
+            self.replays.forget()
 
     def _rates(self, step: int) -> dict[str, float]:
         rates = self.config.rates
@@ -289,6 +329,7 @@ class SceneTask(Task[View, Rendering]):
         return tensors | {"generator": self.generator.get_state()}, {"queue": self.queue}
 
     def load_state(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        self._forget_recordings()
         for name in NAMES:
             if name not in tensors:
                 raise SplatlearnError(f"a scene's checkpoint must hold '{name}', got none")
@@ -300,14 +341,3 @@ class SceneTask(Task[View, Rendering]):
             self.exposures.load_state(on_device)
         self.generator.set_state(tensors["generator"])
         self.queue = list(state["queue"])
-
-
-def reduced(view: View, factor: int) -> View:
-    """The view at a fraction of its size, the photo averaged over squares of `factor` pixels."""
-    height, width = view.camera.height // factor, view.camera.width // factor
-    if factor == 1 or min(height, width) < 1:
-        return view
-    planes = view.photo.permute(2, 0, 1)[None].float() / 255
-    small = torch.nn.functional.interpolate(planes, size=(height, width), mode="area")
-    mask = None if view.mask is None else whole(fitted(view.mask, width, height))
-    return View(view.camera.scaled(width, height), small[0].permute(1, 2, 0).contiguous(), mask)
