@@ -113,8 +113,10 @@ def cpu_objects(folder: Path) -> list[list[str]]:
             space = f"-DSPLATLEARN_NAMESPACE=splatlearn_{level}"
             source, out = ROOT / f"csrc/cpu/{name}.cpp", folder / f"cpu_{name}_{level}.o"
             commands.append([*cxx(), *CXX_FLAGS, *flags, space, "-c", str(source), "-o", str(out)])
-    dispatch = folder / "cpu_dispatch.o"
-    return [*commands, [*cxx(), *CXX_FLAGS, "-c", str(ROOT / "csrc/cpu/dispatch.cpp"), "-o", str(dispatch)]]
+    for name in ("dispatch", "scratch"):  # of no level
+        source, out = ROOT / f"csrc/cpu/{name}.cpp", folder / f"cpu_{name}.o"
+        commands.append([*cxx(), *CXX_FLAGS, "-c", str(source), "-o", str(out)])
+    return commands
 
 
 def cuda_objects(folder: Path, compiler: str) -> list[list[str]]:

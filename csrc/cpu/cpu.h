@@ -7,6 +7,7 @@
 
 #include "../abi.h"
 #include "lanes.h"
+#include "scratch.h"
 
 namespace SPLATLEARN_NAMESPACE {
 
@@ -18,11 +19,12 @@ enum Failure { kOutOfMemory = -1, kBadScalar = -2, kCrowdedTile = -3 };
 SPLATLEARN_STAGES(SPLATLEARN_DECLARE)
 #undef SPLATLEARN_DECLARE
 
-// Scratch memory of one call. Not std::vector: its code would be shared between instruction-set levels by the linker.
+// Scratch memory of one call, which the thread's later calls find again. Not std::vector: its code would be shared between instruction-set
+// levels by the linker.
 template <class T> class Buffer {
 public:
-    explicit Buffer(int64_t count) : data_(static_cast<T *>(aligned_alloc(64, (size_t(count) * sizeof(T) + 127) / 64 * 64))) {}
-    ~Buffer() { free(data_); }
+    explicit Buffer(int64_t count) : data_(static_cast<T *>(take_scratch(size_t(count) * sizeof(T)))) {}
+    ~Buffer() { give_scratch(data_); }
     Buffer(const Buffer &) = delete;
     Buffer &operator=(const Buffer &) = delete;
     T *get() const { return data_; }

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from splatlearn.errors import SplatlearnError
-from splatlearn.ops import native
+from splatlearn.ops import native, workspace
 from splatlearn.ops import room as rooms
 from splatlearn.ops.checks import check_like, check_number, check_size, check_tensor
 
@@ -75,7 +75,8 @@ def bin(
     inputs = native.BinInputs(
         native.context(means2d), rows, n_cameras, width, height, alpha_threshold, *map(native.pointer, tensors)
     )
-    row_offsets = means2d.new_empty(rows + 1, dtype=torch.int64)
+    space = workspace.current(means2d)
+    row_offsets = workspace.empty(space, "row_offsets", (rows + 1,), means2d, torch.int64)
     block_offsets = row_offsets.new_zeros(-(-rows // native.BIN_BLOCK) + 1)  # which the CPU leaves at zero
     native.call("bin_count", native.BinCount(inputs, row_offsets.data_ptr(), block_offsets.data_ptr()), means2d)
     tiles = n_cameras * -(-width // TILE) * -(-height // TILE)
@@ -119,7 +120,9 @@ def _write(counted: _Counted, room: rooms.Size, overflow: Tensor | None = None) 
     """Lists with room for that much; `overflow` [1] int32 becomes 1 where it is too little."""
     row_offsets = counted.row_offsets
     tile_offsets = row_offsets.new_empty(counted.n_tiles + 1)
-    row_ids, slots = row_offsets.new_empty(room.instances, dtype=torch.int32), row_offsets.new_empty(room.instances)
+    space = workspace.current(row_offsets)
+    row_ids = workspace.empty(space, "row_ids", (room.instances,), row_offsets, torch.int32)
+    slots = workspace.empty(space, "slots", (room.instances,), row_offsets)
     tensors = [row_offsets, counted.block_offsets, tile_offsets, row_ids, slots, overflow]
     native.call("bin_write", native.BinWrite(counted.inputs, *room, *map(native.pointer, tensors)), row_offsets)
     return Tiles(tile_offsets, row_ids, slots, row_offsets)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from splatlearn.errors import SplatlearnError
-from splatlearn.ops import native
+from splatlearn.ops import native, workspace
 from splatlearn.ops.checks import check_like, check_number, check_tensor
 
 
@@ -72,7 +72,8 @@ def _evaluate(image: Tensor, target: Tensor, lambda_dssim: float, v_image: Tenso
 class _Photometric(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, image: Tensor, target: Tensor, lambda_dssim: float) -> Tensor:
-        v_image = torch.empty_like(image) if ctx.needs_input_grad[0] else None
+        space = workspace.current(image)
+        v_image = workspace.empty(space, "v_image", image.shape, image) if ctx.needs_input_grad[0] else None
         loss, _ = _evaluate(image, target, lambda_dssim, v_image)
         ctx.save_for_backward(v_image)
         return loss

@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from splatlearn.errors import SplatlearnError
-from splatlearn.ops import native
+from splatlearn.ops import native, workspace
 from splatlearn.ops.checks import check_number, check_size, check_tensor
 
 MAX_SH_DEGREE = 4
+INPUTS = ("means", "quats", "scales", "opacities", "viewmats", "Ks", "sh0", "shN", "camera_centers")
 
 
 class Projection(NamedTuple):
@@ -195,16 +196,21 @@ class _Project(torch.autograd.Function):
         means, viewmats = tensors[0], tensors[4]
         shape = (viewmats.shape[0], means.shape[0])
         with_colors = options.sh_degree is not None
+        space = workspace.current(means)
         sizes = [(2,), (), (3,), ()] + ([(3,)] if with_colors else [])
-        out = [means.new_empty(shape + size) for size in sizes] + ([] if with_colors else [None])
-        radii = means.new_empty(shape + (2,), dtype=torch.int32)
+        out: list[Tensor | None] = [
+            workspace.empty(space, name, shape + size, means)
+            for name, size in zip(Projection._fields, sizes, strict=False)
+        ]
+        out += [] if with_colors else [None]
+        radii = workspace.empty(space, "radii", (*shape, 2), means, torch.int32)
         packs = with_colors and native.runs_kernels(means)
         records = means.new_empty(*shape, native.RECORD) if packs else None
         inputs = native_inputs(tensors, options)
         params = native.ProjectForward(inputs, *map(native.pointer, [*out, radii, records]))
         native.call("project_forward", params, means)
         ctx.save_for_backward(*tensors, out[4], radii)
-        ctx.options = options
+        ctx.options, ctx.space = options, space
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*(tensor for tensor in (radii, records) if tensor is not None))
         return *out, radii, records
@@ -216,7 +222,10 @@ class _Project(torch.autograd.Function):
         v_out = [v if v is None else v.contiguous() for v in v_outputs[:5]]
         needs = ctx.needs_input_grad[: len(tensors)]
         # Not empty_like: coefficients may be strided slices, but their gradients are dense.
-        v = [t.new_empty(t.shape) if t is not None and need else None for t, need in zip(tensors, needs, strict=True)]
+        v = [
+            workspace.empty(ctx.space, f"v_{name}", t.shape, t) if t is not None and need else None
+            for name, t, need in zip(INPUTS, tensors, needs, strict=True)
+        ]
         bases = 0 if tensors[7] is None else tensors[7].shape[1]
         order = [v[i] for i in (0, 1, 2, 3, 6, 7)], [v[i] for i in (4, 5, 8)]
         params = native.ProjectBackward(

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from splatlearn.errors import SplatlearnError
-from splatlearn.ops import native
+from splatlearn.ops import native, workspace
 from splatlearn.ops.bin import TILE, Tiles
 from splatlearn.ops.checks import check_number, check_size, check_tensor
 
@@ -131,8 +131,11 @@ class _Rasterize(torch.autograd.Function):
         if records is None and native.runs_kernels(means2d):
             records = new_records = means2d.new_empty(opacities.numel(), native.RECORD)
         image = (sizes.cameras, sizes.height, sizes.width)
-        render, alphas = means2d.new_empty(*image, colors.shape[-1]), means2d.new_empty(*image, 1)
-        transmittance, stops = means2d.new_empty(image), means2d.new_empty(image, dtype=torch.int32)
+        space = workspace.current(means2d)
+        render = workspace.empty(space, "render", (*image, colors.shape[-1]), means2d)
+        alphas = workspace.empty(space, "alphas", (*image, 1), means2d)
+        transmittance = workspace.empty(space, "transmittance", image, means2d)
+        stops = workspace.empty(space, "stops", image, means2d, torch.int32)
 
         def draw(tiles: Tiles) -> None:
             inputs = _inputs(means2d, conics, opacities, colors, backgrounds, records, tiles, sizes)
@@ -146,7 +149,8 @@ class _Rasterize(torch.autograd.Function):
             tiles = tiles.ahead.tiles
         given = (means2d, conics, opacities, colors, backgrounds)
         ctx.save_for_backward(*given, records, transmittance, stops, *tiles[:4])
-        ctx.sizes = sizes
+        ctx.sizes, ctx.space = sizes, space
+        ctx.set_materialize_grads(False)  # a picture of zeros a step, where nobody asks for gradients of alphas
         return render, alphas
 
     @staticmethod
@@ -158,9 +162,12 @@ class _Rasterize(torch.autograd.Function):
             v_render = means2d.new_zeros(*transmittance.shape, colors.shape[-1])
         v_outputs = (v_render.contiguous(), None if v_alphas is None else v_alphas.contiguous())
         columns = MOMENTS + colors.shape[-1] + 2 * sizes.absgrad
-        instance_rows = None if sizes.atomic else means2d.new_empty(tiles.slots.numel(), columns)
+        rows = (tiles.slots.numel(), columns)
+        instance_rows = None if sizes.atomic else workspace.empty(ctx.space, "instance_rows", rows, means2d)
         v_abs = torch.empty_like(means2d) if sizes.absgrad else None
-        v = [torch.empty_like(t) for t in (means2d, conics, opacities, colors)]
+        names = ("means2d", "conics", "opacities2d", "colors")
+        given = (means2d, conics, opacities, colors)
+        v = [workspace.empty(ctx.space, f"v_{name}", t.shape, t) for name, t in zip(names, given, strict=True)]
         v_backgrounds = torch.empty_like(backgrounds) if ctx.needs_input_grad[4] else None
         params = native.RasterizeBackward(
             _inputs(means2d, conics, opacities, colors, backgrounds, records, tiles, sizes),

@@ -16,6 +16,7 @@ from splatlearn.errors import SplatlearnError
 
 Image = torch.Tensor | np.ndarray
 Network = Literal["vgg", "alex"]
+CHUNK = 1 << 16  # values that a mean is taken of at a time
 HIGHEST_PSNR = 100.0  # dB; where a picture is its photograph, of which the PSNR is infinite and no number of JSON
 
 
@@ -26,9 +27,19 @@ def psnr(image: Image, target: Image, mask: torch.Tensor | None = None) -> float
     mask: [H,W], zero at pixels that are left out. Raises SplatlearnError where the shapes differ or are not those of
     images, or where no pixel is left.
     """
-    x, y = _pair(image, target, torch.float64)
-    squares = (x - y) ** 2
-    error = torch.mean(squares if mask is None else squares[..., _counted(mask, x), :]).item()
+    x, y = _alike(image, target)
+    counted = None if mask is None else _counted(mask, x)
+    total, count = torch.zeros((), dtype=torch.float64, device=x.device), 0
+    rows = max(1, CHUNK // (x.numel() // x.shape[-3]))
+    for first in range(0, x.shape[-3], rows):  # not at once, which would take four pictures' memory in float64
+        part = slice(first, first + rows)
+        a, b = (_in_unit(t[..., part, :, :], x.device, torch.float64) for t in (x, y))
+        squares = (a - b).square_()
+        if counted is not None:
+            squares = squares[..., counted[part], :]
+        total += squares.sum()
+        count += squares.numel()
+    error = total.item() / count
     return math.inf if error == 0 else -10 * math.log10(error)
 
 
@@ -141,10 +152,21 @@ def _lpips_model(network: Network) -> Any:  # a torchmetrics module: its type is
 
 def _pair(image: Image, target: Image, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     """Both as contiguous tensors in 0..1 on the image's device, after checking their shapes."""
+    x, y = _alike(image, target)
+    a, b = (_in_unit(t, x.device, dtype) for t in (x, y))
+    return a.contiguous(), b.contiguous()
+
+
+def _alike(image: Image, target: Image) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both as tensors of one shape, [H,W,3] or [C,H,W,3]."""
     x, y = (torch.as_tensor(t).detach() for t in (image, target))
     if x.shape != y.shape or x.ndim not in (3, 4) or x.shape[-1] != 3 or x.numel() == 0:
         raise SplatlearnError(
             f"image and target must both be [H,W,3] or [C,H,W,3], got {list(x.shape)} and {list(y.shape)}."
         )
-    a, b = (t.to(x.device, dtype) / (255 if t.dtype == torch.uint8 else 1) for t in (x, y))
-    return a.contiguous(), b.contiguous()
+    return x, y
+
+
+def _in_unit(image: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """Values 0..1, of bytes too."""
+    return image.to(device, dtype) / (255 if image.dtype == torch.uint8 else 1)

@@ -24,9 +24,9 @@ import torch
 
 from splatlearn.errors import SplatlearnError
 from splatlearn.files import replacing
+from splatlearn.ops.pages import in_own_pages
 from splatlearn.scene.lens import PinholeView, sampling_grid, warp
 from splatlearn.scene.masks import read_mask, whole
-from splatlearn.scene.pages import in_own_pages
 from splatlearn.scene.photos import read_photo, shrink
 
 # Memory for sampling grids: photographs of one lens mostly follow each other, so a few grids are enough.

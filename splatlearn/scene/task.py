@@ -13,6 +13,7 @@ from splatlearn.loop import Task, choose_device
 from splatlearn.ops.photometric import photometric_loss
 from splatlearn.ops.recording import CudaRecorder
 from splatlearn.ops.room import Room
+from splatlearn.ops.workspace import Workspace
 from splatlearn.scene.cameras import Camera
 from splatlearn.scene.colmap import ColmapScene
 from splatlearn.scene.densify import AdaptiveDensity
@@ -118,6 +119,7 @@ class SceneTask(Task[View, Rendering]):
         self.queue: list[int] = []  # training cameras still to come in this round, last first
         self.staging = Staging(self.device)
         self.room = Room(self.device)
+        self.space = Workspace()
         self.replays: Replays | None = None  # None: each step is queued kernel by kernel
         if config.cuda_graph and self.device.type == "cuda":
             self.replays = Replays(self, CudaRecorder(self.device))
@@ -181,7 +183,7 @@ class SceneTask(Task[View, Rendering]):
 
     def draw(self, gaussians: Gaussians, view: View, pose: Pose, degree: int) -> Rendering:
         """The picture that a step compares with the view's photograph; its 2D means keep their gradient."""
-        with self.room:
+        with self.room, self.space:
             rendering = gaussians.draw(
                 pose,
                 view.camera.width,
@@ -205,7 +207,8 @@ class SceneTask(Task[View, Rendering]):
         if self.exposures is not None:
             image = self.exposures(image, batch.camera.name)
         self._shown = image.detach()
-        loss = photometric_loss(*masked(image, batch.photo, batch.mask), self.config.lambda_dssim)
+        with self.space:
+            loss = photometric_loss(*masked(image, batch.photo, batch.mask), self.config.lambda_dssim)
         return loss if self.exposures is None else loss + self.exposures.penalty()
 
     def update(self, step: int, again: bool = False) -> None:
