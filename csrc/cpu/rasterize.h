@@ -9,6 +9,8 @@
 namespace SPLATLEARN_NAMESPACE {
 
 constexpr int kPixels = kTile * kTile;
+constexpr int kBlock = 4, kAcross = kTile / kBlock, kBlocks = kAcross * kAcross, kBlockPixels = kBlock * kBlock;  // a tile is blocks of 4x4 pixels, 4x4 of them
+constexpr int kChunk = 64;                // splats at a time: one a bit of a mask
 constexpr int kMoments = 6;               // columns of a gradient row: 6 moments, D colours, 2 absolute mean gradients
 
 template <class S> struct Scene {
@@ -31,6 +33,14 @@ template <class S> struct Scene {
     }
 };
 
+// Pixels of a tile are in memory block by block.
+inline int in_blocks(int x, int y) { return (y / kBlock * kAcross + x / kBlock) * kBlock * kBlock + y % kBlock * kBlock + x % kBlock; }
+
+// The row of pixels of a tile.
+template <class T> SPLATLEARN_HD void row_of_blocks(const T *pixels, int row, T *out) {
+    for (int column = 0; column < kAcross; ++column) std::memcpy(out + column * kBlock, pixels + in_blocks(column * kBlock, row), kBlock * sizeof(T));
+}
+
 // Where a tile lies, and its list.
 struct TilePlace {
     int64_t camera, begin, count;
@@ -49,43 +59,56 @@ struct TilePlace {
     int64_t pixel(int image_width, int image_height, int row) const { return (camera * image_height + y + row) * image_width + x; }
 };
 
-// The rows of a tile that each of up to one register of splats reaches.
-template <class S> struct RowRanges {
-    int first[Lanes<S>::count], last[Lanes<S>::count];
-
-    RowRanges(const Scene<S> &scene, const TilePlace &place, const int32_t *ids, int n) {
-        constexpr int L = Lanes<S>::count;
-        S field[6][L];
-        for (int i = 0; i < L; ++i) {
-            const Splat<S> &splat = scene.splats[ids[i < n ? i : 0]];
-            field[0][i] = splat.x; field[1][i] = splat.y;
-            field[2][i] = splat.a; field[3][i] = splat.b; field[4][i] = splat.c;
-            field[5][i] = splat.log2_opacity;
-        }
-        Lanes<S> x = load(field[0]), half_b = S(0.5) * load(field[3]);
-        Interval<Lanes<S>> rows = ellipse_in_slab(load(field[4]), half_b, load(field[2]), load(field[5]) - scene.log2_cut,
-                                                  S(place.x) + S(0.5) - x, S(place.x + place.width) - S(0.5) - x);
-        S low[L], high[L];
-        store(low, rows.low);
-        store(high, rows.high);
-        for (int i = 0; i < n; ++i) pixels_of_interval(low[i], high[i], field[1][i] - S(place.y), place.height, first[i], last[i]);
+// Centres of a tile's pixels from its corner, in their order.
+template <class S> struct Centres {
+    alignas(64) S x[kPixels], y[kPixels];
+    Centres() {
+        for (int i = 0; i < kTile; ++i)
+            for (int j = 0; j < kTile; ++j) {
+                x[in_blocks(j, i)] = S(j) + S(0.5);
+                y[in_blocks(j, i)] = S(i) + S(0.5);
+            }
     }
 };
 
-// A splat over the columns of a tile: what does not change from row to row.
-template <class S> struct Columns {
-    static constexpr int count = kTile / Lanes<S>::count;
-    Lanes<S> dx[count], constant[count], linear[count];
+// Up to kChunk splats of a tile's list, gathered into the first cache as arrays, relative to the tile's corner.
+template <class S, int D> struct Chunk {
+    static constexpr int L = Lanes<S>::count;
+    alignas(64) S x[kChunk], y[kChunk], a[kChunk], b[kChunk], c[kChunk], log2_opacity[kChunk];
+    S color[kChunk * (D ? D : 1)];  // [kChunk][D]
 
-    Columns(const Splat<S> &splat, const TilePlace &place) {
-        for (int v = 0; v < count; ++v) {
-            dx[v] = ramp<S>() + (S(place.x + v * Lanes<S>::count) + S(0.5) - splat.x);
-            constant[v] = splat.log2_opacity - splat.a * dx[v] * dx[v];
-            linear[v] = -splat.b * dx[v];
+    void gather(const Scene<S> &scene, const TilePlace &place, const int32_t *ids, int n) {
+        const S *const colors = static_cast<const S *>(scene.in.colors);
+        for (int i = 0; i < n; ++i) {
+            const Splat<S> &splat = scene.splats[ids[i]];
+            x[i] = splat.x - S(place.x); y[i] = splat.y - S(place.y);
+            a[i] = splat.a; b[i] = splat.b; c[i] = splat.c;
+            log2_opacity[i] = splat.log2_opacity;
+            for (int d = 0; d < D; ++d) color[i * D + d] = colors[int64_t(ids[i]) * D + d];
+        }
+        for (int i = n; i % L; ++i) {  // whole registers; what is behind the end reaches nothing
+            x[i] = y[i] = b[i] = S(0);
+            a[i] = c[i] = S(1);
+            log2_opacity[i] = scene.log2_cut - S(1);
         }
     }
-    // log2 alpha on the row dy below the mean
-    SPLATLEARN_HD Lanes<S> log2_alpha(int v, Lanes<S> dy, Lanes<S> c_dy) const { return constant[v] + dy * (linear[v] - c_dy); }
+
+    // Calls visit(block, mask) with the splats i..i+L-1 that reach pixels of a block: of a row of blocks an ellipse covers one interval.
+    template <class F> SPLATLEARN_HD void for_blocks(int i, const TilePlace &place, S log2_cut, F visit) const {
+        const Lanes<S> at_x = load(x + i), at_y = load(y + i), A = load(a + i), half_b = S(0.5) * load(b + i), C = load(c + i);
+        const Lanes<S> level = load(log2_opacity + i) - log2_cut;
+        for (int row = 0; row * kBlock < place.height; ++row) {
+            const S top = S(row * kBlock) + S(0.5), bottom = minimum(top + S(kBlock - 1), S(place.height) - S(0.5));
+            Interval<Lanes<S>> span = ellipse_in_slab(A, half_b, C, level, top - at_y, bottom - at_y);
+            const auto some = (span.low <= span.high) & (level >= Lanes<S>());
+            span.low = span.low + at_x;
+            span.high = span.high + at_x;
+            for (int column = 0; column * kBlock < place.width; ++column) {
+                const S left = S(column * kBlock) + S(0.5), right = minimum(left + S(kBlock - 1), S(place.width) - S(0.5));
+                visit(row * kAcross + column, some & (span.low <= right) & (span.high >= left));
+            }
+        }
+    }
 };
 
 // Tiles by falling length of their lists, so that the last ones to be worked on are short.
