@@ -1,5 +1,6 @@
 """How much memory a run takes at its peak, of the process and of a CUDA device, and what its Gaussians need."""
 
+import ctypes
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -37,6 +38,16 @@ def reset_peak(device: torch.device) -> None:
         CLEAR.write_text("5")  # see proc(5): resets the peak of the resident set
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+
+
+def give_back() -> None:
+    """Lets malloc return to the system what lies free between what is used; some milliseconds, for now and then.
+
+    Reading photographs and changing the number of Gaussians leave gaps, which would be touched again one by one: on fox
+    20 MiB beside 55.
+    """
+    with suppress(OSError, AttributeError):  # a C library without it
+        ctypes.CDLL(None).malloc_trim(ctypes.c_size_t(0))
 
 
 def learned_bytes(parameters: Iterable[Tensor]) -> int:

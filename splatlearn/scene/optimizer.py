@@ -59,10 +59,13 @@ class GaussianAdam:
         """
         for name in NAMES:
             value = changed[name] if name in changed else getattr(self.gaussians, name).detach()[source]
-            first, second = (moment[source] for moment in self.moments[name])
+            self.gaussians.replace(name, value.contiguous())
+            del value  # each old tensor goes before the next new one comes
+            first, second = self.moments.pop(name)
+            first = first[source]
+            second = second[source]
             first[fresh] = 0
             second[fresh] = 0
-            self.gaussians.replace(name, value.contiguous())
             self.moments[name] = (first, second)
 
     def forget(self, name: str) -> None:

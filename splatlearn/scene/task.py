@@ -20,7 +20,7 @@ from splatlearn.scene.densify import AdaptiveDensity
 from splatlearn.scene.exposure import Exposures
 from splatlearn.scene.gaussians import NAMES, Gaussians, Pose, Rendering, pose_of
 from splatlearn.scene.masks import masked
-from splatlearn.scene.memory import learned_bytes, mebibytes, memory, reset_peak
+from splatlearn.scene.memory import give_back, learned_bytes, mebibytes, memory, reset_peak
 from splatlearn.scene.metrics import HIGHEST_PSNR, psnr
 from splatlearn.scene.optimizer import GaussianAdam
 from splatlearn.scene.replay import RecordedStep, Replays
@@ -231,6 +231,7 @@ class SceneTask(Task[View, Rendering]):
             self._make_whole()
             self._forget_recordings()
             self.strategy.after_update(step, self.generator)
+            give_back()
 
     def _survey(self, count: int) -> Tensor:
         """The shares [N] of the Gaussians in the errors of `count` random photographs, at the size of this step."""
@@ -293,6 +294,7 @@ class SceneTask(Task[View, Rendering]):
 
     def introduction(self, start: int, steps: int) -> str:
         """Nothing to say; from here on the peak of memory is the training's."""
+        give_back()
         self._before = memory(self.device)
         reset_peak(self.device)
         return ""
