@@ -10,8 +10,9 @@ import pytest
 import tiny_scene
 import torch
 from conftest import BACKENDS
+from tape import Tape
 
-from splatlearn.bench import contenders, determinism, inputs, pairs, peaks, scaling, table, work
+from splatlearn.bench import contenders, determinism, goals, inputs, pairs, peaks, scaling, table, work
 from splatlearn.bench.clock import timed_stages
 from splatlearn.bench.command_peer import CommandPeer
 from splatlearn.bench.race import largest_difference, race
@@ -316,6 +317,111 @@ def test_programs_are_timed(tmp_path: Path) -> None:
     assert (data / "sparse/0/cameras.txt").is_file() and gaussians.is_file() and runs[0][3] == "40"
     program.close()
     assert not data.exists(), "what was written for the program stays"
+
+
+def test_replayed_steps_learn_as_ours_do(monkeypatch: pytest.MonkeyPatch, emulated_library: Path) -> None:
+    """On a tape in place of a card; a step that lacked room is made again."""
+    monkeypatch.setattr(rooms, "_capacities", {})
+    monkeypatch.setattr(contenders, "RATE", 1e-2)
+    models = [opaque(), opaque()]
+    with native.emulated(emulated_library):
+        one = contenders.ours(models[0])
+        learner = contenders._Learner(models[1], Tape())
+        for number in range(6):
+            one.step(0)
+            if number == 3:
+                assert learner.room.settle()
+                rooms._capacities.update(dict.fromkeys(rooms._capacities, rooms.Size(10, 10)))
+                learner.replays.forget()
+            learner.step(0)
+        assert one.forward is not None
+        one.forward(0)  # settles
+        learner.step(0)
+        one.step(0)
+    assert learner.replays.made == 3, "a recording with too little room is used again, or there are too many"
+    for name, tensor in models[0].gaussians.tensors().items():
+        assert torch.equal(tensor, models[1].gaussians.tensors()[name]), f"replayed steps learn another {name}"
+
+
+def test_frames_are_drawn_without_gradients(emulated_library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rooms, "_capacities", {})
+    given, graded = opaque(), []
+    real = given.gaussians.forward
+    note = lambda camera: graded.append(torch.is_grad_enabled()) or real(camera)  # noqa: E731
+    monkeypatch.setattr(given.gaussians, "forward", note)
+    with native.emulated(emulated_library):
+        frame = contenders.ours(given).frame
+        assert frame is not None
+        frame(0)
+        rooms._capacities.update(dict.fromkeys(rooms._capacities, rooms.Size(10, 10)))
+        frame(0)
+        frame(0)
+    assert graded == [False] * 4, "a frame keeps gradients, or one that lacked room is not drawn again"
+
+
+# ---- the goals ----
+
+
+def card_figures() -> dict[str, Any]:
+    """What a card might tell, met and missed."""
+    entrants = {
+        "splatlearn": {"queued_step_ms": 4.0, "frame_ms": 0.5},
+        "splatlearn, replayed": {"queued_step_ms": 3.5},
+        "gsplat 1.5.3": {"queued_step_ms": 15.0, "frame_ms": 2.0},
+    }
+    stages = {"rasterize forward": {"ms": 1.0, "gflops": 30.0, "roofline": 0.6}}
+    stages["rasterize backward"] = {"ms": 2.0, "gflops": 15.0, "roofline": 0.3}
+    million = {
+        "card": "a card", "num_gaussians": 10**6, "resolution": [1920, 1080], "alternation": entrants,
+        "stages": stages, "peaks": {"gflops": 50.0, "gigabytes_per_second": 1.0},
+        "stages_ms": {name: stage["ms"] for name, stage in stages.items()},
+        "determinism": {"deterministic_ms": 2.0, "atomic_ms": 1.9},
+        "footprint_bytes": {"splatlearn": 2 << 30, "gsplat 1.5.3": 5 << 30},
+    }  # fmt: skip
+    points = [
+        {"kind": kind, "count": 10 ** (5 + i), "size": [1000, 500 << i], "step_ms": ms * 10 ** (power * i)}
+        for kind, ms, power in (("gaussians", 1.0, 1.0), ("pixels", 1.0, 1.5))
+        for i in range(3)
+    ]
+    run = {"psnr": 30.0, "ssim": 0.9, "device": "cuda", "wall_seconds": 9.0, "steps": 3000}
+    return {
+        "bench_1000000_1920x1080": million, "scaling": {"points": points, "left_out": [], "device": "cuda"},
+        "train_fox": run, "reference_fox": run | {"psnr": 29.9},
+    }  # fmt: skip
+
+
+def test_goals_are_judged_by_what_was_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, part in card_figures().items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(part))
+    (tmp_path / "card.txt").write_text("NVIDIA H200, 580\n")
+    assert main(["bench", "--collect", str(tmp_path)]) == 0, capsys.readouterr().err
+    told = json.loads((tmp_path / "goals.json").read_text())
+    found = [(row["met"], row["ratio"] and round(row["ratio"], 2)) for row in told["goals"]]
+    assert found == [
+        (True, 4.29), (None, None), (True, None), (False, None), (True, None), (True, 4.0), (True, 2.5),
+        (True, None), (None, None), (True, None), (False, None),
+    ]  # fmt: skip
+    text, log = (tmp_path / "goals.md").read_text(), (tmp_path / "log.md").read_text()
+    assert text.count("not measured here") == 2 and "4.29" in text and "exponent 5." not in text
+    assert (
+        "NVIDIA H200, 580" in log and "rasterize forward 1.000 ms (60% of its roofline)" in log and text.strip() in log
+    )
+    assert "2,000" in text, "a frame of 0.5 ms is not told as 2,000 a second"
+
+
+def test_a_folder_without_results_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "holds no results" in told(capsys, "bench", "--collect", str(tmp_path))
+    assert "must name a folder" in told(capsys, "bench", "--collect", str(tmp_path / "nowhere"))
+    (tmp_path / "bench_fox.json").write_text("{")
+    assert "bench_fox.json is no JSON" in told(capsys, "bench", "--collect", str(tmp_path))
+
+
+def test_a_cpu_meets_no_goal_of_a_card(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*SMALL, "--json", str(tmp_path / "b.json")]) == 0
+    assert "Goals, of a card" in capsys.readouterr().out
+    result = json.loads((tmp_path / "b.json").read_text())
+    assert {row["measured"] for row in result["goals"]} == {goals.NOT_MEASURED}, "figures of a CPU are told as a card's"
+    assert result["alternation"]["splatlearn"]["frame_ms"] > 0
 
 
 # ---- the command ----

@@ -15,9 +15,12 @@ import torch
 from splatlearn.bench.inputs import Inputs
 from splatlearn.errors import SplatlearnError
 from splatlearn.ops.photometric import photometric_loss
+from splatlearn.ops.recording import CudaRecorder, Recorder
 from splatlearn.ops.room import Room
-from splatlearn.scene.gaussians import NAMES, Gaussians
+from splatlearn.scene.gaussians import NAMES, Gaussians, Pose, Rendering, pose_of
 from splatlearn.scene.optimizer import GaussianAdam
+from splatlearn.scene.replay import Replays
+from splatlearn.scene.view import View
 
 RATE = 1e-12  # so small that the scene stays as it is: steps are alike
 
@@ -30,10 +33,15 @@ class Contender:
     step: Callable[[int], object]
     forward: Callable[[int], torch.Tensor] | None = None  # [H, W, 3], in the graph
     update: Callable[[], object] | None = None
+    frame: Callable[[int], object] | None = None  # draws without gradients
 
 
 def assembled(
-    name: str, inputs: Inputs, forward: Callable[[int], torch.Tensor], update: Callable[[], object]
+    name: str,
+    inputs: Inputs,
+    forward: Callable[[int], torch.Tensor],
+    update: Callable[[], object],
+    frame: Callable[[int], object] | None = None,
 ) -> Contender:
     """A contender whose loss is that of this project, the same for all."""
 
@@ -41,7 +49,7 @@ def assembled(
         photometric_loss(forward(index), inputs.views[index][1]).backward()  # type: ignore[no-untyped-call]
         update()
 
-    return Contender(name, step, forward, update)
+    return Contender(name, step, forward, update, frame or torch.no_grad()(forward))
 
 
 def ours(inputs: Inputs) -> Contender:
@@ -61,7 +69,83 @@ def ours(inputs: Inputs) -> Contender:
         last[:] = [index]
         return drawn(index)
 
-    return assembled("splatlearn", inputs, forward, lambda: optimizer.step(rates, room.overflow))
+    viewing, seen = Room(inputs.device), [0]
+
+    @torch.no_grad()
+    def frame(index: int) -> None:
+        while not viewing.settle():  # the frame before lacked room and is drawn again
+            with viewing:
+                gaussians(inputs.views[seen[0]][0])
+        seen[0] = index
+        with viewing:
+            gaussians(inputs.views[index][0])
+
+    return assembled("splatlearn", inputs, forward, lambda: optimizer.step(rates, room.overflow), frame)
+
+
+class _Still:
+    """A strategy that never changes the set of Gaussians, nor looks at anything."""
+
+    def observe(self, rendering: Rendering, skip: torch.Tensor | None = None) -> None:
+        pass
+
+    def changes(self, step: int) -> bool:
+        return False
+
+    def after_update(self, step: int, generator: torch.Generator) -> None:
+        pass
+
+    def state(self) -> dict[str, torch.Tensor]:
+        return {}
+
+    def load_state(self, tensors: dict[str, torch.Tensor]) -> None:
+        pass
+
+
+class _Learner:
+    """Steps that are recorded once and replayed, see `splatlearn.scene.replay`."""
+
+    def __init__(self, inputs: Inputs, recorder: Recorder) -> None:
+        self.inputs, self.device = inputs, inputs.device
+        self.gaussians, self.optimizer = inputs.gaussians, GaussianAdam(inputs.gaussians)
+        self.room, self.strategy = Room(inputs.device), _Still()
+        self.background = torch.zeros(3, device=inputs.device)
+        self.replays = Replays(self, recorder)
+        self.last = 0
+
+    def draw(self, gaussians: Gaussians, view: View, pose: Pose, degree: int) -> Rendering:
+        camera = view.camera
+        with self.room:
+            rendering = gaussians.draw(pose, camera.width, camera.height, background=self.background)
+        rendering.means2d.retain_grad()
+        return rendering
+
+    def compared(self, output: Rendering, batch: View) -> torch.Tensor:
+        return photometric_loss(output.image, batch.photo)
+
+    def step(self, index: int) -> None:
+        while not self.room.settle():
+            self.replays.forget()  # what was recorded has too little room
+            self._learn(self.last, again=True)
+        self.last = index
+        self._learn(index)
+
+    def _learn(self, index: int, again: bool = False) -> None:
+        view, degree = View(*self.inputs.views[index]), self.gaussians.sh_degree
+        recorded = self.replays.recorded(view, degree)
+        rates = dict.fromkeys(NAMES, RATE)
+        if recorded is not None:
+            recorded.gradients(view, rates, self.optimizer.steps + (not again))
+            recorded.update(again)
+            return
+        rendering = self.draw(self.gaussians, view, pose_of(view.camera, self.device), degree)
+        self.compared(rendering, view).backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step(rates, self.room.overflow, again)
+
+
+def replayed(inputs: Inputs, recorder: Recorder | None = None) -> Contender:
+    """Ours with whole steps as CUDA graphs."""
+    return Contender("splatlearn, replayed", _Learner(inputs, recorder or CudaRecorder(inputs.device)).step)
 
 
 def has_gsplat() -> bool:
@@ -70,12 +154,15 @@ def has_gsplat() -> bool:
 
 
 def gsplat(inputs: Inputs) -> Contender:
-    """gsplat in place of project, bin and rasterize; the update is torch's fused Adam, as in gsplat's own trainer."""
+    """gsplat in place of project, bin and rasterize; the update is torch's fused Adam, as in gsplat's own trainer.
+
+    It learns in the memory of the inputs, as ours does; rates are so small that neither changes them.
+    """
     try:
         import gsplat
     except ImportError as error:
         raise SplatlearnError(f"--gsplat needs the package gsplat, which cannot be imported: {error}") from None
-    values = {name: tensor.clone().requires_grad_() for name, tensor in inputs.gaussians.tensors().items()}
+    values = {name: tensor.detach().requires_grad_() for name, tensor in inputs.gaussians.tensors().items()}
     optimizer = torch.optim.Adam(values.values(), lr=RATE, eps=1e-15, fused=True)
     device, degree = inputs.device, inputs.gaussians.sh_degree
     cameras = [

@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from splatlearn.bench.command_peer import CommandPeer
 from splatlearn.bench.contenders import Contender
 from splatlearn.bench.inputs import Inputs
 from splatlearn.ops.photometric import photometric_loss
+from splatlearn.scene.gaussians import Gaussians
 from splatlearn.scene.memory import memory, reset_peak
 
 WARM_UP = 5
@@ -25,7 +26,8 @@ def race(contenders: Sequence[Contender], inputs: Inputs, steps: int) -> dict[st
 
     `step_ms` is forward, loss, backward and update from an idle device to an idle device. `forward_ms`,
     `loss_and_backward_ms` and `update_ms` are of steps with a wait between the parts; on a card they add up to more.
-    `queued_step_ms` is of steps that follow each other as in training.
+    `queued_step_ms` is of steps that follow each other as in training, `frame_ms` of pictures without gradients that do
+    so.
     """
     device, views = inputs.device, len(inputs.views)
     times: dict[str, dict[str, list[float]]] = {c.name: defaultdict(list) for c in contenders}
@@ -41,7 +43,12 @@ def race(contenders: Sequence[Contender], inputs: Inputs, steps: int) -> dict[st
                     times[contender.name][name].append(ms)
     for _ in range(BLOCKS):
         for contender in contenders:
-            times[contender.name]["queued_step_ms"].append(_queued(contender, steps, views, device))
+            times[contender.name]["queued_step_ms"].append(_queued(contender.step, steps, views, device))
+    for _ in range(BLOCKS):
+        for contender in contenders:
+            if contender.frame is not None:
+                _queued(contender.frame, WARM_UP, views, device)
+                times[contender.name]["frame_ms"].append(_queued(contender.frame, steps, views, device))
     medians: dict[str, dict[str, Any]] = {
         name: {part: statistics.median(values) for part, values in parts.items()} for name, parts in times.items()
     }
@@ -80,21 +87,34 @@ def _parts(contender: Contender, index: int, inputs: Inputs) -> dict[str, float]
     return {name: 1e3 * (end - begin) for name, begin, end in zip(names, moments, moments[1:], strict=False)}
 
 
-def _queued(contender: Contender, steps: int, views: int, device: torch.device) -> float:
+def _queued(work: Callable[[int], object], steps: int, views: int, device: torch.device) -> float:
     """Milliseconds a step when steps follow each other without a wait between them, as in training."""
     wait(device)
     begin = time.perf_counter()
     for step in range(steps):
-        contender.step(step % views)
+        work(step % views)
     wait(device)
     return 1e3 * (time.perf_counter() - begin) / steps
+
+
+def footprint(make: Callable[[Inputs], Contender], inputs: Inputs) -> int:
+    """Bytes of a CUDA device that a contender's training takes at its peak by itself, its Gaussians included."""
+    device = inputs.device
+    wait(device)
+    before = torch.cuda.memory_allocated(device)
+    contender = make(Inputs(Gaussians(inputs.gaussians.tensors()), inputs.views, inputs.folder))
+    reset_peak(device)
+    for step in range(WARM_UP):
+        contender.step(step % len(inputs.views))
+    wait(device)
+    return torch.cuda.max_memory_allocated(device) - before
 
 
 def race_command(contender: Contender, peer: CommandPeer, inputs: Inputs, steps: int) -> dict[str, float]:
     """Medians of milliseconds a step of ours and of a program, block by block in alternation."""
     blocks = []
     for _ in tqdm(range(BLOCKS), desc=f"in alternation with {peer.name}", unit="block", leave=False):
-        blocks.append((_queued(contender, steps, len(inputs.views), inputs.device), peer.step_ms()))
+        blocks.append((_queued(contender.step, steps, len(inputs.views), inputs.device), peer.step_ms()))
     our_ms, peer_ms = (statistics.median(values) for values in zip(*blocks, strict=True))
     return {"ours_step_ms": our_ms, "step_ms": peer_ms}
 

@@ -51,7 +51,7 @@ def scaling(device: torch.device, budget: float) -> dict[str, Any]:
                 seconds, before = time.perf_counter() - at, load
     if not points:
         raise SplatlearnError(f"--budget of {budget:g} seconds is too little for a single point; raise it")
-    return {"points": points, "left_out": left_out}
+    return {"points": points, "left_out": left_out, "device": str(device)}
 
 
 def _available(device: torch.device) -> int:

@@ -58,10 +58,10 @@ def _stages(result: dict[str, Any]) -> list[str]:
 
 def _race(result: dict[str, Any]) -> list[str]:
     """Contenders of this process, side by side."""
-    columns = ("forward_ms", "loss_and_backward_ms", "update_ms", "step_ms", "queued_step_ms")
+    columns = ("forward_ms", "loss_and_backward_ms", "update_ms", "step_ms", "queued_step_ms", "frame_ms")
     entrants = result.get("alternation", {})
     form = "{:<22}" + "{:>13}" * len(columns)
-    lines = ["", form.format("in alternation, ms", "forward", "+loss, back", "update", "step", "queued")]
+    lines = ["", form.format("in alternation, ms", "forward", "+loss, back", "update", "step", "queued", "frame")]
     first: dict[str, Any] = next(iter(entrants.values()), {})
     for name, parts in entrants.items():
         lines.append(form.format(name, *(f"{parts[c]:.2f}" if c in parts else "" for c in columns)).rstrip())

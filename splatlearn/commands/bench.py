@@ -1,4 +1,4 @@
-"""splatlearn bench: times every stage of full training steps, on photographs or on a synthetic scene."""
+"""splatlearn bench: times every stage of full training steps, on photographs or on a synthetic scene, against goals."""
 
 import argparse
 import json
@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 
+from splatlearn.bench import goals
+from splatlearn.bench.collected import collect
 from splatlearn.bench.command_peer import CommandPeer
-from splatlearn.bench.contenders import from_callable, gsplat, has_gsplat, ours
+from splatlearn.bench.contenders import from_callable, gsplat, has_gsplat, ours, replayed
 from splatlearn.bench.determinism import price_of_determinism
 from splatlearn.bench.inputs import Inputs, photographs, picture_size, synthetic
 from splatlearn.bench.measure import measure, median_counts
-from splatlearn.bench.race import largest_difference, race, race_command
+from splatlearn.bench.race import footprint, largest_difference, race, race_command
 from splatlearn.bench.scaling import plot, scaling, scaling_table
 from splatlearn.bench.table import table
 from splatlearn.commands.arguments import Parser
@@ -25,21 +27,31 @@ MAX_THREADS = 1024
 
 def run(words: list[str]) -> None:
     arguments = _parse(words)
+    if arguments.collect:
+        told = collect(arguments.collect)
+        print(goals.table([goals.Row(**row) for row in told["goals"]]))
+        print(f"wrote goals.json, goals.md and log.md to {arguments.collect}")
+        return
     device = choose_device(arguments.device)
     threads = _threads(arguments.threads, device)
-    if arguments.gsplat and device.type != "cuda":
-        raise SplatlearnError(f"--gsplat needs --device cuda, got {arguments.device!r}")
+    for name in ("gsplat", "replay"):
+        if getattr(arguments, name) and device.type != "cuda":
+            raise SplatlearnError(f"--{name} needs --device cuda, got {arguments.device!r}")
     before = torch.get_num_threads()
     try:
         if arguments.scaling:
             torch.set_num_threads(threads[-1])
             result = scaling(device, arguments.budget)
+            result["goals"] = [row._asdict() for row in goals.rows({"scaling": result})]
             print(scaling_table(result))
             plot(result, arguments.plot)
             print(f"wrote {arguments.plot}")
         else:
             result = _benchmark(arguments, device, threads)
+            found = goals.rows({goals.kind_of(result) or "": result})
+            result["goals"] = [row._asdict() for row in found]
             print(table(result, arguments.peer_ms))
+            print(f"\nGoals, of a card:\n{goals.table(found)}")
     finally:
         torch.set_num_threads(before)
     if arguments.json:
@@ -58,6 +70,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
     add("--device", default="cpu", help="auto, cpu, cuda or cuda:N (default: cpu)")
     add("--threads", help="threads, or several numbers to compare such as 1,2 (default: as torch chooses)")
     add("--gsplat", action="store_true", help="demand gsplat beside ours (where installed, a card has it anyway)")
+    add("--replay", action="store_true", help="also time whole steps as CUDA graphs")
     add("--peer", action="append", default=[], metavar="COMMAND|MODULE:FUNCTION",
         help="time this too, in alternation: a command with {data}, {gaussians}, {steps}, {width}, {height} filled in, "
         "or a Python function of the inputs that returns step(index) or forward(index), update()")  # fmt: skip
@@ -65,6 +78,8 @@ def _parse(words: list[str]) -> argparse.Namespace:
     add("--scaling", action="store_true", help="instead: synthetic scenes, 10^4 to 10^7 Gaussians, 0.5 to 8 megapixels")
     add("--budget", type=float, default=120.0, help="seconds that --scaling may take (default: 120)")
     add("--plot", type=Path, default=Path("scaling.png"), help="figure of --scaling (default: scaling.png)")
+    add("--collect", type=Path, metavar="FOLDER",
+        help="instead: the table of goals and a section for docs/LOG.md, of what on_gpu.sh left there")  # fmt: skip
     add("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args(words)
     if arguments.steps < 1:
@@ -85,7 +100,7 @@ def _refuse_idle(arguments: argparse.Namespace) -> None:
         raise SplatlearnError("--count and --size are of a synthetic scene, and do not go with --data")
     if arguments.gaussians and not arguments.data:
         raise SplatlearnError("--gaussians needs --data, the photographs they are seen from")
-    for name in ("data", "count", "size", "peer", "gsplat", "peer_ms"):
+    for name in ("data", "count", "size", "peer", "gsplat", "replay", "peer_ms"):
         if arguments.scaling and getattr(arguments, name):
             raise SplatlearnError(f"--scaling makes scenes of its own, and does not go with --{name.replace('_', '-')}")
 
@@ -125,6 +140,8 @@ def _compared(arguments: argparse.Namespace, inputs: Inputs) -> dict[str, Any]:
     contenders = [ours(inputs)]
     if arguments.gsplat or (inputs.device.type == "cuda" and has_gsplat()):
         contenders.append(gsplat(inputs))
+    if arguments.replay:
+        contenders.append(replayed(inputs))
     commands = []
     try:
         for peer in arguments.peer:
@@ -139,6 +156,9 @@ def _compared(arguments: argparse.Namespace, inputs: Inputs) -> dict[str, Any]:
                 result[contender.name]["largest_difference_of_pictures"] = difference
         own = result["splatlearn"]
         compared = {"alternation": result, "queued_step_ms": own["queued_step_ms"]}
+        if inputs.device.type == "cuda":
+            makers = {"splatlearn": ours, **{c.name: gsplat for c in contenders if c.name.startswith("gsplat")}}
+            compared["footprint_bytes"] = {name: footprint(make, inputs) for name, make in makers.items()}
         if commands:
             compared["peers"] = {c.name: race_command(contenders[0], c, inputs, arguments.steps) for c in commands}
         return compared

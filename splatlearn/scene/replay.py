@@ -9,7 +9,7 @@ anew. Training by replays has the bits of training without.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -17,15 +17,38 @@ from torch import Tensor
 from splatlearn.ops import room as rooms
 from splatlearn.ops.adam import step_rates
 from splatlearn.ops.recording import Recorder
-from splatlearn.scene.gaussians import NAMES, Pose, Rendering, pose_numbers
+from splatlearn.ops.room import Room
+from splatlearn.scene.densify import Strategy
+from splatlearn.scene.gaussians import NAMES, Gaussians, Pose, Rendering, pose_numbers
+from splatlearn.scene.optimizer import GaussianAdam
 from splatlearn.scene.staging import refill
-
-if TYPE_CHECKING:
-    from splatlearn.scene.task import SceneTask
-    from splatlearn.scene.view import View
+from splatlearn.scene.view import View
 
 MOST = 8  # recordings kept; views of further sizes are learned from without
 POSE = 28  # numbers of a camera
+
+
+class Learner(Protocol):
+    """Whose steps are recorded: a scene's task, or a benchmark's step."""
+
+    gaussians: Gaussians
+    optimizer: GaussianAdam
+    room: Room
+    background: Tensor
+
+    @property
+    def device(self) -> torch.device:
+        """Where it learns."""
+
+    @property
+    def strategy(self) -> Strategy:
+        """What observes each step."""
+
+    def draw(self, gaussians: Gaussians, view: View, pose: Pose, degree: int) -> Rendering:
+        """The picture of a step."""
+
+    def compared(self, output: Rendering, batch: View) -> Tensor:
+        """Its loss."""
 
 
 class _Key(NamedTuple):
@@ -41,7 +64,7 @@ class _Key(NamedTuple):
 class Replays:
     """The recordings of a task."""
 
-    def __init__(self, task: SceneTask, recorder: Recorder) -> None:
+    def __init__(self, task: Learner, recorder: Recorder) -> None:
         self.made = 0  # recordings since the beginning
         self._task, self._recorder = task, recorder
         self._kept: dict[_Key, RecordedStep] = {}
@@ -77,7 +100,7 @@ class Replays:
 class RecordedStep:
     """A recorded step on views of one kind."""
 
-    def __init__(self, task: SceneTask, recorder: Recorder, view: View, degree: int) -> None:
+    def __init__(self, task: Learner, recorder: Recorder, view: View, degree: int) -> None:
         self._task, self._recorder = task, recorder
         self._numbers = torch.zeros(POSE + 2 * len(NAMES), device=task.device)  # the camera, then rates of Adam
         mask = None if view.mask is None else view.mask.clone()
@@ -141,7 +164,7 @@ class RecordedStep:
         task.optimizer.record(self._gradients, self._numbers[POSE:].view(-1, 2), overflow)
 
 
-def _owned(task: SceneTask) -> list[Tensor]:
+def _owned(task: Learner) -> list[Tensor]:
     """The tensors of a task that a step reads or writes, and that something else may replace."""
     parameters = [getattr(task.gaussians, name) for name in NAMES]
     moments = [moment for name in NAMES for moment in task.optimizer.moments[name]]
