@@ -17,6 +17,7 @@ typedef void real;  // float or double, see scalar_bytes
 
 #define SPLATLEARN_RECORD 12     // numbers of a 2D Gaussian packed for the blend (csrc/cuda/record.h)
 #define SPLATLEARN_BIN_BLOCK 256  // rows that stage bin counts together on CUDA
+#define SPLATLEARN_SPAN 256       // instances of a list that backward walks by itself on CUDA
 
 typedef struct {
     int32_t scalar_bytes;    // 4: float32, 8: float64
@@ -145,6 +146,11 @@ typedef struct {
     real *alphas;                      // [C,H,W,1] = 1 - final transmittance
     real *transmittance;               // [C,H,W] final
     int32_t *stops;                    // [C,H,W] instances of the tile before the one at which the pixel stopped (all: INT32_MAX)
+    int32_t *tile_order;               // [C*B] CUDA, out: tiles by falling length of their lists, so that the longest begin first
+    int64_t *spans;                    // [C*B + I/SPLATLEARN_SPAN] CUDA, out: what backward walks one by one, in like order:
+                                       // tile << 32 | first instance within its list; -1 at the end; null: no backward will come
+    real *checkpoints;                 // [I/SPLATLEARN_SPAN + 1,256,1+D] CUDA, out: transmittance and colour of a tile's pixels where
+                                       // a span ends; null: spans are whole lists, as they must be unless D is 1, 3 or 4
 } splatlearn_RasterizeForward;
 
 typedef struct {
@@ -163,6 +169,9 @@ typedef struct {
     real *v_opacities;                 // [M]
     real *v_colors;                    // [M,D]
     real *v_backgrounds;               // [C,D] or null
+    const int64_t *spans;              // CUDA, input from forward
+    const real *checkpoints;           // likewise
+    const real *render;                // [C,H,W,D] from forward; CUDA, with checkpoints
 } splatlearn_RasterizeBackward;
 
 // ---------------------------------------------------------------- photometric

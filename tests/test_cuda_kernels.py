@@ -23,8 +23,9 @@ from splatlearn.ops.checks import check_tensor
 from splatlearn.ops.photometric import photometric_loss
 from splatlearn.ops.project import Options, _Project, project
 from splatlearn.ops.rasterization import rasterization
-from splatlearn.ops.rasterize import rasterize
+from splatlearn.ops.rasterize import deterministic, rasterize
 
+rasterize_there, bin_there = rasterize, bin_tiles  # for tensors that are on the card already
 CARD = {"emulated": "cpu", "cuda": "cuda"}  # where tensors are when an operation is called without its wrapper
 KERNELS = ["emulated", *(["cuda"] if torch.cuda.is_available() else [])]
 
@@ -81,18 +82,44 @@ def test_gaussians_of_many_tiles_agree_with_the_cpu_backend(emulated_library: Pa
         assert (got[key] - value).double().norm() <= 1e-9 * value.double().norm(), f"{key} differs from the CPU backend"
 
 
+def long_lists(dtype: torch.dtype, channels: int, count: int = 900) -> dict[str, Tensor]:
+    """Picture and gradients of faint Gaussians, hundreds a tile of which some pixels stop half way, others never."""
+    scene = scenes.make(81, count, 21, 33, channels=channels, sizes_px=(2.0, 9.0), opacities=(0.01, 0.09), beyond=0.0)
+    leaves = scene.to(dtype).leaves()
+    render, alphas, meta = rasterization(**leaves.arguments(), absgrad=True, packed=False)
+    (render.square().sum() + alphas.square().sum()).backward()
+    assert count < 900 or (meta["isect_offsets"].flatten().diff().max() > 2 * native.SPAN and alphas.max() > 0.999)
+    gradients = {name: value.grad for name, value in leaves.tensors().items() if value.grad is not None}
+    return {"render": render.detach(), "alphas": alphas.detach(), "absgrad": meta["means2d"].absgrad} | gradients
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("channels", [1, 3, 4, 5])
+def test_spans_of_long_lists_agree_with_the_cpu_backend(
+    channels: int, dtype: torch.dtype, fixed: bool, emulated_library: Path
+) -> None:
+    """Backward begins each span with what forward has kept of the pixels; with five channels spans are whole lists."""
+    wanted = long_lists(dtype, channels)
+    with native.emulated(emulated_library), deterministic(fixed):
+        got = long_lists(dtype, channels)
+    close = 1e-4 if dtype == torch.float32 else 1e-10
+    for key, value in wanted.items():
+        assert value.any(), f"{key} is nothing, which proves nothing"
+        assert (got[key] - value).norm() <= close * value.norm(), f"{key} differs from the CPU backend"
+
+
 SCHEDULE_SCRIPT = """
 import sys
 from pathlib import Path
 import torch
 sys.path.insert(0, sys.argv[1])
-from test_cuda_kernels import draw, loss
+from test_cuda_kernels import draw, long_lists, loss
 from splatlearn.ops import native
-from splatlearn.ops import room as rooms
 with native.emulated(Path(sys.argv[2])):
     results = {f"{name} {key}": value for name in ("67x67", "17-channels", "RGB+ED") for key, value in
                draw(name, torch.float32, absgrad=True).items()}
-    torch.save(results | loss(), sys.argv[3])
+    torch.save(results | long_lists(torch.float32, 3, count=400) | loss(), sys.argv[3])
 """
 
 
@@ -140,7 +167,7 @@ def test_records_of_project_are_those_that_rasterize_packs(dtype: torch.dtype, b
 
 @pytest.mark.parametrize("backend", KERNELS, indirect=True)
 def test_a_list_of_many_batches(backend: str) -> None:
-    """1,000 faint Gaussians on one pixel: forward in batches of 128, backward of 64, none lost at their borders."""
+    """1,000 faint Gaussians on one pixel: in batches of 64 or 128, none lost at their borders."""
     count = 1000
     means2d = torch.full((count, 2), 8.3)
     conics = torch.tensor([0.02, 0.0, 0.02]).repeat(count, 1)
@@ -156,6 +183,77 @@ def test_a_list_of_many_batches(backend: str) -> None:
     assert colors.grad is not None and opacities.grad is not None
     assert (colors.grad[:, 0].double() - weights).abs().max() < 1e-6, "a Gaussian is skipped or drawn twice"
     assert (render[0, 8, 8].detach().double() - weights @ colors.detach().double()).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("backend", KERNELS, indirect=True)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_no_pixel_that_a_splat_reaches_is_skipped(dtype: torch.dtype, backend: str) -> None:
+    """Each camera sees one splat: slivers of all directions, crumbs between pixel centres, some 3,000 pixels wide."""
+    count, side = 300, 32
+    rng = torch.Generator().manual_seed(0)
+    long = 10 ** (4 * torch.rand(count, generator=rng, dtype=torch.float64) - 0.5)
+    short = torch.minimum(long, 10 ** (torch.rand(count, generator=rng, dtype=torch.float64) - 0.3)) + 0.3
+    turn = torch.pi * torch.rand(count, generator=rng, dtype=torch.float64)
+    turn[::5] = torch.pi / 2 * torch.arange(count // 5)  # along an axis: nothing mixed
+    cosine, sine, u, v = turn.cos(), turn.sin(), long**-2, short**-2
+    conics = torch.stack([u * cosine**2 + v * sine**2, (u - v) * cosine * sine, u * sine**2 + v * cosine**2], 1).to(
+        dtype
+    )
+    along = (torch.rand(count, generator=rng, dtype=torch.float64) - 0.5) * 3 * long
+    means2d = side * torch.rand(count, 2, generator=rng, dtype=torch.float64)
+    means2d = (means2d + along[:, None] * torch.stack([cosine, sine], 1)).to(dtype)
+    opacities = (10 ** (-2.3 * torch.rand(count, generator=rng, dtype=torch.float64))).to(dtype)
+    radii, depths = torch.full((count, 2), 10**5, dtype=torch.int32), torch.ones(count, dtype=dtype)
+    camera = torch.arange(count)
+    lists = bin_tiles(means2d, conics, opacities, depths, radii, side, side, n_cameras=count, camera_ids=camera)
+    _, alphas = rasterize(
+        means2d, conics, opacities, torch.ones(count, 3, dtype=dtype), None, lists, side, side, n_cameras=count
+    )
+    pixel = torch.arange(side, dtype=torch.float64) + 0.5
+    dx, dy = pixel[None, None, :] - means2d[:, 0, None, None], pixel[None, :, None] - means2d[:, 1, None, None]
+    a, b, c = (conics[:, j, None, None].double() for j in range(3))
+    terms = torch.stack(torch.broadcast_tensors(a * dx * dx / 2, b * dx * dy, c * dy * dy / 2))
+    exponent = opacities.double().log()[:, None, None] - terms.sum(0)
+    over = exponent - torch.tensor(1 / 255, dtype=torch.float64).log()
+    sure = over.abs() > 1e-4 + 3 * torch.finfo(dtype).eps * terms.abs().sum(0)  # what the pixel itself rounds off
+    drawn = alphas[..., 0] > 0
+    assert (over > 0).any(2).any(1).sum() > 100 and sure.double().mean() > 0.99, "too few are seen to prove a thing"
+    assert not ((over > 0) & sure & ~drawn).any(), "a unit of pixels is skipped though the splat reaches it"
+    assert not ((over < 0) & sure & drawn).any(), "a splat is drawn beyond its cut-off"
+
+
+@pytest.mark.parametrize("backend", KERNELS, indirect=True)
+@pytest.mark.parametrize("channels", [3, 5])
+def test_long_spans_begin_first(channels: int, backend: str) -> None:
+    """A row of tiles with lists of many lengths: each instance is in one span, and lengths fall but within a class."""
+    lengths = torch.randint(0, 700, (40,), generator=torch.Generator().manual_seed(1))
+    lengths[:6] = torch.tensor([0, 1, 7, 256, 512, 257])
+    at, tiles = torch.repeat_interleave(torch.arange(40), lengths), len(lengths)
+    count = len(at)
+    means2d = torch.stack([16.0 * at + 8, torch.full((count,), 8.0)], 1)
+    given = [
+        means2d,
+        torch.tensor([1.0, 0.0, 1.0]).repeat(count, 1),
+        torch.full((count,), 0.02),
+        torch.rand(count, channels),
+    ]
+    depths, radii = torch.linspace(1, 2, count), torch.full((count, 2), 4, dtype=torch.int32)
+    given, depths, radii = moved((given, depths, radii), CARD[backend])
+    given[3].requires_grad_()
+    lists = bin_there(*given[:3], depths, radii, 16 * tiles, 16, n_cameras=1)
+    render, _ = rasterize_there(*given, None, lists, 16 * tiles, 16)
+    assert render.grad_fn is not None
+    saved = [t for t in render.grad_fn.saved_tensors if t is not None and t.dtype == torch.int64]  # type: ignore[attr-defined]
+    spans = next(t for t in saved if t.shape == (tiles + count // native.SPAN,)).cpu()
+    used = spans[spans >= 0]
+    assert (spans[len(used) :] == -1).all(), "a span comes after the end"
+    rest = lengths[used >> 32] - (used & 0xFFFFFFFF)
+    longest = native.SPAN if channels == 3 else 700  # as long as a list may be
+    found = rest.clamp(max=longest)
+    wanted = [(tile, first) for tile in range(tiles) for first in range(0, int(lengths[tile]), longest)]
+    walked = list(zip((used >> 32).tolist(), (used & 0xFFFFFFFF).tolist(), strict=True))
+    assert sorted(walked) == wanted, "an instance is walked twice or never"
+    assert (found[1:] <= 9 / 8 * found[:-1] + 1).all() and found[0] >= 8 / 9 * found.max(), "a long one comes late"
 
 
 @pytest.mark.parametrize("backend", KERNELS, indirect=True)

@@ -4,12 +4,13 @@
 namespace SPLATLEARN_NAMESPACE {
 namespace {
 
-constexpr int kBatch = kTileThreads;
-
 // ---- records of tensors that do not come from stage project ----
 
-template <class S, int D> SPLATLEARN_KERNEL __launch_bounds__(kTileThreads) void pack_kernel(splatlearn_RasterizeForward out) {
-    const int64_t row = int64_t(blockIdx.x) * kTileThreads + threadIdx.x;
+constexpr int kPackThreads = 128;
+constexpr int kPixels = 2;  // of a thread
+
+template <class S, int D> SPLATLEARN_KERNEL __launch_bounds__(kPackThreads) void pack_kernel(splatlearn_RasterizeForward out) {
+    const int64_t row = int64_t(blockIdx.x) * kPackThreads + threadIdx.x;
     if (row >= out.in.n_rows) return;
     const S opacity = static_cast<const S *>(out.in.opacities)[row];
     if (!(opacity > S(0))) return;  // in no list
@@ -25,85 +26,108 @@ template <class S> struct ForwardParams {
     S log2_cut, stop_below;
 };
 
-// One splat over one pixel. D > 0: the colour is held in registers; D = 0: any number of channels, added to the image at once.
-template <class S, int D>
-SPLATLEARN_DEVICE void composite(const ForwardParams<S> &p, S power, int k, const Record<S> &record, const S *c, S &transmittance,
-                                 S *color, int32_t &stop, int64_t pixel) {
-    if (!(power >= p.log2_cut) || !(transmittance > S(0))) return;
-    const S alpha = minimum(exponential2(power), S(kAlphaMax));
-    S next = transmittance;
-    const S weight = blend(alpha, next);
-    if (next < p.stop_below) {  // the sign marks a pixel that has stopped
-        transmittance = -transmittance;
-        stop = k;
-        return;
-    }
-    transmittance = next;
-    if constexpr (D > 0) {
+// The state of a pixel. D > 0: its colour is held in registers; D = 0: any number of channels, added to the image at once.
+template <class S, int D> struct Drawn {
+    S transmittance, color[D > 0 ? D : 1];
+    int stop;  // the first splat that is not drawn; 0 beyond the picture
+
+    SPLATLEARN_DEVICE bool live() const { return stop == INT32_MAX; }
+
+    // Splat k of the list, without a branch. c: its colour; `pixel`: where it is added if it is not held.
+    SPLATLEARN_DEVICE void draw(const ForwardParams<S> &p, S power, int k, const S *c, int64_t pixel) {
+        const bool visible = (power >= p.log2_cut) & (k < stop);
+        const S alpha = minimum(exponential2(power), S(kAlphaMax));
+        S next = transmittance;
+        const S weight = blend(alpha, next);
+        const bool drawn = visible & (next >= p.stop_below);
+        stop = visible & !drawn ? k : stop;
+        if (!drawn) return;
+        transmittance = next;
+        if constexpr (D > 0) {
 #pragma unroll
-        for (int d = 0; d < D; ++d) color[d] += weight * record.color(d);
-    } else {
-        S *render = static_cast<S *>(p.out.render) + pixel * p.out.in.channels;
-        for (int d = 0; d < p.out.in.channels; ++d) render[d] += weight * c[d];
+            for (int d = 0; d < D; ++d) color[d] += weight * c[d];
+        } else {
+            S *render = static_cast<S *>(p.out.render) + pixel * p.out.in.channels;
+            for (int d = 0; d < p.out.in.channels; ++d) render[d] += weight * c[d];
+        }
     }
-}
+};
 
 template <class S, int D>
-SPLATLEARN_KERNEL __launch_bounds__(kTileThreads, kResident<S>) void rasterize_forward_kernel(ForwardParams<S> p) {
-    constexpr int kHeld = D > 0 ? D : 1;
+SPLATLEARN_KERNEL __launch_bounds__(kThreads<kPixels>, kResident<S, kPixels>) void rasterize_forward_kernel(ForwardParams<S> p) {
+    constexpr int P = kPixels, kBatch = kThreads<P>;
+    static_assert(kSpan % kBatch == 0, "spans end where batches do");
     SPLATLEARN_SHARED(Record<S>, records, kBatch);
+    SPLATLEARN_SHARED(uint8_t, reached, kBatch);
     const splatlearn_RasterizeInputs &in = p.out.in;
-    const Place place(in);
+    const Place<P> place(in, p.out.tile_order[blockIdx.x]);
+    const Batch<S, kBatch> batch = {records, reached};
     const int channels = D > 0 ? D : in.channels;
-    S transmittance[2], color[2][kHeld] = {};
-    int32_t stops[2] = {INT32_MAX, INT32_MAX};
-    for (int half = 0; half < 2; ++half) {
-        transmittance[half] = place.inside[half] ? S(1) : S(-1);
-        for (int d = 0; D == 0 && place.inside[half] && d < channels; ++d)
-            static_cast<S *>(p.out.render)[place.pixel[half] * channels + d] = S(0);
+    Drawn<S, D> pixels[P];
+#pragma unroll
+    for (int r = 0; r < P; ++r) {
+        pixels[r] = {S(1), {}, place.inside(r) ? INT32_MAX : 0};
+        for (int d = 0; D == 0 && place.inside(r) && d < channels; ++d)
+            static_cast<S *>(p.out.render)[place.pixel(r) * channels + d] = S(0);
     }
     for (int first = 0; first < place.count; first += kBatch) {
-        const bool live = transmittance[0] > S(0) || transmittance[1] > S(0);
+        bool live = false;
+#pragma unroll
+        for (int r = 0; r < P; ++r) live = live || pixels[r].live();
         if (!__syncthreads_or(live)) break;  // also keeps this batch from overwriting the one before while it is read
+        if constexpr (D > 0) {
+            if (p.out.checkpoints && first > 0 && first % kSpan == 0) {
+#pragma unroll
+                for (int r = 0; r < P; ++r) {
+                    S *const to = place.checkpoint(static_cast<S *>(p.out.checkpoints), place.begin + first, r, D);
+                    to[0] = pixels[r].transmittance;
+                    for (int d = 0; d < D; ++d) to[1 + d] = pixels[r].color[d];
+                }
+            }
+        }
         const int n = place.count - first < kBatch ? place.count - first : kBatch;
-        load_records(in, place.begin + first, n, records);
+        batch.template load<P>(in, place, first, n, p.log2_cut);
         __syncthreads();
         for (int part = 0; part < n; part += kWarp) {
-            if (!__any_sync(kFull, transmittance[0] > S(0) || transmittance[1] > S(0))) break;
-            const int mine = part + place.lane;
-            const bool there = mine < n;
-            const Splat<S> tested = records[there ? mine : 0].splat();
-            const unsigned upper = __ballot_sync(kFull, there && reaches(tested, p.log2_cut, place.x, place.y));
-            const unsigned lower = __ballot_sync(kFull, there && reaches(tested, p.log2_cut, place.x, place.y + kHalfHeight));
-            for (unsigned rest = upper | lower; rest; rest &= rest - 1) {
+            const unsigned mine = part + place.lane < n ? reached[part + place.lane] >> place.unit : 0;
+            unsigned hits[P], rest = 0;
+#pragma unroll
+            for (int r = 0; r < P; ++r) {
+                const bool any = __any_sync(kFull, pixels[r].live());
+                hits[r] = __ballot_sync(kFull, any && (mine >> r & 1));
+                rest |= hits[r];
+            }
+            for (; rest; rest &= rest - 1) {
                 const int bit = __ffs(int(rest)) - 1, i = part + bit;
                 const Record<S> &record = records[i];
                 const Splat<S> splat = record.splat();
                 const Column<S> column(splat, place.pixel_x);
                 const S dy = S(place.pixel_y) + S(0.5) - splat.y;
-                const S *c = D > 0 ? nullptr : static_cast<const S *>(in.colors) + int64_t(in.row_ids[place.begin + first + i]) * channels;
-                if (upper >> bit & 1) {
-                    const S power = column.log2_alpha(splat, dy);
-                    composite<S, D>(p, power, first + i, record, c, transmittance[0], color[0], stops[0], place.pixel[0]);
-                }
-                if (lower >> bit & 1) {
-                    const S power = column.log2_alpha(splat, dy + S(kHalfHeight));
-                    composite<S, D>(p, power, first + i, record, c, transmittance[1], color[1], stops[1], place.pixel[1]);
+                S held[D > 0 ? D : 1];
+#pragma unroll
+                for (int d = 0; d < D; ++d) held[d] = record.color(d);
+                const S *c = D > 0 ? held : static_cast<const S *>(in.colors) + int64_t(in.row_ids[place.begin + first + i]) * channels;
+#pragma unroll
+                for (int r = 0; r < P; ++r) {
+                    if (!(hits[r] >> bit & 1)) continue;
+                    const S power = column.log2_alpha(splat, r > 0 ? dy + S(r * kUnitHeight) : dy);
+                    pixels[r].draw(p, power, first + i, c, place.pixel(r));
                 }
             }
         }
     }
     const S *background = in.backgrounds ? static_cast<const S *>(in.backgrounds) + place.camera * channels : nullptr;
-    for (int half = 0; half < 2; ++half) {
-        if (!place.inside[half]) continue;
-        const S T = absolute(transmittance[half]);
-        const int64_t pixel = place.pixel[half];
+#pragma unroll
+    for (int r = 0; r < P; ++r) {
+        if (!place.inside(r)) continue;
+        const S T = pixels[r].transmittance;
+        const int64_t pixel = place.pixel(r);
         static_cast<S *>(p.out.transmittance)[pixel] = T;
         static_cast<S *>(p.out.alphas)[pixel] = S(1) - T;
-        p.out.stops[pixel] = stops[half];
+        p.out.stops[pixel] = pixels[r].stop;
         S *render = static_cast<S *>(p.out.render) + pixel * channels;
         for (int d = 0; d < channels; ++d) {
-            const S drawn = D > 0 ? color[half][D > 0 ? d : 0] : render[d];
+            const S drawn = D > 0 ? pixels[r].color[D > 0 ? d : 0] : render[d];
             render[d] = drawn + (background ? T * background[d] : S(0));
         }
     }
@@ -113,11 +137,12 @@ template <class S, int D> int forward_channels(const splatlearn_RasterizeForward
     const cudaStream_t stream = stream_of(out.in.context);
     if (tiles_of(out.in) >= INT32_MAX) return kTooMany;
     if (out.new_records)
-        SPLATLEARN_TRY(SPLATLEARN_LAUNCH((pack_kernel<S, D>), blocks_for(out.in.n_rows, kTileThreads), kTileThreads, stream, out));
+        SPLATLEARN_TRY(SPLATLEARN_LAUNCH((pack_kernel<S, D>), blocks_for(out.in.n_rows, kPackThreads), kPackThreads, stream, out));
+    SPLATLEARN_TRY(order_tiles(out));
     // Backward recovers T by division, so a pixel always stops before T leaves the range of normal numbers.
     const S stop_below = maximum(S(out.in.transmittance_threshold), sizeof(S) == 4 ? S(1e-35) : S(1e-300));
     const ForwardParams<S> params = {out, log2_threshold(S(out.in.alpha_threshold)), stop_below};
-    return SPLATLEARN_LAUNCH((rasterize_forward_kernel<S, D>), unsigned(tiles_of(out.in)), kTileThreads, stream, params);
+    return SPLATLEARN_LAUNCH((rasterize_forward_kernel<S, D>), unsigned(tiles_of(out.in)), kThreads<kPixels>, stream, params);
 }
 
 template <class S> int forward(const splatlearn_RasterizeForward &out) {

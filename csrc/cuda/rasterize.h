@@ -1,72 +1,88 @@
-// What the files of stage rasterize share: where the threads of a tile stand, what they load, and what its backward hands on.
+// What the files of stage rasterize share: where the threads of a tile stand, what they bring in, and what its backward hands on.
 //
-// A block is a 16x16 tile of 128 threads; a warp has 8x8 of its pixels, a thread two of them. The tile's list passes through
-// shared memory in batches of records. Each lane of a warp first tests one of them against the warp's two 8x4 halves, with
-// the ellipse test that made the lists; ballots then name those that the warp walks.
+// A block is a 16x16 tile. Its pixels are eight units of 8x4, four in the left half and four in the right; a warp has P of them,
+// one above the other, and so each of its threads has P pixels in a column. The tile's list passes through shared memory in
+// batches; the thread that brings a record in also finds the units that it reaches (units.h). Ballots over these masks then
+// name what a warp walks, and what it evaluates of each splat.
+//
+// P is 2 forward: the longest list is waited for, and so gets four warps. Backward walks a long list in spans, side by side, for
+// forward has kept the transmittance and colour of the pixels between them; it has the more work that pixels can share, and P is 4.
 #pragma once
-#include "../math/tile.h"
 #include "record.h"
+#include "units.h"
 
 namespace SPLATLEARN_NAMESPACE {
 
-constexpr int kTileThreads = 128;
-constexpr int kTileWarps = kTileThreads / kWarp;
-constexpr int kHalfWidth = 8, kHalfHeight = 4;  // the pixels of a warp are two halves of this size, one above the other
-constexpr int kMoments = 6;                     // of a gradient row: 6 moments, D colours, 2 absolute mean gradients
-constexpr int kSumsBefore = 8;                  // of sums made by atomic additions: 6 moments, 2 absolute, D colours, in fours
+constexpr int kMoments = 6;       // of a gradient row: 6 moments, D colours, 2 absolute mean gradients
+constexpr int kSumsBefore = 8;    // of sums made by atomic additions: 6 moments, 2 absolute, D colours, in fours
+constexpr int kSpan = SPLATLEARN_SPAN;
 
-// Blocks that a multiprocessor is to hold at once: up to 72 registers a thread, 168 for double.
-template <class S> constexpr int kResident = sizeof(S) == 4 ? 7 : 3;
+template <int P> constexpr int kThreads = kTile * kTile / P;
+template <int P> constexpr int kWarps = kThreads<P> / kWarp;
+// Blocks that a multiprocessor is to hold at once: up to 72 registers a thread of two pixels, 80 of four, 168 for double.
+template <class S, int P> constexpr int kResident = (sizeof(S) == 8 ? 12 : P == 2 ? 28 : 24) / kWarps<P>;
 
 SPLATLEARN_HD int64_t tiles_of(const splatlearn_RasterizeInputs &in) {
     return in.n_cameras * tiles_across(in.width) * tiles_across(in.height);
 }
 
-// Where a block's tile lies, its list, and this thread's two pixels.
-struct Place {
+// Where a block's tile lies, its list, and this thread's pixels.
+template <int P> struct Place {
     int64_t camera, begin;
-    int count;        // instances of the list
-    int x, y;         // first pixel of the warp's upper half
-    int lane, warp;
-    int pixel_x, pixel_y;
-    bool inside[2];
-    int64_t pixel[2];
+    int count;             // instances of the list, or of the span of it that is walked
+    int x, y;              // first pixel of the tile
+    int lane, warp, unit;  // unit: the uppermost of the warp
+    int pixel_x, pixel_y;  // the uppermost of the thread
+    int width, height;
+    bool last = true;      // the list ends with what is walked
 
-    SPLATLEARN_DEVICE explicit Place(const splatlearn_RasterizeInputs &in) {
-        const int tiles_x = tiles_across(in.width);
-        const int64_t tile = blockIdx.x, per_image = int64_t(tiles_x) * tiles_across(in.height);
-        const int64_t in_image = tile % per_image;
+    SPLATLEARN_DEVICE Place(const splatlearn_RasterizeInputs &in, int tile) : width(in.width), height(in.height) {
+        const int tiles_x = tiles_across(width), per_image = tiles_x * tiles_across(height);
+        const int in_image = tile % per_image;
         camera = tile / per_image;
         begin = in.tile_offsets[tile];
         count = int(in.tile_offsets[tile + 1] - begin);
         lane = threadIdx.x % kWarp;
         warp = threadIdx.x / kWarp;
-        x = int(in_image % tiles_x) * kTile + warp % 2 * kHalfWidth;
-        y = int(in_image / tiles_x) * kTile + warp / 2 * 2 * kHalfHeight;
-        pixel_x = x + lane % kHalfWidth;
-        pixel_y = y + lane / kHalfWidth;
-        for (int half = 0; half < 2; ++half) {
-            const int row = pixel_y + half * kHalfHeight;
-            inside[half] = pixel_x < in.width && row < in.height;
-            pixel[half] = (camera * in.height + row) * in.width + pixel_x;
-        }
+        unit = warp % 2 * kUnitRows + warp / 2 * P;
+        x = in_image % tiles_x * kTile;
+        y = in_image / tiles_x * kTile;
+        pixel_x = x + warp % 2 * kUnitWidth + lane % kUnitWidth;
+        pixel_y = y + warp / 2 * P * kUnitHeight + lane / kUnitWidth;
+    }
+    // Of the list only up to `length` instances from `first` on.
+    SPLATLEARN_DEVICE void narrow(int first, int length) {
+        begin += first;
+        count -= first;
+        last = count <= length;
+        if (!last) count = length;
+    }
+    SPLATLEARN_DEVICE bool inside(int r) const { return pixel_x < width && pixel_y + r * kUnitHeight < height; }
+    SPLATLEARN_DEVICE int64_t pixel(int r) const { return (camera * height + pixel_y + r * kUnitHeight) * width + pixel_x; }
+    // What a pixel has where instance `at` of the lists begins a span but no list: 1 + D numbers (RasterizeForward.checkpoints).
+    template <class S> SPLATLEARN_DEVICE S *checkpoint(S *checkpoints, int64_t at, int r, int channels) const {
+        const int in_tile = (pixel_y - y + r * kUnitHeight) * kTile + pixel_x - x;
+        return checkpoints + (at / kSpan * (kTile * kTile) + in_tile) * (1 + channels);
     }
 };
 
-// The block's threads copy the records of n rows, at most their own number, each a whole one in vector loads.
-template <class S> SPLATLEARN_DEVICE void load_records(const splatlearn_RasterizeInputs &in, int64_t first, int n, Record<S> *to) {
-    if (int(threadIdx.x) < n) to[threadIdx.x] = static_cast<const Record<S> *>(in.records)[in.row_ids[first + threadIdx.x]];
-}
+// A batch of a tile's list in shared memory.
+template <class S, int Size> struct Batch {
+    Record<S> *records;  // [Size]
+    uint8_t *reached;    // [Size] the units that each reaches
 
-// Whether the ellipse reaches pixel centres of the 8x4 half whose first pixel is (x, y).
-template <class S> SPLATLEARN_DEVICE bool reaches(const Splat<S> &splat, S log2_cut, int x, int y) {
-    const S top = S(y) + S(0.5) - splat.y, left = S(x) + S(0.5) - splat.x;
-    const S level = splat.log2_opacity - log2_cut, bottom = top + S(kHalfHeight - 1);
-    const Interval<S> span = ellipse_in_slab(splat.a, S(0.5) * splat.b, splat.c, level, top, bottom);
-    return span.low <= span.high && span.high >= left && span.low <= left + S(kHalfWidth - 1);
-}
+    // The block's threads bring in n records from position `first` of the list on, each a whole one in vector loads.
+    template <int P>
+    SPLATLEARN_DEVICE void load(const splatlearn_RasterizeInputs &in, const Place<P> &place, int first, int n, S log2_cut) const {
+        static_assert(Size <= kThreads<P>, "a thread brings in one record");
+        const int i = threadIdx.x;
+        if (i >= n) return;
+        records[i] = static_cast<const Record<S> *>(in.records)[in.row_ids[place.begin + first + i]];
+        reached[i] = uint8_t(reached_units(records[i].splat(), log2_cut, place.x, place.y));
+    }
+};
 
-// What of log2 alpha a thread's two pixels share, for they lie in one column.
+// What of log2 alpha a thread's pixels share, for they lie in one column.
 template <class S> struct Column {
     S dx, constant, linear;
     SPLATLEARN_DEVICE Column(const Splat<S> &splat, int pixel_x) {
@@ -76,6 +92,9 @@ template <class S> struct Column {
     }
     SPLATLEARN_DEVICE S log2_alpha(const Splat<S> &splat, S dy) const { return constant + dy * (linear - splat.c * dy); }
 };
+
+// Writes tile_order and spans (rasterize_order.cu).
+int order_tiles(const splatlearn_RasterizeForward &out);
 
 // ---- what backward hands from its walk (rasterize_backward.cu) to its sums (rasterize_sums.cu) ----
 

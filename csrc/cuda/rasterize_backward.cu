@@ -1,105 +1,96 @@
 // Alpha compositing on CUDA, backward: each tile's list in reverse (math/blend.h), moments summed over its pixels.
 //
-// Sums go by recursive halving over a warp, in fixed order over the four warps, and then, once an instance, either into a
-// row of gradients of its own, the same bits at every run, or by atomic additions to its Gaussian, which needs no memory for
-// rows. rasterize_sums.cu makes gradients of either.
+// A block walks one span of a list. Behind a span that is not the list's last it begins with the transmittance that forward has kept,
+// and with the colour that is still to come: the whole picture's less what was drawn before.
+//
+// A thread sums what its column of pixels says of a splat, a warp what its threads do (walk.h), and the warps follow in fixed
+// order. Then, once an instance, sums go either into a row of gradients of its own, the same bits at every run, or by
+// atomic additions to its Gaussian, which needs no memory for rows. rasterize_sums.cu makes gradients of either.
 #include "atomics.h"
-#include "rasterize.h"
+#include "walk.h"
 
 namespace SPLATLEARN_NAMESPACE {
 namespace {
 
-constexpr int kBatch = 64;
+constexpr int kPixels = 4;  // of a thread
+constexpr int kBatch = kThreads<kPixels>;
 constexpr int kChunk = 4;  // channels summed at a time where D is not known when compiled
 
-// What a walk sums for each splat. D: channels whose colour gradients are summed; All: they are all the channels there are, else the
-// others are read from memory where q needs them; Moments, Abs: the moments, the absolute mean gradients.
-template <int D_, bool All_, bool Moments_, bool Abs_> struct Walk {
-    static constexpr int D = D_;
-    static constexpr bool All = All_, Moments = Moments_, Abs = Abs_;
-    static constexpr int kHeld = D > 0 ? D : 1;
-    static constexpr int kColor = Moments ? kMoments : 0, kAbs = kColor + D, kSums = kAbs + (Abs ? 2 : 0);
-    static constexpr int kBefore = Moments ? kSumsBefore : 0, kParts = (kBefore + D + 3) / 4;  // for atomic additions
-
-    // Column of a gradient row where sum j belongs, or -1.
-    static SPLATLEARN_DEVICE int column_of(int j, int channels, int first_channel) {
-        if (Moments && j < kMoments) return j;
-        if (j < kAbs) return first_channel + j - kColor < channels ? kMoments + first_channel + j - kColor : -1;
-        return kMoments + channels + j - kAbs;
-    }
-    // The sum that is number j among those for atomic additions, or -1.
-    static SPLATLEARN_DEVICE int sum_of(int j) {
-        if (j >= kBefore) return j - kBefore < D ? kColor + j - kBefore : -1;
-        return j < kMoments ? j : Abs ? kAbs + j - kMoments : -1;
-    }
-};
-
 // The state of a pixel while its list is undone.
-template <class S, class W> struct Pixel {
+template <class S, class W> struct Undone {
     S transmittance, behind, v_color[W::kHeld];
     int stop;  // splats from this position on are not drawn on the pixel
 
-    SPLATLEARN_DEVICE Pixel(const BackwardParams<S> &p, const Place &place, int half)
-        : transmittance(S(1)), behind(S(0)), v_color{}, stop(0) {
-        if (!place.inside[half]) return;
+    // `span`: the first instance that is walked, of the tile's list.
+    template <int P> SPLATLEARN_DEVICE void begin(const BackwardParams<S> &p, const Place<P> &place, int span, int r) {
+        transmittance = S(1);
+        behind = S(0);
+        for (int d = 0; d < W::kHeld; ++d) v_color[d] = S(0);
+        stop = 0;
+        if (!place.inside(r)) return;
         const splatlearn_RasterizeInputs &in = p.grad.in;
-        const int64_t pixel = place.pixel[half];
-        const S *v = static_cast<const S *>(p.grad.v_render) + pixel * in.channels;
-        const S *background = in.backgrounds ? static_cast<const S *>(in.backgrounds) + place.camera * in.channels : nullptr;
+        const int channels = W::All ? W::D : in.channels, first = W::All ? 0 : p.first_channel;
+        const int64_t pixel = place.pixel(r);
+        stop = p.grad.stops[pixel] - span;
+        if (stop <= 0) return;
+        const S *v = static_cast<const S *>(p.grad.v_render) + pixel * channels;
+#pragma unroll
+        for (int d = 0; d < W::D; ++d) v_color[d] = first + d < channels ? v[first + d] : S(0);
         transmittance = static_cast<const S *>(p.grad.transmittance)[pixel];
+        const S *background = in.backgrounds ? static_cast<const S *>(in.backgrounds) + place.camera * channels : nullptr;
         behind = p.grad.v_alphas ? -static_cast<const S *>(p.grad.v_alphas)[pixel] : S(0);
-        for (int d = 0; background && d < in.channels; ++d) behind += background[d] * v[d];
-        for (int d = 0; d < W::D; ++d) v_color[d] = p.first_channel + d < in.channels ? v[p.first_channel + d] : S(0);
-        stop = p.grad.stops[pixel] < place.count ? p.grad.stops[pixel] : place.count;
+        if (place.last || stop <= place.count) {
+            for (int d = 0; background && d < channels; ++d) behind += background[d] * v[d];
+            stop = stop < place.count ? stop : place.count;
+            return;
+        }
+        const S *kept = place.checkpoint(static_cast<const S *>(p.grad.checkpoints), place.begin + place.count, r, channels);
+        const S *render = static_cast<const S *>(p.grad.render) + pixel * channels;
+        S rest = transmittance * behind;
+        for (int d = 0; d < channels; ++d) rest += (render[d] - kept[1 + d]) * v[d];
+        transmittance = kept[0];
+        behind = quotient(rest, transmittance);
+        stop = place.count;
     }
 
-    // Undoes splat k here and adds what it says to the sums; true where it was drawn.
-    SPLATLEARN_DEVICE bool undo(const BackwardParams<S> &p, const Record<S> &record, const Splat<S> &splat, int k,
-                                const Column<S> &column, S dy, const S *c, int64_t pixel, S *sums) {
-        const S power = column.log2_alpha(splat, dy), dx = column.dx;
-        if (!(power >= p.log2_cut) || k >= stop) return false;
+    // Undoes a splat that was drawn here and adds what it says to the thread's sums. c: its colour; v: the pixel's dL/drender,
+    // where the channels are not held.
+    SPLATLEARN_DEVICE void undo(const BackwardParams<S> &p, const Splat<S> &splat, S power, S dx, S dy, const S *c, const S *v, S *sums) {
         const S raw = exponential2(power), alpha = minimum(raw, S(kAlphaMax));
         S q = S(0), g;
         if constexpr (W::All) {
 #pragma unroll
-            for (int d = 0; d < W::D; ++d) q += record.color(d) * v_color[d];
+            for (int d = 0; d < W::D; ++d) q += c[d] * v_color[d];
         } else if constexpr (W::Moments) {
-            const S *v = static_cast<const S *>(p.grad.v_render) + pixel * p.grad.in.channels;
             for (int d = 0; d < p.grad.in.channels; ++d) q += c[d] * v[d];
         }
         const S weight = unblend(alpha, q, transmittance, behind, g);
 #pragma unroll
-        for (int d = 0; d < W::D; ++d) sums[W::kColor + d] += weight * v_color[d];
+        for (int d = 0; d < W::D; ++d) sums[W::kRawColor + d] += weight * v_color[d];
         if constexpr (W::Moments) {
-            if (!(raw <= S(kAlphaMax))) return true;  // a clamped alpha does not move
-            const S g_dx = g * dx, g_dy = g * dy;
-            sums[0] += g;
-            sums[1] += g_dx;
-            sums[2] += g_dy;
-            sums[3] += g_dx * dx;
-            sums[4] += g_dx * dy;
-            sums[5] += g_dy * dy;
+            g = raw <= S(kAlphaMax) ? g : S(0);  // a clamped alpha does not move
+            const S g_dy = g * dy;
+            sums[W::kG] += g;
+            sums[W::kGy] += g_dy;
+            sums[W::kGyy] += g_dy * dy;
             if constexpr (W::Abs) {
-                sums[W::kAbs] += S(1 / kLog2E) * absolute(S(2) * splat.a * g_dx + splat.b * g_dy);
-                sums[W::kAbs + 1] += S(1 / kLog2E) * absolute(splat.b * g_dx + S(2) * splat.c * g_dy);
+                const S g_dx = g * dx;
+                sums[W::kRawAbs] += S(1 / kLog2E) * absolute(S(2) * splat.a * g_dx + splat.b * g_dy);
+                sums[W::kRawAbs + 1] += S(1 / kLog2E) * absolute(splat.b * g_dx + S(2) * splat.c * g_dy);
             }
         }
-        return true;
     }
 };
 
-// The end of what any pixel of the warp drew.
-template <class S, class W> SPLATLEARN_DEVICE int end_of_warp(const Pixel<S, W> &upper, const Pixel<S, W> &lower) {
-    int end = upper.stop > lower.stop ? upper.stop : lower.stop;
-    for (int offset = kWarp / 2; offset > 0; offset /= 2) {
-        const int other = __shfl_xor_sync(kFull, end, offset);
-        end = other > end ? other : end;
-    }
-    return end;
+// The greatest of a number over the warp, in all of its lanes.
+SPLATLEARN_DEVICE int warp_max(int value) {
+    for (int offset = kWarp / 2; offset > 0; offset /= 2) value = max(value, __shfl_xor_sync(kFull, value, offset));
+    return value;
 }
 
 // What the warps have summed for the n splats of a batch, and where their gradients go.
-template <class S, class W> struct Batch {
+template <class S, class W> struct Summed {
+    static constexpr int P = kPixels;
     static constexpr int kMasks = kBatch / kWarp;
     const S *partial;       // [splat][warp][sum]
     const unsigned *drawn;  // bits of the splats that a warp drew
@@ -110,18 +101,19 @@ template <class S, class W> struct Batch {
     // Sum j of splat i, over the warps in their order.
     SPLATLEARN_DEVICE S total(int i, int j) const {
         S sum = S(0);
-        for (int w = 0; w < kTileWarps; ++w)
-            if (drawn[w * kMasks + i / kWarp] >> (i % kWarp) & 1) sum += partial[(i * kTileWarps + w) * W::kSums + j];
+#pragma unroll
+        for (int w = 0; w < kWarps<P>; ++w)
+            if (drawn[w * kMasks + i / kWarp] >> (i % kWarp) & 1) sum += partial[(i * kWarps<P> + w) * W::kSums + j];
         return sum;
     }
     SPLATLEARN_DEVICE bool any(int i) const {
         unsigned bits = 0;
-        for (int w = 0; w < kTileWarps; ++w) bits |= drawn[w * kMasks + i / kWarp] >> (i % kWarp);
+        for (int w = 0; w < kWarps<P>; ++w) bits |= drawn[w * kMasks + i / kWarp] >> (i % kWarp);
         return bits & 1;
     }
     SPLATLEARN_DEVICE void store_rows(const BackwardParams<S> &p, int columns) const {
         S *const rows = static_cast<S *>(p.grad.instance_rows);
-        for (int k = threadIdx.x; k < n * W::kSums; k += kTileThreads) {
+        for (int k = threadIdx.x; k < n * W::kSums; k += kThreads<P>) {
             const int i = k / W::kSums, j = k % W::kSums, column = W::column_of(j, p.grad.in.channels, p.first_channel);
             const S sum = total(i, j);
             if (column >= 0) rows[slots[i] * columns + column] = sum;
@@ -129,7 +121,7 @@ template <class S, class W> struct Batch {
     }
     SPLATLEARN_DEVICE void add_sums(const BackwardParams<S> &p) const {
         const int first = W::Moments ? 0 : (kSumsBefore + p.first_channel) / 4;
-        for (int k = threadIdx.x; k < n * W::kParts; k += kTileThreads) {
+        for (int k = threadIdx.x; k < n * W::kParts; k += kThreads<P>) {
             const int i = k / W::kParts, part = k % W::kParts;
             if (!any(i)) continue;
             Part<S> sums;
@@ -140,78 +132,98 @@ template <class S, class W> struct Batch {
 };
 
 template <class S, class W>
-SPLATLEARN_KERNEL __launch_bounds__(kTileThreads, kResident<S>) void rasterize_backward_kernel(BackwardParams<S> p) {
-    constexpr int kSums = W::kSums, kMasks = kBatch / kWarp;
+SPLATLEARN_KERNEL __launch_bounds__(kThreads<kPixels>, kResident<S, kPixels>) void rasterize_backward_kernel(BackwardParams<S> p) {
+    constexpr int P = kPixels, kSums = W::kSums, kMasks = kBatch / kWarp;
     SPLATLEARN_SHARED(Record<S>, records, kBatch);
+    SPLATLEARN_SHARED(uint8_t, reached, kBatch);
     SPLATLEARN_SHARED(int32_t, ids, kBatch);
     SPLATLEARN_SHARED(int64_t, slots, kBatch);
-    SPLATLEARN_SHARED(S, partial, kBatch * kTileWarps * kSums);
-    SPLATLEARN_SHARED(unsigned, drawn, kTileWarps * kMasks);
-    SPLATLEARN_SHARED(int, ends, kTileWarps);
+    SPLATLEARN_SHARED(S, partial, kBatch * kWarps<P> * kSums);
+    SPLATLEARN_SHARED(unsigned, drawn, kWarps<P> * kMasks);
+    SPLATLEARN_SHARED(int, ends, kWarps<P>);
     const splatlearn_RasterizeInputs &in = p.grad.in;
-    const Place place(in);
-    const int channels = in.channels, columns = kMoments + channels + (in.absgrad ? 2 : 0);
-    Pixel<S, W> upper_pixel(p, place, 0), lower_pixel(p, place, 1);
-
-    const int warp_end = end_of_warp(upper_pixel, lower_pixel);
-    if (place.lane == 0) ends[place.warp] = warp_end;
+    const int64_t span = p.grad.spans[blockIdx.x];
+    if (span < 0) return;
+    Place<P> place(in, int(span >> 32));
+    place.narrow(int(span), p.grad.checkpoints ? kSpan : INT32_MAX);
+    const Batch<S, kBatch> batch = {records, reached};
+    const int channels = W::All ? W::D : in.channels, columns = W::All ? W::kSums : kMoments + channels + (in.absgrad ? 2 : 0);
+    Undone<S, W> pixels[P];
+    int unit_ends[P], end = 0;  // of what any pixel of a unit drew, and then of the block
+#pragma unroll
+    for (int r = 0; r < P; ++r) {
+        pixels[r].begin(p, place, int(span), r);
+        unit_ends[r] = warp_max(pixels[r].stop);
+        end = max(end, unit_ends[r]);
+    }
+    if (place.lane == 0) ends[place.warp] = end;
     __syncthreads();
-    int end = 0;
-    for (int w = 0; w < kTileWarps; ++w) end = ends[w] > end ? ends[w] : end;
-    for (int64_t j = threadIdx.x; !p.sums && j < int64_t(place.count - end) * kSums; j += kTileThreads) {  // what no pixel drew
+    for (int w = 0; w < kWarps<P>; ++w) end = max(end, ends[w]);
+    for (int64_t j = threadIdx.x; !p.sums && j < int64_t(place.count - end) * kSums; j += kThreads<P>) {  // what no pixel drew
         const int column = W::column_of(int(j % kSums), channels, p.first_channel);
         const int64_t slot = p.grad.slots[place.begin + end + j / kSums];
         if (column >= 0) static_cast<S *>(p.grad.instance_rows)[slot * columns + column] = S(0);
     }
 
-    const int sum_of_lane = WarpSums<kSums>::index(place.lane);
+    const LaneBits bits(place.lane);
+    const int sum_of_lane = W::sum_of_lane(place.lane), own = kept(sum_of_lane < 0 ? -1 : place.warp * kSums + sum_of_lane);
     for (int first = end > 0 ? (end - 1) / kBatch * kBatch : -1; first >= 0; first -= kBatch) {
         const int n = end - first < kBatch ? end - first : kBatch;
         __syncthreads();  // the sums of the batch before have been read
-        load_records(in, place.begin + first, n, records);
+        batch.load(in, place, first, n, p.log2_cut);
         if (int(threadIdx.x) < n) {
             ids[threadIdx.x] = in.row_ids[place.begin + first + threadIdx.x];
             if (!p.sums) slots[threadIdx.x] = p.grad.slots[place.begin + first + threadIdx.x];
         }
         __syncthreads();
         for (int part = kBatch - kWarp; part >= 0; part -= kWarp) {
-            const int mine = part + place.lane;
-            const bool there = mine < n && first + mine < warp_end;
-            const Splat<S> tested = records[there ? mine : 0].splat();
-            const unsigned upper = __ballot_sync(kFull, there && reaches(tested, p.log2_cut, place.x, place.y));
-            const unsigned lower = __ballot_sync(kFull, there && reaches(tested, p.log2_cut, place.x, place.y + kHalfHeight));
-            unsigned summed = 0;
-            for (unsigned rest = upper | lower; rest;) {
-                const int bit = kWarp - 1 - __clz(int(rest)), i = part + bit;
+            const int at = part + place.lane;
+            const unsigned mine = at < n ? reached[at] >> place.unit : 0;
+            unsigned hits[P], rest = 0, summed = 0;
+#pragma unroll
+            for (int r = 0; r < P; ++r) {
+                hits[r] = __ballot_sync(kFull, (mine >> r & 1) && first + at < unit_ends[r]);
+                rest |= hits[r];
+            }
+            while (rest) {
+                const int bit = kWarp - 1 - __clz(int(rest)), i = part + bit, k = first + i;
                 rest ^= 1u << bit;
                 const Record<S> &record = records[i];
                 const Splat<S> splat = record.splat();
                 const Column<S> column(splat, place.pixel_x);
-                const S dy = S(place.pixel_y) + S(0.5) - splat.y, lower_dy = dy + S(kHalfHeight);
-                const S *c = W::All ? nullptr : static_cast<const S *>(in.colors) + int64_t(ids[i]) * channels;
-                S sums[kSums] = {};
+                const S dy = S(place.pixel_y) + S(0.5) - splat.y;
+                S held[W::kHeld], sums[W::kRaw] = {};
+#pragma unroll
+                for (int d = 0; W::All && d < W::D; ++d) held[d] = record.color(d);
+                const S *c = W::All ? held : static_cast<const S *>(in.colors) + int64_t(ids[i]) * channels;
+#pragma unroll
+                for (int r = 0; r < P; ++r) {
+                    if (!(hits[r] >> bit & 1)) continue;
+                    const S row = r > 0 ? dy + S(r * kUnitHeight) : dy, power = column.log2_alpha(splat, row);
+                    const S *v = W::All || !W::Moments ? nullptr : static_cast<const S *>(p.grad.v_render) + place.pixel(r) * channels;
+                    if ((power >= p.log2_cut) & (k < pixels[r].stop)) pixels[r].undo(p, splat, power, column.dx, row, c, v, sums);
+                }
                 bool any = false;
-                if (upper >> bit & 1)
-                    any = upper_pixel.undo(p, record, splat, first + i, column, dy, c, place.pixel[0], sums);
-                if (lower >> bit & 1)
-                    any = lower_pixel.undo(p, record, splat, first + i, column, lower_dy, c, place.pixel[1], sums) || any;
+#pragma unroll
+                for (int j = 0; j < W::kRaw; ++j) any |= sums[j] != S(0);
                 if (!__any_sync(kFull, any)) continue;
                 summed |= 1u << bit;
-                WarpSums<kSums>::run(sums, place.lane);
-                if (sum_of_lane >= 0) partial[(i * kTileWarps + place.warp) * kSums + sum_of_lane] = sums[0];
+                const S sum = W::sum(sums, column.dx, bits);
+                if (own >= 0) partial[i * kWarps<P> * kSums + own] = sum;
             }
             if (place.lane == 0) drawn[place.warp * kMasks + part / kWarp] = summed;
         }
         __syncthreads();
-        const Batch<S, W> batch = {partial, drawn, slots, ids, n};
-        if (p.sums) batch.add_sums(p);
-        else batch.store_rows(p, columns);
+        const Summed<S, W> done = {partial, drawn, slots, ids, n};
+        if (p.sums) done.add_sums(p);
+        else done.store_rows(p, columns);
     }
 }
 
 template <class S, class W> int walk(const BackwardParams<S> &params) {
     const splatlearn_RasterizeInputs &in = params.grad.in;
-    return SPLATLEARN_LAUNCH((rasterize_backward_kernel<S, W>), unsigned(tiles_of(in)), kTileThreads, stream_of(in.context), params);
+    const unsigned spans = unsigned(tiles_of(in) + in.n_instances / kSpan);
+    return SPLATLEARN_LAUNCH((rasterize_backward_kernel<S, W>), spans, kThreads<kPixels>, stream_of(in.context), params);
 }
 
 // Any number of channels: the moments in one walk, the colours a few at a time in others, for their weights do not depend on colours.
@@ -251,7 +263,7 @@ template <class S> int backward(const splatlearn_RasterizeBackward &grad) {
     Arena arena(in.context.scratch);
     const BackwardScratch<S> scratch(arena, grad);
     if (!fits(arena, in.context)) return kScratchTooSmall;
-    if (tiles_of(in) >= INT32_MAX) return kTooMany;
+    if (tiles_of(in) + in.n_instances / kSpan >= INT32_MAX) return kTooMany;
     if (scratch.sums) SPLATLEARN_TRY(failure_of(cudaMemsetAsync(scratch.sums, 0, size_t(scratch.sums_size) * sizeof(Part<S>), stream)));
     const BackwardParams<S> params = {grad, log2_threshold(S(in.alpha_threshold)), 0, scratch.sums};
     SPLATLEARN_TRY(walk_channels(params));

@@ -5,6 +5,7 @@
 namespace SPLATLEARN_NAMESPACE {
 namespace {
 
+constexpr int kSumThreads = kThreads<2>;  // tiles with two pixels a thread, and Gaussians
 constexpr int kOwnRows = 64;  // the rows of a Gaussian that has more are summed by a warp
 
 // Whether a Gaussian is in a list: without one it was never packed. No tile has a list where the lists lacked room.
@@ -53,10 +54,10 @@ SPLATLEARN_DEVICE void store_columns(const BackwardParams<S> &p, int64_t row, bo
 
 // Adds the rows of each Gaussian in a fixed order and turns moments into gradients: a thread a Gaussian, but a warp for those
 // of many rows.
-template <class S> SPLATLEARN_KERNEL __launch_bounds__(kTileThreads) void sum_rows_kernel(BackwardParams<S> p) {
+template <class S> SPLATLEARN_KERNEL __launch_bounds__(kSumThreads) void sum_rows_kernel(BackwardParams<S> p) {
     constexpr int N = kMoments + 3;  // columns at a time: all of them where there are three channels
     const splatlearn_RasterizeBackward &grad = p.grad;
-    const int64_t mine = int64_t(blockIdx.x) * kTileThreads + threadIdx.x;
+    const int64_t mine = int64_t(blockIdx.x) * kSumThreads + threadIdx.x;
     const int lane = threadIdx.x % kWarp, columns = kMoments + grad.in.channels + (grad.in.absgrad ? 2 : 0);
     const bool exists = mine < grad.in.n_rows, in_list = exists && listed(grad, mine);
     const int64_t begin = in_list ? grad.row_offsets[mine] : 0, end = in_list ? grad.row_offsets[mine + 1] : 0;
@@ -80,9 +81,9 @@ template <class S> SPLATLEARN_KERNEL __launch_bounds__(kTileThreads) void sum_ro
 
 // ---- of sums that came by atomic additions ----
 
-template <class S> SPLATLEARN_KERNEL __launch_bounds__(kTileThreads, 8) void unpack_sums_kernel(BackwardParams<S> p) {
+template <class S> SPLATLEARN_KERNEL __launch_bounds__(kSumThreads, 8) void unpack_sums_kernel(BackwardParams<S> p) {
     const splatlearn_RasterizeBackward &grad = p.grad;
-    const int64_t row = int64_t(blockIdx.x) * kTileThreads + threadIdx.x;
+    const int64_t row = int64_t(blockIdx.x) * kSumThreads + threadIdx.x;
     if (row >= grad.in.n_rows) return;
     const int channels = grad.in.channels;
     const Part<S> *sums = p.sums + row * parts_of(channels), low = sums[0], high = sums[1];
@@ -101,40 +102,40 @@ template <class S> struct BackgroundParams {
     int64_t tiles_per_image;
 };
 
-template <class S> SPLATLEARN_KERNEL __launch_bounds__(kTileThreads) void tile_backgrounds_kernel(BackgroundParams<S> p) {
-    SPLATLEARN_SHARED(S, warps, kTileWarps);
-    const Place place(p.grad.in);
+template <class S> SPLATLEARN_KERNEL __launch_bounds__(kSumThreads) void tile_backgrounds_kernel(BackgroundParams<S> p) {
+    SPLATLEARN_SHARED(S, warps, kWarps<2>);
+    const Place<2> place(p.grad.in, int(blockIdx.x));
     const int channels = p.grad.in.channels;
     for (int d = 0; d < channels; ++d) {
         const S *T = static_cast<const S *>(p.grad.transmittance), *v = static_cast<const S *>(p.grad.v_render);
         S mine = S(0);
-        for (int half = 0; half < 2; ++half)
-            if (place.inside[half]) mine += T[place.pixel[half]] * v[place.pixel[half] * channels + d];
+        for (int r = 0; r < 2; ++r)
+            if (place.inside(r)) mine += T[place.pixel(r)] * v[place.pixel(r) * channels + d];
         mine = warp_sum(mine);
         if (place.lane == 0) warps[place.warp] = mine;
         __syncthreads();
         if (threadIdx.x == 0) {
             S total = S(0);
-            for (int w = 0; w < kTileWarps; ++w) total += warps[w];
+            for (int w = 0; w < kWarps<2>; ++w) total += warps[w];
             p.tiles[int64_t(blockIdx.x) * channels + d] = total;
         }
         __syncthreads();
     }
 }
 
-template <class S> SPLATLEARN_KERNEL __launch_bounds__(kTileThreads) void backgrounds_kernel(BackgroundParams<S> p) {
-    SPLATLEARN_SHARED(S, warps, kTileWarps);
+template <class S> SPLATLEARN_KERNEL __launch_bounds__(kSumThreads) void backgrounds_kernel(BackgroundParams<S> p) {
+    SPLATLEARN_SHARED(S, warps, kWarps<2>);
     const int channels = p.grad.in.channels;
     const int64_t camera = blockIdx.x / channels, d = blockIdx.x % channels;
     S mine = S(0);
-    for (int64_t tile = threadIdx.x; tile < p.tiles_per_image; tile += kTileThreads)
+    for (int64_t tile = threadIdx.x; tile < p.tiles_per_image; tile += kSumThreads)
         mine += p.tiles[(camera * p.tiles_per_image + tile) * channels + d];
     mine = warp_sum(mine);
     if (threadIdx.x % kWarp == 0) warps[threadIdx.x / kWarp] = mine;
     __syncthreads();
     if (threadIdx.x != 0) return;
     S total = S(0);
-    for (int w = 0; w < kTileWarps; ++w) total += warps[w];
+    for (int w = 0; w < kWarps<2>; ++w) total += warps[w];
     static_cast<S *>(p.grad.v_backgrounds)[blockIdx.x] = total;
 }
 
@@ -142,16 +143,16 @@ template <class S> SPLATLEARN_KERNEL __launch_bounds__(kTileThreads) void backgr
 
 template <class S> int gradients_of_rows(const BackwardParams<S> &params) {
     const splatlearn_RasterizeInputs &in = params.grad.in;
-    const unsigned blocks = blocks_for(in.n_rows, kTileThreads);
-    if (params.sums) return SPLATLEARN_LAUNCH((unpack_sums_kernel<S>), blocks, kTileThreads, stream_of(in.context), params);
-    return SPLATLEARN_LAUNCH((sum_rows_kernel<S>), blocks, kTileThreads, stream_of(in.context), params);
+    const unsigned blocks = blocks_for(in.n_rows, kSumThreads);
+    if (params.sums) return SPLATLEARN_LAUNCH((unpack_sums_kernel<S>), blocks, kSumThreads, stream_of(in.context), params);
+    return SPLATLEARN_LAUNCH((sum_rows_kernel<S>), blocks, kSumThreads, stream_of(in.context), params);
 }
 
 template <class S> int gradients_of_backgrounds(const splatlearn_RasterizeBackward &grad, S *tile_sums) {
     const cudaStream_t stream = stream_of(grad.in.context);
     const BackgroundParams<S> params = {grad, tile_sums, tiles_of(grad.in) / grad.in.n_cameras};
-    SPLATLEARN_TRY(SPLATLEARN_LAUNCH((tile_backgrounds_kernel<S>), unsigned(tiles_of(grad.in)), kTileThreads, stream, params));
-    return SPLATLEARN_LAUNCH((backgrounds_kernel<S>), unsigned(grad.in.n_cameras * grad.in.channels), kTileThreads, stream, params);
+    SPLATLEARN_TRY(SPLATLEARN_LAUNCH((tile_backgrounds_kernel<S>), unsigned(tiles_of(grad.in)), kSumThreads, stream, params));
+    return SPLATLEARN_LAUNCH((backgrounds_kernel<S>), unsigned(grad.in.n_cameras * grad.in.channels), kSumThreads, stream, params);
 }
 
 template int gradients_of_rows(const BackwardParams<float> &);

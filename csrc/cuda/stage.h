@@ -1,6 +1,6 @@
 // What every CUDA stage needs: entry points, scratch memory that the caller allocates, and sums over a warp.
 //
-// A stage's kernels only schedule the equations of csrc/math. One thread is one Gaussian, one tile or two pixels. Nothing is
+// A stage's kernels only schedule the equations of csrc/math. One thread is one Gaussian, one tile or a few pixels. Nothing is
 // summed by atomics unless a caller asks for it (RasterizeBackward.atomic), so results have the same bits at every run.
 #pragma once
 #include <cstdint>
@@ -62,28 +62,53 @@ template <class S> SPLATLEARN_DEVICE S warp_sum(S value) {
     return value;
 }
 
-// Sums each of N numbers over the warp by recursive halving: at each step a lane hands half of its numbers to its partner and takes
-// the partner's part of the other half, so nine numbers cost 12 exchanges instead of 45. Afterwards v[0] of the
-// lane with `index` = j holds sum j; a lane without a sum has index -1.
-template <int N, int Offset = kWarp / 2> struct WarpSums {
+// The number, in a register from here on: left to itself the compiler finds some again at every use, by several instructions.
+SPLATLEARN_DEVICE int kept(int number) {
+#if defined(__CUDA_ARCH__)
+    asm volatile("" : "+r"(number));
+#endif
+    return number;
+}
+
+// The bits of a lane's number, each as the sign of a register, so that a test is one instruction.
+struct LaneBits {
+    int signs[5];
+    SPLATLEARN_DEVICE explicit LaneBits(int lane) {
+#pragma unroll
+        for (int bit = 0; bit < 5; ++bit) signs[bit] = kept(int(unsigned(lane) << (31 - bit)));
+    }
+    template <int Value> SPLATLEARN_DEVICE bool has() const {
+        constexpr int bit = Value == 16 ? 4 : Value == 8 ? 3 : Value == 4 ? 2 : Value - 1;
+        return signs[bit] < 0;
+    }
+};
+
+// Sums each of N numbers over the lanes that differ in the bits Offset to Last, by recursive halving: at each step a lane hands half of
+// its numbers to its partner and takes the partner's part of the other half, so nine numbers cost 12 exchanges over a warp instead
+// of 45. Afterwards a lane holds kLeft sums; index(lane, i) is the number of its v[i], or -1.
+template <int N, int Offset = kWarp / 2, int Last = 1, bool Done = (Offset < Last)> struct WarpSums {
     static constexpr int kHalf = (N + 1) / 2;
-    template <class S> static SPLATLEARN_DEVICE void run(S *v, int lane) {
-        const bool upper = (lane & Offset) != 0;
+    using Rest = WarpSums<kHalf, Offset / 2, Last>;
+    static constexpr int kLeft = Rest::kLeft;
+    template <class S> static SPLATLEARN_DEVICE void run(S *v, const LaneBits &lane) {
+        const bool upper = lane.has<Offset>();
 #pragma unroll
         for (int i = 0; i < kHalf; ++i) {
             const S low = v[i], high = kHalf + i < N ? v[kHalf + i < N ? kHalf + i : 0] : S(0);
-            v[i] = (upper ? high : low) + __shfl_xor_sync(kFull, upper ? low : high, Offset);
+            if constexpr (N == 1) v[i] = low + __shfl_xor_sync(kFull, low, Offset);
+            else v[i] = (upper ? high : low) + __shfl_xor_sync(kFull, upper ? low : high, Offset);
         }
-        WarpSums<kHalf, Offset / 2>::run(v, lane);
+        Rest::run(v, lane);
     }
-    static SPLATLEARN_DEVICE int index(int lane) {
-        const int rest = WarpSums<kHalf, Offset / 2>::index(lane), here = rest + ((lane & Offset) ? kHalf : 0);
+    static SPLATLEARN_DEVICE int index(int lane, int i) {
+        const int rest = Rest::index(lane, i), here = rest + ((lane & Offset) ? kHalf : 0);
         return rest >= 0 && here < N ? here : -1;
     }
 };
-template <int N> struct WarpSums<N, 0> {
-    template <class S> static SPLATLEARN_DEVICE void run(S *, int) {}
-    static SPLATLEARN_DEVICE int index(int) { return 0; }
+template <int N, int Offset, int Last> struct WarpSums<N, Offset, Last, true> {
+    static constexpr int kLeft = N;
+    template <class S> static SPLATLEARN_DEVICE void run(S *, const LaneBits &) {}
+    static SPLATLEARN_DEVICE int index(int, int i) { return i; }
 };
 
 }  // namespace SPLATLEARN_NAMESPACE

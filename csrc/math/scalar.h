@@ -30,13 +30,17 @@ SPLATLEARN_HD double logarithm(double x) { return log(x); }
 SPLATLEARN_HD float exponential(float x) { return expf(x); }
 SPLATLEARN_HD double exponential(double x) { return exp(x); }
 #if defined(__CUDA_ARCH__)
-// One instruction each on a GPU, to two units in the last place: 2^x for x of at least -126, a / b for b of common size.
+// One or two instructions on a GPU, to two units in the last place: 2^x for x of at least -126, a / b for b from 2^-126 to 2^126.
 SPLATLEARN_HD float exponential2(float x) {
     float out;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(out) : "f"(x));
     return out;
 }
-SPLATLEARN_HD float quotient(float a, float b) { return __fdividef(a, b); }
+SPLATLEARN_HD float quotient(float a, float b) {
+    float out;
+    asm("div.approx.ftz.f32 %0, %1, %2;" : "=f"(out) : "f"(a), "f"(b));
+    return out;
+}
 #else
 SPLATLEARN_HD float exponential2(float x) { return exp2f(x); }
 SPLATLEARN_HD float quotient(float a, float b) { return a / b; }

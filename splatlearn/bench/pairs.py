@@ -36,7 +36,7 @@ class Counts(NamedTuple):
 
 @dataclass(frozen=True)
 class Walk:
-    """What a backend evaluates at once: 4x4 blocks of a tile in csrc/cpu/rasterize.cpp, 8x4 halves in csrc/cuda.
+    """What a backend evaluates at once: 4x4 blocks of a tile in csrc/cpu/rasterize.cpp, 8x4 units in csrc/cuda.
 
     A unit of pixels is evaluated for a splat whose ellipse reaches it, in forward while a pixel of its group is alive
     where the list was last looked at (every `look` splats), in backward up to the last splat that its group drew.
@@ -51,7 +51,7 @@ class Walk:
 
 WALKS = {
     "cpu": Walk(4, 4, group=(4, 4), look=64, group_backward=(4, 4)),
-    "cuda": Walk(8, 4, group=(8, 8), look=32, group_backward=(8, 8)),
+    "cuda": Walk(8, 4, group=(8, 4), look=32, group_backward=(8, 4)),
 }
 
 

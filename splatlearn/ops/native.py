@@ -85,14 +85,16 @@ class RasterizeInputs(Structure):
 
 
 class RasterizeForward(Structure):
-    _fields_ = _fields([("inputs", RasterizeInputs)], "new_records render alphas transmittance stops")
+    _fields_ = _fields(
+        [("inputs", RasterizeInputs)], "new_records render alphas transmittance stops tile_order spans checkpoints"
+    )
 
 
 class RasterizeBackward(Structure):
     _fields_ = _fields(
         [("inputs", RasterizeInputs), ("atomic", c_int32)],
         "row_offsets slots transmittance stops v_render v_alphas instance_rows "
-        "v_means2d v_means2d_abs v_conics v_opacities v_colors v_backgrounds",
+        "v_means2d v_means2d_abs v_conics v_opacities v_colors v_backgrounds spans checkpoints render",
     )
 
 
@@ -137,9 +139,10 @@ class ProjectUpdate(Structure):
     ]
 
 
-ADAM_GROUPS_MAX = 8  # as in csrc/abi.h, and so the next two
+ADAM_GROUPS_MAX = 8  # as in csrc/abi.h, and so the next three
 RECORD = 12  # numbers of a 2D Gaussian packed for the blend
 BIN_BLOCK = 256  # rows that stage bin counts together
+SPAN = 256  # instances of a list that the blend's backward walks by itself
 # In the order of SPLATLEARN_STAGES in csrc/abi.h.
 STAGES: dict[str, type[Structure]] = {
     "project_forward": ProjectForward,

@@ -15,6 +15,7 @@ from splatlearn.ops.bin import TILE, Tiles
 from splatlearn.ops.checks import check_number, check_size, check_tensor
 
 MOMENTS = 6  # columns of a gradient row beside the colours, as the backends of this stage write it
+IN_REGISTERS = (1, 3, 4)  # channels whose colours the CUDA kernels keep in registers, and so can keep between spans
 _deterministic: ContextVar[bool] = ContextVar("deterministic", default=True)
 
 
@@ -42,6 +43,7 @@ class _Sizes(NamedTuple):
     transmittance_threshold: float
     absgrad: bool
     atomic: bool
+    backward: bool  # some tensor wants a gradient
 
 
 def rasterize(
@@ -99,7 +101,9 @@ def rasterize(
         if colors.shape[-1] != 3:
             raise SplatlearnError(f"records are of three channels, but colors has {colors.shape[-1]}")
     thresholds, atomic = (alpha_threshold, transmittance_threshold), not _deterministic.get()
-    sizes = _Sizes(n_cameras, width, height, *thresholds, absgrad, atomic and native.runs_kernels(means2d))
+    atomic = atomic and native.runs_kernels(means2d)
+    wanted = any(tensor.requires_grad for tensor in (means2d, *flat, backgrounds) if tensor is not None)
+    sizes = _Sizes(n_cameras, width, height, *thresholds, absgrad, atomic, wanted and torch.is_grad_enabled())
     return _Rasterize.apply(means2d, *flat, backgrounds, records, tiles, sizes)
 
 
@@ -137,18 +141,21 @@ class _Rasterize(torch.autograd.Function):
         transmittance = workspace.empty(space, "transmittance", image, means2d)
         stops = workspace.empty(space, "stops", image, means2d, torch.int32)
 
-        def draw(tiles: Tiles) -> None:
+        def draw(tiles: Tiles) -> _Schedule:
+            schedule = _schedule(means2d, colors.shape[-1], tiles, sizes)
             inputs = _inputs(means2d, conics, opacities, colors, backgrounds, records, tiles, sizes)
-            pointers = map(native.pointer, [new_records, render, alphas, transmittance, stops])
+            pointers = map(native.pointer, [new_records, render, alphas, transmittance, stops, *schedule])
             native.call("rasterize_forward", native.RasterizeForward(inputs, *pointers), means2d)
+            return schedule
 
-        draw(tiles)
+        schedule = draw(tiles)
         if tiles.ahead is not None:
             if not tiles.ahead.settle():
-                draw(tiles.ahead.tiles)
+                schedule = draw(tiles.ahead.tiles)
             tiles = tiles.ahead.tiles
         given = (means2d, conics, opacities, colors, backgrounds)
-        ctx.save_for_backward(*given, records, transmittance, stops, *tiles[:4])
+        drawn = None if schedule.checkpoints is None else render
+        ctx.save_for_backward(*given, records, transmittance, stops, *schedule[1:], drawn, *tiles[:4])
         ctx.sizes, ctx.space = sizes, space
         ctx.set_materialize_grads(False)  # a picture of zeros a step, where nobody asks for gradients of alphas
         return render, alphas
@@ -156,7 +163,8 @@ class _Rasterize(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, v_render: Tensor | None, v_alphas: Tensor | None) -> tuple[Tensor | None, ...]:
-        means2d, conics, opacities, colors, backgrounds, records, transmittance, stops, *lists = ctx.saved_tensors
+        means2d, conics, opacities, colors, backgrounds, records, *others = ctx.saved_tensors
+        transmittance, stops, spans, checkpoints, render, *lists = others
         tiles, sizes = Tiles(*lists), ctx.sizes
         if v_render is None:
             v_render = means2d.new_zeros(*transmittance.shape, colors.shape[-1])
@@ -175,11 +183,34 @@ class _Rasterize(torch.autograd.Function):
             *map(native.pointer, [tiles.row_offsets, tiles.slots, transmittance, stops]),
             *map(native.pointer, v_outputs),
             *map(native.pointer, [instance_rows, v[0], v_abs, *v[1:], v_backgrounds]),
+            *map(native.pointer, [spans, checkpoints, render]),
         )
         native.call("rasterize_backward", params, means2d)
         if sizes.absgrad:
             ctx.given_means2d.absgrad = v_abs
         return *v, v_backgrounds, None, None, None
+
+
+class _Schedule(NamedTuple):
+    """What forward on CUDA leaves about the order of work, see csrc/abi.h."""
+
+    tile_order: Tensor | None = None
+    spans: Tensor | None = None
+    checkpoints: Tensor | None = None
+
+
+def _schedule(like: Tensor, channels: int, tiles: Tiles, sizes: _Sizes) -> _Schedule:
+    """Room for it: the last two where a backward may come, checkpoints for few channels."""
+    if not native.runs_kernels(like):
+        return _Schedule()
+    n_tiles, ends = tiles.tile_offsets.numel() - 1, tiles.slots.numel() // native.SPAN
+    order = torch.empty(n_tiles, dtype=torch.int32, device=like.device)
+    if not sizes.backward:
+        return _Schedule(order)
+    spans = torch.empty(n_tiles + ends, dtype=torch.int64, device=like.device)
+    if channels not in IN_REGISTERS:
+        return _Schedule(order, spans)
+    return _Schedule(order, spans, like.new_empty(ends + 1, TILE * TILE, 1 + channels))
 
 
 def _inputs(
