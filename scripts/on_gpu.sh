@@ -125,7 +125,7 @@ if wanted tests; then
     export -f run_tests
     export OUT PYTHON JOBS CHOSEN
     CHOSEN=""
-    [ "$DEVICE" = cuda ] || CHOSEN="emulated or cuda or room or staging"
+    [ "$DEVICE" = cuda ] || CHOSEN="emulated or cuda or room or staging or replay"
     part tests_kernels "$([ "$DEVICE" = cuda ] && echo 110 || echo 700)" bash -c 'run_tests "$@"' bash "${kernels[@]}"
     [ "$DEVICE" != cuda ] || JOBS=$((JOBS / 2)) part tests_rest 100 bash -c 'run_tests "$@"' bash "${others[@]}" &
     TESTS=$!

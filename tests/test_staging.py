@@ -271,7 +271,7 @@ def test_a_photograph_sent_ahead_is_loaded_once_and_waited_for_by_the_stream(mon
         return tensor.clone()
 
     monkeypatch.setattr(staging, "upload", fake_upload)
-    stage, loads = Staging(torch.device("cuda")), []
+    stage, loads = Staging(torch.device("cuda"), keep=0), []
 
     def load(name: str) -> list[torch.Tensor | None]:
         loads.append(name)
@@ -290,6 +290,13 @@ def test_a_photograph_sent_ahead_is_loaded_once_and_waited_for_by_the_stream(mon
     assert loads == ["a", "b", "c"]
     stage.take("b", lambda: load("b"))
     assert loads == ["a", "b", "c", "b"], "what was sent and not taken is kept for ever"
+
+    stage, loads = Staging(torch.device("cuda"), keep=9), []
+    for name in "abcabc":  # of four bytes each, two of which may stay
+        stage.send(name, lambda name=name: load(name))  # type: ignore[misc]
+        photo = stage.take(name, lambda name=name: load(name))[0]  # type: ignore[misc]
+        assert photo is not None and int(photo[0]) == ord(name), "another photograph is kept"
+    assert loads == ["a", "b", "c", "c"], "what stays on the card is fetched again, or more stays than may"
 
 
 def test_the_next_photograph_is_sent_while_a_step_runs(folder: Path) -> None:

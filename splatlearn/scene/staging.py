@@ -2,7 +2,8 @@
 
 On a CUDA device a plain `tensor.to(device)` stops the host until the bytes are there. Here they are first copied into
 page-locked memory, from which the card fetches them by itself, on a stream of its own, while the step before still
-works. On a CPU tensors are handed on as they are.
+works. What fits into a share of the card's memory stays there: the next time round there is nothing to fetch. On a CPU
+tensors are handed on as they are.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,14 +35,19 @@ class _OnItsWay(NamedTuple):
 class Staging:
     """Photographs (or any tensors that belong together), by name."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, keep: int | None = None) -> None:
+        """`keep`: bytes of tensors that stay on a CUDA device; None: an eighth of what it has free."""
         self.device = device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._coming: dict[str, _OnItsWay] = {}
+        self._kept: dict[str, _OnItsWay] = {}
+        if keep is None:
+            keep = 0 if self._stream is None else torch.cuda.mem_get_info(device)[0] // 8
+        self._left = keep
 
     def send(self, name: str, load: Callable[[], Parts]) -> None:
         """Sets the tensors that `load` gives on their way, to be taken by `take`; on a CPU nothing is done ahead."""
-        if self._stream is not None and name not in self._coming:
+        if self._stream is not None and name not in self._coming and name not in self._kept:
             self._coming[name] = self._sent(load(), self._stream)
 
     def take(self, name: str, load: Callable[[], Parts]) -> list[Tensor | None]:
@@ -51,14 +57,21 @@ class Staging:
         """
         if self._stream is None:
             return [None if part is None else part.to(self.device) for part in load()]
-        coming = self._coming.get(name) or self._sent(load(), self._stream)
+        coming = self._kept.get(name) or self._coming.get(name) or self._sent(load(), self._stream)
         self._coming.clear()
+        self._keep(name, coming)
         current = torch.cuda.current_stream(self.device)
         current.wait_event(coming.arrived)
         for part in coming.parts:
             if part is not None:
                 part.record_stream(current)  # so that its memory is not given away while the step still reads it
         return coming.parts
+
+    def _keep(self, name: str, there: _OnItsWay) -> None:
+        size = sum(part.numel() * part.element_size() for part in there.parts if part is not None)
+        if name not in self._kept and size <= self._left:
+            self._kept[name] = there
+            self._left -= size
 
     def _sent(self, parts: Parts, stream: torch.cuda.Stream) -> _OnItsWay:
         with torch.cuda.stream(stream):
