@@ -82,6 +82,7 @@ def test_memory_is_given_again_by_name_and_grows_with_what_is_asked() -> None:
     large.fill_(1)
     assert large.shape == (100_000, 3) and large.sum() == 300_000
     assert space.take("a", (0, 3), torch.float32).numel() == 0
+    assert space.taken("a", "never") >= 1_200_000, "memory that is kept is not told of"
     again = space.take("a", (100_000, 3), torch.float32)
     assert again.data_ptr() == large.data_ptr(), "memory that shrank is lost"
     again.requires_grad_()

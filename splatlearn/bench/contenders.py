@@ -17,6 +17,7 @@ from splatlearn.errors import SplatlearnError
 from splatlearn.ops.photometric import photometric_loss
 from splatlearn.ops.recording import CudaRecorder, Recorder
 from splatlearn.ops.room import Room
+from splatlearn.ops.workspace import Workspace
 from splatlearn.scene.gaussians import NAMES, Gaussians, Pose, Rendering, pose_of
 from splatlearn.scene.optimizer import GaussianAdam
 from splatlearn.scene.replay import Replays
@@ -54,12 +55,12 @@ def assembled(
 
 def ours(inputs: Inputs) -> Contender:
     """Forward, loss, backward, update by the stages; in a room as in training, so that no card is waited for."""
-    gaussians, room = inputs.gaussians, Room(inputs.device)
+    gaussians, room, space = inputs.gaussians, Room(inputs.device), Workspace()
     optimizer, rates = GaussianAdam(gaussians), dict.fromkeys(NAMES, RATE)
     last: list[int] = []
 
     def drawn(index: int) -> torch.Tensor:
-        with room:
+        with room, space:
             return gaussians(inputs.views[index][0]).image  # type: ignore[no-any-return]
 
     def forward(index: int) -> torch.Tensor:

@@ -54,6 +54,10 @@ class Workspace:
             shaped = self._shaped[name] = self._bytes(name, needed)[:needed].view(dtype).view(shape)
         return shaped.data  # the same memory, but a tensor of its own, which autograd may make part of a graph
 
+    def taken(self, *names: str) -> int:
+        """Bytes of memory kept under these names."""
+        return sum(self._memory[name].numel() for name in names if name in self._memory)
+
     def _bytes(self, name: str, needed: int) -> Tensor:
         known = self._memory.get(name)
         if known is not None and known.numel() >= needed:

@@ -28,6 +28,7 @@ from splatlearn.scene.staging import Staging
 from splatlearn.scene.survey import shares_of_errors
 from splatlearn.scene.view import View, reduced
 
+PICTURES = ("render", "alphas", "transmittance", "stops", "v_image")  # what a step on the CPU takes by the pixel
 AHEAD = 2  # photographs that threads decode ahead, where not all fit into memory
 
 
@@ -309,7 +310,11 @@ class SceneTask(Task[View, Rendering]):
             own = mebibytes(max(used.resident_peak - self._before.resident, 0))
             told = f"{peak}, of which {mebibytes(self._before.resident)} before the first step and {own} for training"
         allowed, photos = mebibytes(3 * learned), mebibytes(self.scene.kept_bytes)
-        return f"peak memory {told}; 3 times parameters, gradients and moments are {allowed}, photographs {photos}"
+        drawn = mebibytes(self.space.taken(*PICTURES))
+        return (
+            f"peak memory {told}; 3 times parameters, gradients and moments are {allowed}, "
+            f"a step's pictures {drawn}, photographs {photos}"
+        )
 
     def describe(self, batch: View) -> str:
         return f"image {batch.camera.name!r}"
