@@ -20,8 +20,8 @@ except ImportError:  # setuptools before 70.1 left it to the wheel package
 ROOT = Path(__file__).parent
 STAGES = ["project", "bin", "rasterize", "photometric", "adam"]
 CPU_SOURCES = ["rasterize_backward", "project_update", "project_backward", *STAGES, "rasterize_sums", "peak"]
-KERNELS = ["rasterize_backward", "project_update", "project_backward", *STAGES, "bin_write", "rasterize_sums"]
-KERNELS += ["rasterize_order", "api"]
+KERNELS = ["rasterize_backward", "project_update", "project_backward", *STAGES, "bin_write", "bin_tiles"]
+KERNELS += ["rasterize_sums", "rasterize_order", "api"]
 EMULATED_SOURCES = [f"csrc/cuda/{name}.cu" for name in KERNELS]
 CUDA_SOURCES = ["csrc/cuda/sort.cu", *EMULATED_SOURCES]  # what takes longest goes first
 EMULATOR_SOURCES = [f"csrc/emulator/{name}.cpp" for name in ("machine", "exchange", "report", "fiber", "sort")]

@@ -17,6 +17,9 @@ typedef void real;  // float or double, see scalar_bytes
 
 #define SPLATLEARN_RECORD 12     // numbers of a 2D Gaussian packed for the blend (csrc/cuda/record.h)
 #define SPLATLEARN_BIN_BLOCK 256  // rows that stage bin counts together on CUDA
+#define SPLATLEARN_SORT_AUTO 0     // which way stage bin sorts on CUDA: as its room suggests,
+#define SPLATLEARN_SORT_ALL 1      // all instances together,
+#define SPLATLEARN_SORT_BY_TILE 2  // or the list of each tile by itself; the lists are the same
 #define SPLATLEARN_SPAN 256       // instances of a list that backward walks by itself on CUDA
 
 typedef struct {
@@ -101,9 +104,10 @@ typedef struct {
 
 typedef struct {
     splatlearn_BinInputs in;
-    int64_t *row_offsets;              // [M+1] out: prefix sum of tiles touched; row_offsets[M] = I
-    int64_t *block_offsets;            // [M/SPLATLEARN_BIN_BLOCK rounded up, + 1] CUDA, out: prefix sum of the rows that touch
-                                       // a tile, by blocks of rows; the last is their number V
+    int32_t *counts;                   // [M] CUDA, out: tiles touched
+    int64_t *row_offsets;              // [M+1] out: prefix sum of tiles touched; row_offsets[M] = I, on CUDA that alone
+    int64_t *block_offsets;            // [M/SPLATLEARN_BIN_BLOCK rounded up, + 1, 2] CUDA, out: prefix sums, by blocks of rows, of the rows
+                                       // that touch a tile and of the tiles they touch; the last are their numbers V and I. CPU: [1,2], 0 and I
 } splatlearn_BinCount;
 
 typedef struct {
@@ -111,7 +115,9 @@ typedef struct {
     int64_t n_listed, n_instances;     // room for V rows (CUDA) and for I instances, the length of row_ids and slots. On CUDA both may
                                        // be guesses made before V and I are known: where they are too small, the lists come
                                        // out empty; where I is less, their end stays as it was
-    const int64_t *row_offsets;        // [M+1] from count
+    int32_t sorting;                   // CUDA: SPLATLEARN_SORT_AUTO, or how it is done whatever the room
+    const int32_t *counts;             // from count
+    int64_t *row_offsets;              // [M+1] from count; CUDA: written whole
     const int64_t *block_offsets;      // from count
     int64_t *tile_offsets;             // [C*B+1] out: where each tile's instances begin
     int32_t *row_ids;                  // [I] out: row of each instance, by tile, then depth, then row

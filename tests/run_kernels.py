@@ -16,6 +16,7 @@ from splatlearn import rasterization
 from splatlearn.ops import native
 from splatlearn.ops import room as rooms
 from splatlearn.ops.adam import adam_step
+from splatlearn.ops.bin import sorting
 from splatlearn.ops.photometric import photometric_loss
 from splatlearn.ops.project_update import PARAMETERS, project_update
 from splatlearn.ops.rasterize import deterministic
@@ -93,12 +94,16 @@ def main() -> None:
         one_pass(torch.float32, degree=3)
         one_pass(torch.float64, degree=0)
         room = Room("cpu")
-        for left in (rooms.Size(80, 20), rooms.Size(8, 10**4)):
-            rooms._capacities[room.overflow.device] = left
-            step(torch.float32, degree=1, channels=3, packed=False, room=room)
-            assert not room.settle(), "there was room"
-            step(torch.float32, degree=1, channels=3, packed=False, room=room)
-            assert room.settle(), "there was no room"
+        for way in ("all", "tile"):
+            for left in (rooms.Size(80, 20), rooms.Size(8, 10**4)):
+                rooms._capacities[room.overflow.device] = left
+                with sorting(way):
+                    step(torch.float32, degree=1, channels=3, packed=False, room=room)
+                    assert not room.settle(), "there was room"
+                    step(torch.float32, degree=1, channels=3, packed=False, room=room)
+                    assert room.settle(), "there was no room"
+        with sorting("all"):
+            step(torch.float64, degree=0, channels=3, packed=True)
     print("all kernels ran")
 
 

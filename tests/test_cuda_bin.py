@@ -16,15 +16,19 @@ from splatlearn.ops import bin as stage_bin
 from splatlearn.ops import native
 from splatlearn.ops import room as rooms
 from splatlearn.ops.bin import bin as bin_tiles
+from splatlearn.ops.bin import sorting
 from splatlearn.ops.rasterization import rasterization
 from splatlearn.ops.rasterize import rasterize
+
+WAYS = pytest.mark.parametrize("way", ["all", "tile"])
 
 
 @pytest.mark.parametrize("backend", KERNELS, indirect=True)
 @pytest.mark.parametrize("room", [(1, 10**5), (10**5, 1), (40, 40), (10**5, 10**5)], ids=str)
 @pytest.mark.parametrize("name", ["67x67", "five-cameras", "aside", "none"])
+@WAYS
 def test_lists_made_ahead_are_those_made_exactly(
-    name: str, room: tuple[int, int], backend: str, monkeypatch: pytest.MonkeyPatch
+    way: str, name: str, room: tuple[int, int], backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rooms, "_capacities", {})
     exact = draw(name, torch.float32)
@@ -33,7 +37,8 @@ def test_lists_made_ahead_are_those_made_exactly(
     monkeypatch.setattr(native, "call", lambda stage, *rest: (calls.append(stage), call(stage, *rest))[1])
     for device in ("cpu", "cuda:0"):
         rooms._capacities[torch.device(device)] = rooms.Size(*room)
-    ahead = draw(name, torch.float32)
+    with sorting(way):
+        ahead = draw(name, torch.float32)
     needed = rooms.Size(int((exact["tiles_per_gauss"] > 0).sum()), len(exact["flatten_ids"]))
     again = not rooms.Size(*room).holds(needed)
     assert calls.count("rasterize_forward") == 1 + again, "not drawn again exactly where the room is too small"
@@ -62,15 +67,68 @@ def test_depths_are_sorted_of_what_touches_a_tile_alone(backend: str, monkeypatc
     assert sorted_rows == [listed] and 0 < listed < 350, "rows that no tile lists are sorted too"
 
 
+def crowd(dtype: torch.dtype) -> dict[str, Any]:
+    """Two cameras of 3x3 tiles: 1,500 Gaussians in one tile, of twelve depths; some cover all or touch none."""
+    rng = torch.Generator().manual_seed(5)
+    count = 1600
+    means2d = 16 + 16 * torch.rand(count, 2, generator=rng, dtype=dtype)
+    means2d[-50:] = 100 * torch.rand(50, 2, generator=rng, dtype=dtype) - 26
+    conics = torch.tensor([4.0, 0.5, 4.0], dtype=dtype).repeat(count, 1)
+    conics[::97] /= 4000
+    depths = 1 + torch.randint(12, (count,), generator=rng).to(dtype) / 8
+    opacities = torch.full((count,), 0.5, dtype=dtype)
+    opacities[5::50] = 0.001  # below the alpha threshold
+    radii = torch.full((count, 2), 99, dtype=torch.int32)
+    radii[7::50] = 0
+    ids = torch.arange(count) % 16 // 15
+    tensors = {"means2d": means2d, "conics": conics, "opacities": opacities, "depths": depths, "radii": radii}
+    return {**tensors, "width": 45, "height": 41, "n_cameras": 2, "camera_ids": ids}
+
+
 @pytest.mark.parametrize("backend", KERNELS, indirect=True)
-def test_more_tiles_than_16_bits_can_number(backend: str) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_both_ways_of_sorting_list_by_tile_and_depth_and_row(dtype: torch.dtype, backend: str) -> None:
+    given = crowd(dtype)
+    lists = {}
+    for way in ("all", "tile", "auto"):
+        with sorting(way):
+            lists[way] = bin_tiles(**given)
+    assert lists["all"].tile_offsets.diff().max() > 1024, "no list is longer than what a block holds in shared memory"
+    for way in ("tile", "auto"):
+        for field, value in lists["all"]._asdict().items():
+            assert value is None or torch.equal(getattr(lists[way], field), value), f"{field} depends on the sorting"
+    ids, offsets, slots = lists["all"].gaussian_ids.long(), lists["all"].tile_offsets, lists["all"].slots
+    tile = torch.repeat_interleave(torch.arange(18), offsets.diff())
+    depth = given["depths"][ids]
+    for i in range(1, len(ids)):
+        before, after = ((int(tile[j]), float(depth[j]), int(ids[j])) for j in (i - 1, i))
+        assert before < after, f"instance {i} is in another place, or listed twice"
+    assert torch.equal(given["camera_ids"][ids], tile // 9), "a row is in another camera's list"
+    assert torch.equal(slots.sort().values, torch.arange(len(ids))), "two instances share a slot"
+    assert torch.equal(torch.searchsorted(lists["all"].row_offsets, slots, right=True) - 1, ids), (
+        "a slot is another row's"
+    )
+
+
+def test_no_other_way_of_sorting() -> None:
+    with (
+        pytest.raises(SplatlearnError, match='^sorting takes one of auto, all, tile, but got "quick"$'),
+        sorting("quick"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("backend", KERNELS, indirect=True)
+@WAYS
+def test_more_tiles_than_16_bits_can_number(way: str, backend: str) -> None:
     """A strip of 65,540 tiles, Gaussians at its ends and on both sides of tile 65,535."""
     width, tiles = 16 * 65540, [0, 1, 65534, 65535, 65536, 65539]
     x = torch.tensor([16.0 * tile + 8 for tile in tiles])
     means2d = torch.stack([x, torch.full_like(x, 0.5)], -1)
     conics, opacities = torch.tensor([1.0, 0.0, 1.0]).repeat(len(tiles), 1), torch.full((len(tiles),), 0.5)
     radii = torch.full((len(tiles), 2), 4, dtype=torch.int32)
-    lists = bin_tiles(means2d, conics, opacities, torch.ones(len(tiles)), radii, width, 1, n_cameras=1)
+    with sorting(way):
+        lists = bin_tiles(means2d, conics, opacities, torch.ones(len(tiles)), radii, width, 1, n_cameras=1)
     assert lists.gaussian_ids.tolist() == list(range(len(tiles))), "an instance is lost or in another place"
     counts = lists.tile_offsets.diff()
     assert counts.nonzero()[:, 0].tolist() == tiles and int(counts.sum()) == len(tiles), "a tile has another's list"
@@ -91,18 +149,19 @@ def test_more_instances_than_can_be_numbered_are_refused(backend: str, monkeypat
 
 
 @pytest.mark.parametrize("backend", KERNELS, indirect=True)
-def test_rows_of_no_camera_are_in_no_list(backend: str) -> None:
+@WAYS
+def test_rows_of_no_camera_are_in_no_list(way: str, backend: str) -> None:
     """What a CUDA device is not waited for to refuse: the native code alone, since on the CPU the ids are looked at."""
     means2d, conics = torch.full((4, 2), 8.0), torch.tensor([0.1, 0.0, 0.1]).repeat(4, 1)
     tensors = [means2d, conics, torch.full((4,), 0.5), torch.ones(4), torch.full((4, 2), 9, dtype=torch.int32)]
     tensors = [moved(tensor, CARD[backend]) for tensor in [*tensors, torch.tensor([0, 7, -1, 1])]]
     inputs = native.BinInputs(native.context(tensors[0]), 4, 2, 16, 16, 1 / 255, *map(native.pointer, tensors))
-    row_offsets = tensors[5].new_empty(5)
-    block_offsets = tensors[5].new_empty(2)
-    native.call("bin_count", native.BinCount(inputs, row_offsets.data_ptr(), block_offsets.data_ptr()), row_offsets)
-    lists = stage_bin._write(
-        stage_bin._Counted(inputs, tuple(tensors), tensors[0], row_offsets, block_offsets, 2, 3), rooms.Size(4, 4)
-    )
+    counts, row_offsets, block_offsets = tensors[4].new_empty(4), tensors[5].new_empty(5), tensors[5].new_empty(2, 2)
+    offsets = (counts, row_offsets, block_offsets)
+    native.call("bin_count", native.BinCount(inputs, *map(native.pointer, offsets)), row_offsets)
+    counted = stage_bin._Counted(inputs, tuple(tensors), tensors[0], *offsets, 2, 3)
+    with sorting(way):
+        lists = stage_bin._write(counted, rooms.Size(4, 4))
     assert row_offsets.tolist() == [0, 1, 1, 1, 2], "a row of no camera has instances, whose gradients nobody writes"
     assert lists.tile_offsets.tolist() == [0, 1, 2], "a row of no camera is drawn"
     assert lists.gaussian_ids[:2].tolist() == [0, 3], "a row is in another camera's list"

@@ -19,6 +19,7 @@ from splatlearn.errors import SplatlearnError
 from splatlearn.ops import native
 from splatlearn.ops.adam import Group, adam_steps
 from splatlearn.ops.bin import bin as bin_tiles
+from splatlearn.ops.bin import sorting
 from splatlearn.ops.checks import check_tensor
 from splatlearn.ops.photometric import photometric_loss
 from splatlearn.ops.project import Options, _Project, project
@@ -59,7 +60,7 @@ def test_kernels_agree_with_the_cpu_backend(name: str, emulated_library: Path) -
 
 
 def test_gaussians_of_many_tiles_agree_with_the_cpu_backend(emulated_library: Path) -> None:
-    """Those of more than 64 tiles are listed and summed by whole warps; up to 38 rows of 13 tiles here."""
+    """Those of more than 64 tiles are summed by whole warps, and all listed so; up to 38 rows of 13 tiles here."""
     scene = scenes.make(80, 40, 200, 600, degree=1, cameras=2, sizes_px=(5.0, 400.0), opacities=(0.05, 0.3))
 
     def everything() -> dict[str, Tensor]:
@@ -74,12 +75,14 @@ def test_gaussians_of_many_tiles_agree_with_the_cpu_backend(emulated_library: Pa
         return {"render": render.detach(), "absgrad": meta["means2d"].absgrad} | lists | gradients
 
     wanted = everything()
-    with native.emulated(emulated_library):
-        got = everything()
-    for key, value in wanted.items():
-        if not value.is_floating_point():
-            assert torch.equal(got[key], value), f"{key} differs from the CPU backend"
-        assert (got[key] - value).double().norm() <= 1e-9 * value.double().norm(), f"{key} differs from the CPU backend"
+    for way in ("all", "tile"):
+        with native.emulated(emulated_library), sorting(way):
+            got = everything()
+        for key, value in wanted.items():
+            if not value.is_floating_point():
+                assert torch.equal(got[key], value), f"{key} differs from the CPU backend"
+            error = (got[key] - value).double().norm()
+            assert error <= 1e-9 * value.double().norm(), f"{key} differs from the CPU backend"
 
 
 def long_lists(dtype: torch.dtype, channels: int, count: int = 900) -> dict[str, Tensor]:
@@ -115,10 +118,13 @@ from pathlib import Path
 import torch
 sys.path.insert(0, sys.argv[1])
 from test_cuda_kernels import draw, long_lists, loss
+from splatlearn.ops import bin as stage_bin
 from splatlearn.ops import native
 with native.emulated(Path(sys.argv[2])):
     results = {f"{name} {key}": value for name in ("67x67", "17-channels", "RGB+ED") for key, value in
                draw(name, torch.float32, absgrad=True).items()}
+    with stage_bin.sorting("all"):
+        results |= {f"all together {key}": value for key, value in draw("67x67", torch.float32).items()}
     torch.save(results | long_lists(torch.float32, 3, count=400) | loss(), sys.argv[3])
 """
 

@@ -89,6 +89,8 @@ template <class S> int count(const splatlearn_BinCount &out) {
         for (int i = 0; i < n; ++i) out.row_offsets[begin + i + 1] = tiles[i];
     }
     for (int64_t row = 0; row < in.n_rows; ++row) out.row_offsets[row + 1] += out.row_offsets[row];
+    out.block_offsets[0] = 0;
+    out.block_offsets[1] = out.row_offsets[in.n_rows];
     return 0;
 }
 

@@ -1,34 +1,19 @@
-// The lists of stage bin on CUDA: the rows that touch a tile are brought together and sorted by depth, their instances are
-// written in that order, and one stable sort by tile finishes the lists, with keys of 16 bits where that many tiles suffice.
+// The lists of stage bin on CUDA, where there are many instances: the rows that touch a tile are brought together and sorted by depth,
+// their instances are written in that order, and one stable sort by tile finishes the lists, with keys of 16 bits where that many
+// tiles suffice, in as many passes as their number needs. Where there are few, bin_tiles.cu needs a quarter of the launches.
 //
 // A row's instances have consecutive slots, so that its gradients lie together. The caller may write before it knows how many
 // rows and instances there are, into room that it guesses: what is free sorts last, and where the room does not suffice the
 // lists are empty and the overflow flag is set; the counts then tell how much room to write them again in.
-#include "reach.h"
+#include "bin.h"
 #include "sort.h"
 
 namespace SPLATLEARN_NAMESPACE {
 namespace {
 
-constexpr int kThreads = SPLATLEARN_BIN_BLOCK;
-constexpr int kWarps = kThreads / kWarp;
-constexpr int kOwnTiles = 64;  // a Gaussian of more tiles is written by a warp
-
-// How many rows and instances are listed: all, or none where the room is too small for either.
-struct Listed {
-    int64_t rows, instances;
-    SPLATLEARN_DEVICE explicit Listed(const splatlearn_BinWrite &out)
-        : rows(out.block_offsets[(out.in.n_rows + kThreads - 1) / kThreads]), instances(out.row_offsets[out.in.n_rows]) {
-        if (rows > out.n_listed || instances > out.n_instances) rows = instances = 0;
-    }
-};
-
-template <class S> struct DepthKeys;
-template <> struct DepthKeys<float> { using Key = uint32_t; };
-template <> struct DepthKeys<double> { using Key = uint64_t; };
-// Positive floats sort as their bit patterns do.
-SPLATLEARN_DEVICE uint32_t depth_key(float depth) { return __float_as_uint(depth); }
-SPLATLEARN_DEVICE uint64_t depth_key(double depth) { return uint64_t(__double_as_longlong(depth)); }
+// Room for which a sort tile by tile is expected to be the faster: its comparisons grow with the square of the logarithm of a
+// tile's list, or with that of a single block's work where one tile has nearly all, and launches do not.
+constexpr int64_t kFewRows = 1 << 17, kFewInstances = 1 << 20, kFewTiles = 1 << 16;
 
 // ---- rows that touch a tile, together, in their order ----
 
@@ -36,114 +21,82 @@ template <class S> struct ListedParams {
     splatlearn_BinWrite out;
     typename DepthKeys<S>::Key *keys;  // [n_listed]
     uint32_t *rows;                    // [n_listed]
+    int32_t *ticket;                   // made ready for the next kernel
 };
 
-template <class S> SPLATLEARN_KERNEL __launch_bounds__(kThreads) void listed_rows_kernel(ListedParams<S> p) {
-    SPLATLEARN_SHARED(int, before, kWarps);  // listed rows of the block's warps before each
+template <class S> SPLATLEARN_KERNEL __launch_bounds__(kBinThreads) void listed_rows_kernel(ListedParams<S> p) {
+    SPLATLEARN_SHARED(int64_t, warps, kBinWarps);
+    SPLATLEARN_SHARED(int, listed_warps, kBinWarps);
     const splatlearn_BinWrite &out = p.out;
-    const int64_t row = int64_t(blockIdx.x) * kThreads + threadIdx.x;
-    const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-    const bool listed = row < out.in.n_rows && out.row_offsets[row + 1] > out.row_offsets[row];
-    const unsigned mine = __ballot_sync(kFull, listed);
-    if (lane == 0) before[warp] = __popc(mine);
-    __syncthreads();
-    int64_t place = out.block_offsets[blockIdx.x] + __popc(mine & ((1u << lane) - 1));
-    for (int w = 0; w < warp; ++w) place += before[w];
-    if (listed && place < out.n_listed) {
+    const int64_t row = int64_t(blockIdx.x) * kBinThreads + threadIdx.x;
+    int tiles, total;
+    first_slot(out, row, warps, tiles);
+    const int64_t place = out.block_offsets[2 * int64_t(blockIdx.x)] + sum_before(int(tiles > 0), listed_warps, total);
+    if (tiles > 0 && place < out.n_listed) {
         p.keys[place] = depth_key(static_cast<const S *>(out.in.depths)[row]);
         p.rows[place] = uint32_t(row);
     }
-    if (row >= out.block_offsets[gridDim.x] && row < out.n_listed) {  // what is free sorts last
+    if (row >= out.block_offsets[2 * int64_t(gridDim.x)] && row < out.n_listed) {  // what is free sorts last
         p.keys[row] = ~typename DepthKeys<S>::Key(0);
         p.rows[row] = 0;
     }
+    if (row == 0) *p.ticket = 0;
 }
 
 struct OrderParams {
     splatlearn_BinWrite out;
     const uint32_t *order;  // [n_listed] rows by depth
-    int32_t *counts;        // [n_listed] tiles of each, in that order
+    uint32_t *starts;       // [n_listed] where the instances of each begin, less where its block's do
+    uint32_t *blocks;       // [blocks] where a block's do
+    int32_t *ticket;
 };
 
-SPLATLEARN_KERNEL __launch_bounds__(kThreads) void ordered_counts_kernel(OrderParams p) {
-    const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
-    if (i >= p.out.n_listed) return;
-    const int64_t row = p.order[i];
-    p.counts[i] = i < Listed(p.out).rows ? int32_t(p.out.row_offsets[row + 1] - p.out.row_offsets[row]) : 0;
+SPLATLEARN_KERNEL __launch_bounds__(kBinThreads) void starts_kernel(OrderParams p) {
+    SPLATLEARN_SHARED(unsigned, warps, kBinWarps);
+    SPLATLEARN_SHARED(int, last, 1);
+    const int64_t i = int64_t(blockIdx.x) * kBinThreads + threadIdx.x;
+    const bool listed = i < Listed(p.out).rows;
+    unsigned total;
+    const unsigned start = sum_before(listed ? unsigned(p.out.counts[p.order[i]]) : 0u, warps, total);
+    if (listed) p.starts[i] = start;
+    if (threadIdx.x == 0) p.blocks[blockIdx.x] = total;
+    if (!comes_last(p.ticket, last)) return;
+    prefix_sums(gridDim.x, warps, [&](int64_t b) { return p.blocks[b]; }, [&](int64_t b, unsigned sum) { p.blocks[b] = sum; });
 }
 
 // ---- instances ----
 
-template <class S, class Key> struct WriteParams {
+template <class Key> struct WriteParams {
     splatlearn_BinWrite out;
-    const uint32_t *order;
-    const int64_t *starts;   // [n_listed] where the instances of each row in depth order begin
+    const uint32_t *order, *starts, *blocks;
     Key *tiles;              // [capacity] tile of each instance, in depth order
     uint32_t *slots;         // [capacity] slot of each, likewise
     int32_t *row_of_slot;    // [capacity]
 };
 
-template <class S, class Key> SPLATLEARN_KERNEL __launch_bounds__(kThreads) void pad_kernel(WriteParams<S, Key> p) {
-    const int64_t k = int64_t(blockIdx.x) * kThreads + threadIdx.x;
-    if (k < Listed(p.out).instances || k >= p.out.n_instances) return;
-    p.tiles[k] = Key(~Key(0));
-    p.slots[k] = 0;
-}
-
-// Writes the tiles begin..end-1 of a row's camera, from `slot` and `place` on.
+// A warp writes the instances of 32 rows, one after the other, and the block what stays free.
 template <class S, class Key>
-SPLATLEARN_DEVICE void write_span(const WriteParams<S, Key> &p, int64_t row, int64_t camera, int begin, int end,
-                                  int64_t slot, int64_t place) {
+SPLATLEARN_KERNEL __launch_bounds__(kBinThreads) void write_instances_kernel(WriteParams<Key> p) {
     const splatlearn_BinInputs &in = p.out.in;
-    const int64_t first = camera * tiles_across(in.width) * tiles_across(in.height);
-    for (int tile = begin; tile < end; ++tile, ++slot, ++place) {
-        p.tiles[place] = Key(first + tile);
-        p.slots[place] = uint32_t(slot);
-        p.row_of_slot[slot] = int32_t(row);
+    const Listed listed(p.out);
+    const int64_t i = int64_t(blockIdx.x) * kBinThreads + threadIdx.x, stride = int64_t(gridDim.x) * kBinThreads;
+    for (int64_t free = listed.instances + i; free < p.out.n_instances; free += stride) {
+        p.tiles[free] = Key(~Key(0));
+        p.slots[free] = 0;
     }
-}
-
-// A thread writes its own Gaussian, but those of many tiles are written by the whole warp, a row of tiles a lane.
-template <class S, class Key>
-SPLATLEARN_KERNEL __launch_bounds__(kThreads) void write_instances_kernel(WriteParams<S, Key> p) {
-    const splatlearn_BinInputs &in = p.out.in;
-    const int64_t rows = Listed(p.out).rows, i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
-    const int lane = threadIdx.x % kWarp;
-    const int64_t first_of_warp = i - lane;
-    const int64_t mine = i < rows ? p.order[i] : 0;
-    const int64_t tiles = i < rows ? p.out.row_offsets[mine + 1] - p.out.row_offsets[mine] : 0;
-    if (tiles > 0 && tiles <= kOwnTiles) {
-        const Reach<S> reach(in, mine);
-        const int64_t camera = camera_of(in, mine);
-        int64_t slot = p.out.row_offsets[mine], place = p.starts[i];
-        for (int tile_row = reach.first; tile_row < reach.last; ++tile_row) {
-            int begin, end;
-            reach.span(tile_row, begin, end);
-            write_span(p, mine, camera, begin, end, slot, place);
-            slot += end - begin;
-            place += end - begin;
-        }
-    }
-    for (unsigned large = __ballot_sync(kFull, tiles > kOwnTiles); large; large &= large - 1) {
-        const int64_t at = first_of_warp + __ffs(int(large)) - 1, row = p.order[at];
-        const Reach<S> reach(in, row);
-        const int64_t camera = camera_of(in, row);
-        int64_t slot = p.out.row_offsets[row], place = p.starts[at];
-        for (int first = reach.first; first < reach.last; first += kWarp) {
-            int begin = 0, end = 0;
-            if (first + lane < reach.last) reach.span(first + lane, begin, end);
-            int before = end - begin;  // becomes the sum over this lane and those below it
-            for (int offset = 1; offset < kWarp; offset *= 2) {
-                const int other = __shfl_up_sync(kFull, before, offset);
-                if (lane >= offset) before += other;
-            }
-            const int total = __shfl_sync(kFull, before, kWarp - 1);
-            before -= end - begin;
-            write_span(p, row, camera, begin, end, slot + before, place + before);
-            slot += total;
-            place += total;
-        }
-    }
+    const int64_t row = i < listed.rows ? p.order[i] : in.n_rows;
+    const int start = i < listed.rows ? int(p.blocks[blockIdx.x] + p.starts[i]) : 0;  // of the warp's rows, lane 0's is the first
+    const int first = __shfl_sync(kFull, start, 0);
+    const int to_slot = i < listed.rows ? int(p.out.row_offsets[row]) - (start - first) : 0;
+    const int to_tile = i < listed.rows ? int(camera_of(in, row)) * tiles_across(in.width) * tiles_across(in.height) : 0;
+    for_instances(Reach<S>(in, row), [&](int instance, int owner, int tile) {
+        const int slot = instance + __shfl_sync(kFull, to_slot, owner), row_id = __shfl_sync(kFull, int(row), owner);
+        tile += __shfl_sync(kFull, to_tile, owner);
+        if (instance < 0) return;
+        p.tiles[first + instance] = Key(tile);
+        p.slots[first + instance] = uint32_t(slot);
+        p.row_of_slot[slot] = row_id;
+    });
 }
 
 template <class Key> struct ListParams {
@@ -154,8 +107,8 @@ template <class Key> struct ListParams {
     int64_t n_tiles;
 };
 
-template <class Key> SPLATLEARN_KERNEL __launch_bounds__(kThreads) void lists_kernel(ListParams<Key> p) {
-    const int64_t k = int64_t(blockIdx.x) * kThreads + threadIdx.x;
+template <class Key> SPLATLEARN_KERNEL __launch_bounds__(kBinThreads) void lists_kernel(ListParams<Key> p) {
+    const int64_t k = int64_t(blockIdx.x) * kBinThreads + threadIdx.x;
     const int64_t instances = Listed(p.out).instances;
     if (k == 0 && p.out.overflow && instances < p.out.row_offsets[p.out.in.n_rows]) *p.out.overflow = 1;
     if (k < instances) {
@@ -173,7 +126,6 @@ template <class Key> SPLATLEARN_KERNEL __launch_bounds__(kThreads) void lists_ke
     p.out.tile_offsets[k] = low;
 }
 
-int64_t tiles_of(const splatlearn_BinInputs &in) { return in.n_cameras * tiles_across(in.width) * tiles_across(in.height); }
 int bits_for(int64_t values) {
     int bits = 1;
     while (bits < 32 && (int64_t(1) << bits) < values) ++bits;
@@ -183,12 +135,10 @@ int bits_for(int64_t values) {
 template <class S, class Key> struct WriteScratch {
     using Depth = typename DepthKeys<S>::Key;
     Depth *depths, *sorted_depths;
-    uint32_t *rows, *order;
-    int32_t *counts;
-    int64_t *starts;
+    uint32_t *rows, *order, *starts, *blocks;
     Key *tiles, *sorted_tiles;
     uint32_t *slots, *sorted_slots;
-    int32_t *row_of_slot;
+    int32_t *row_of_slot, *ticket;
     size_t sort_size;
     char *sort;
 
@@ -196,13 +146,12 @@ template <class S, class Key> struct WriteScratch {
         const int64_t rows_n = out.n_listed, n = out.n_instances;
         depths = arena.take<Depth>(rows_n); sorted_depths = arena.take<Depth>(rows_n);
         rows = arena.take<uint32_t>(rows_n); order = arena.take<uint32_t>(rows_n);
-        counts = arena.take<int32_t>(rows_n); starts = arena.take<int64_t>(rows_n);
+        starts = arena.take<uint32_t>(rows_n); blocks = arena.take<uint32_t>(blocks_for(rows_n, kBinThreads));
         tiles = arena.take<Key>(n); sorted_tiles = arena.take<Key>(n);
         slots = arena.take<uint32_t>(n); sorted_slots = arena.take<uint32_t>(n);
-        row_of_slot = arena.take<int32_t>(n);
-        sort_size = sort_pairs_bytes(rows_n, sizeof(Depth));
-        const size_t others[] = {sort_pairs_bytes(n, sizeof(Key)), scan_bytes(rows_n)};
-        for (const size_t other : others) sort_size = other > sort_size ? other : sort_size;
+        row_of_slot = arena.take<int32_t>(n); ticket = arena.take<int32_t>(1);
+        const size_t sizes[] = {sort_pairs_bytes(rows_n, sizeof(Depth)), sort_pairs_bytes(n, sizeof(Key))};
+        sort_size = sizes[0] > sizes[1] ? sizes[0] : sizes[1];
         sort = arena.take<char>(int64_t(sort_size));
     }
 };
@@ -214,33 +163,38 @@ template <class S, class Key> int write_with_keys(const splatlearn_BinWrite &out
     const WriteScratch<S, Key> s(arena, out);
     if (!fits(arena, in.context)) return kScratchTooSmall;
     const int64_t tiles = tiles_of(in), rows = out.n_listed, room = out.n_instances;
+    const ListedParams<S> listed = {out, s.depths, s.rows, s.ticket};
+    SPLATLEARN_TRY(SPLATLEARN_LAUNCH((listed_rows_kernel<S>), blocks_for(in.n_rows, kBinThreads), kBinThreads, stream, listed));
     if (room > 0 && rows > 0) {
-        const ListedParams<S> listed = {out, s.depths, s.rows};
-        const OrderParams order = {out, s.order, s.counts};
-        const WriteParams<S, Key> write = {out, s.order, s.starts, s.tiles, s.slots, s.row_of_slot};
-        const unsigned blocks = blocks_for(rows, kThreads);
-        SPLATLEARN_TRY(SPLATLEARN_LAUNCH((listed_rows_kernel<S>), blocks_for(in.n_rows, kThreads), kThreads, stream, listed));
+        const OrderParams order = {out, s.order, s.starts, s.blocks, s.ticket};
+        const WriteParams<Key> write = {out, s.order, s.starts, s.blocks, s.tiles, s.slots, s.row_of_slot};
+        const unsigned blocks = blocks_for(rows, kBinThreads);
         SPLATLEARN_TRY(sort_pairs(s.depths, s.sorted_depths, s.rows, s.order, rows, 0, int(8 * sizeof(S)), s.sort, s.sort_size, stream));
-        SPLATLEARN_TRY(SPLATLEARN_LAUNCH((ordered_counts_kernel), blocks, kThreads, stream, order));
-        SPLATLEARN_TRY(exclusive_scan(s.counts, s.starts, rows, s.sort, s.sort_size, stream));
-        SPLATLEARN_TRY(SPLATLEARN_LAUNCH((pad_kernel<S, Key>), blocks_for(room, kThreads), kThreads, stream, write));
-        SPLATLEARN_TRY(SPLATLEARN_LAUNCH((write_instances_kernel<S, Key>), blocks, kThreads, stream, write));
+        SPLATLEARN_TRY(SPLATLEARN_LAUNCH((starts_kernel), blocks, kBinThreads, stream, order));
+        SPLATLEARN_TRY(SPLATLEARN_LAUNCH((write_instances_kernel<S, Key>), blocks, kBinThreads, stream, write));
         SPLATLEARN_TRY(sort_pairs(s.tiles, s.sorted_tiles, s.slots, s.sorted_slots, room, 0, bits_for(tiles + 1), s.sort, s.sort_size, stream));
     }
     const ListParams<Key> lists = {s.sorted_tiles, s.sorted_slots, s.row_of_slot, out, tiles};
     const int64_t threads = room > tiles + 1 ? room : tiles + 1;
-    return SPLATLEARN_LAUNCH((lists_kernel<Key>), blocks_for(threads, kThreads), kThreads, stream, lists);
+    return SPLATLEARN_LAUNCH((lists_kernel<Key>), blocks_for(threads, kBinThreads), kBinThreads, stream, lists);
 }
 
 // All ones stay free for padding.
 bool short_keys(const splatlearn_BinInputs &in) { return tiles_of(in) < UINT16_MAX; }
 
+bool by_tile(const splatlearn_BinWrite &out) {
+    if (out.sorting != SPLATLEARN_SORT_AUTO) return out.sorting == SPLATLEARN_SORT_BY_TILE;
+    return out.n_listed <= kFewRows && out.n_instances <= kFewInstances && tiles_of(out.in) <= kFewTiles;
+}
+
 template <class S> int write(const splatlearn_BinWrite &out) {
     if (out.n_instances > INT32_MAX || out.n_listed > out.in.n_rows || tiles_of(out.in) >= INT32_MAX) return kTooMany;
+    if (by_tile(out)) return write_by_tile<S>(out);
     return short_keys(out.in) ? write_with_keys<S, uint16_t>(out) : write_with_keys<S, uint32_t>(out);
 }
 
 template <class S> int64_t scratch_of_write(const splatlearn_BinWrite &out) {
+    if (by_tile(out)) return scratch_by_tile<S>(out);
     Arena arena(nullptr);
     if (short_keys(out.in)) (void)WriteScratch<S, uint16_t>(arena, out);
     else (void)WriteScratch<S, uint32_t>(arena, out);

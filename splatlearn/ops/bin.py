@@ -1,5 +1,8 @@
 """Stage bin: which 16x16 tiles each 2D Gaussian touches, listed by tile in depth order. Integers have no derivative."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import NamedTuple
 
 import torch
@@ -11,6 +14,27 @@ from splatlearn.ops import room as rooms
 from splatlearn.ops.checks import check_like, check_number, check_size, check_tensor
 
 TILE = 16
+_sorting: ContextVar[str] = ContextVar("sorting", default="auto")
+
+
+@contextmanager
+def sorting(way: str) -> Iterator[None]:
+    """How a CUDA device sorts what is listed while it lasts; the lists are the same, and nothing changes on the CPU.
+
+    Args:
+        way: "all": rows by depth, then all instances by tile, for which bytes count; "tile": the list of each tile by
+            itself, a quarter of the launches, for which they count; "auto": by how much room the lists have.
+
+    Raises:
+        SplatlearnError: another way.
+    """
+    if way not in native.SORTING:
+        raise SplatlearnError(f'sorting takes one of {", ".join(native.SORTING)}, but got "{way}"')
+    token = _sorting.set(way)
+    try:
+        yield
+    finally:
+        _sorting.reset(token)
 
 
 class Tiles(NamedTuple):
@@ -75,14 +99,16 @@ def bin(
     inputs = native.BinInputs(
         native.context(means2d), rows, n_cameras, width, height, alpha_threshold, *map(native.pointer, tensors)
     )
-    space = workspace.current(means2d)
+    kernels, space = native.runs_kernels(means2d), workspace.current(means2d)
+    counts = radii.new_empty(rows) if kernels else None
     row_offsets = workspace.empty(space, "row_offsets", (rows + 1,), means2d, torch.int64)
-    block_offsets = row_offsets.new_zeros(-(-rows // native.BIN_BLOCK) + 1)  # which the CPU leaves at zero
-    native.call("bin_count", native.BinCount(inputs, row_offsets.data_ptr(), block_offsets.data_ptr()), means2d)
+    block_offsets = row_offsets.new_empty(-(-rows // native.BIN_BLOCK) + 1 if kernels else 1, 2)
+    offsets = [counts, row_offsets, block_offsets]
+    native.call("bin_count", native.BinCount(inputs, *map(native.pointer, offsets)), means2d)
     tiles = n_cameras * -(-width // TILE) * -(-height // TILE)
-    counted = _Counted(inputs, tensors, means2d, row_offsets, block_offsets, tiles, channels)
+    counted = _Counted(inputs, tensors, means2d, counts, row_offsets, block_offsets, tiles, channels)
     known = rooms.capacity(means2d.device)
-    if not ahead or known is None or not native.runs_kernels(means2d):
+    if not ahead or known is None or not kernels:
         return _write_exactly(counted)
     room, within = rooms.Size(min(known.rows, rows), known.instances), rooms.current(means2d.device)
     if within is None:
@@ -107,13 +133,14 @@ class _Counted(NamedTuple):
     inputs: native.BinInputs
     tensors: tuple[Tensor | None, ...]  # that the inputs point into
     like: Tensor  # of the view's dtype and device
-    row_offsets: Tensor  # [M + 1] int64
-    block_offsets: Tensor  # [blocks of rows + 1] int64
+    counts: Tensor | None  # [M] int32 on CUDA
+    row_offsets: Tensor  # [M + 1] int64, on CUDA written with the lists
+    block_offsets: Tensor  # [blocks of rows + 1, 2] int64, whose last are the rows and instances to list
     n_tiles: int  # of all cameras
     channels: int
 
     def arriving(self) -> rooms.Arriving:
-        return rooms.Arriving(self.block_offsets[-1:], self.row_offsets[-1:])
+        return rooms.Arriving(self.block_offsets[-1])
 
 
 def _write(counted: _Counted, room: rooms.Size, overflow: Tensor | None = None) -> Tiles:
@@ -123,8 +150,9 @@ def _write(counted: _Counted, room: rooms.Size, overflow: Tensor | None = None) 
     space = workspace.current(row_offsets)
     row_ids = workspace.empty(space, "row_ids", (room.instances,), row_offsets, torch.int32)
     slots = workspace.empty(space, "slots", (room.instances,), row_offsets)
-    tensors = [row_offsets, counted.block_offsets, tile_offsets, row_ids, slots, overflow]
-    native.call("bin_write", native.BinWrite(counted.inputs, *room, *map(native.pointer, tensors)), row_offsets)
+    tensors = [counted.counts, row_offsets, counted.block_offsets, tile_offsets, row_ids, slots, overflow]
+    sizes = (*room, native.SORTING[_sorting.get()])
+    native.call("bin_write", native.BinWrite(counted.inputs, *sizes, *map(native.pointer, tensors)), row_offsets)
     return Tiles(tile_offsets, row_ids, slots, row_offsets)
 
 

@@ -64,13 +64,13 @@ class BinInputs(Structure):
 
 
 class BinCount(Structure):
-    _fields_ = _fields([("inputs", BinInputs)], "row_offsets block_offsets")
+    _fields_ = _fields([("inputs", BinInputs)], "counts row_offsets block_offsets")
 
 
 class BinWrite(Structure):
     _fields_ = _fields(
-        [("inputs", BinInputs), ("n_listed", c_int64), ("n_instances", c_int64)],
-        "row_offsets block_offsets tile_offsets row_ids slots overflow",
+        [("inputs", BinInputs), ("n_listed", c_int64), ("n_instances", c_int64), ("sorting", c_int32)],
+        "counts row_offsets block_offsets tile_offsets row_ids slots overflow",
     )
 
 
@@ -139,9 +139,10 @@ class ProjectUpdate(Structure):
     ]
 
 
-ADAM_GROUPS_MAX = 8  # as in csrc/abi.h, and so the next three
+ADAM_GROUPS_MAX = 8  # as in csrc/abi.h, and so the next four
 RECORD = 12  # numbers of a 2D Gaussian packed for the blend
 BIN_BLOCK = 256  # rows that stage bin counts together
+SORTING = {"auto": 0, "all": 1, "tile": 2}  # ways to sort in stage bin
 SPAN = 256  # instances of a list that the blend's backward walks by itself
 # In the order of SPLATLEARN_STAGES in csrc/abi.h.
 STAGES: dict[str, type[Structure]] = {

@@ -66,22 +66,19 @@ def remember(device: torch.device, needed: Size) -> None:
 
 
 class Arriving:
-    """A size on its way from the device, rows and instances [1] int64: the host need not wait before it asks for it."""
+    """A size on its way from the device, [2] int64: the host need not wait before it asks for it."""
 
-    def __init__(self, rows: Tensor, instances: Tensor) -> None:
-        self._numbers, self._event = [rows, instances], None
-        if rows.is_cuda:
-            host = torch.empty(2, 1, dtype=torch.int64, pin_memory=True)
-            self._numbers = [
-                to.copy_(number, non_blocking=True) for to, number in zip(host, self._numbers, strict=True)
-            ]
+    def __init__(self, size: Tensor) -> None:
+        self._size, self._event = size, None
+        if size.is_cuda:
+            self._size = torch.empty(2, dtype=torch.int64, pin_memory=True).copy_(size, non_blocking=True)
             self._event = torch.cuda.Event()
-            self._event.record(torch.cuda.current_stream(rows.device))
+            self._event.record(torch.cuda.current_stream(size.device))
 
     def wait(self) -> Size:
         if self._event is not None:
             self._event.synchronize()
-        return Size(*map(int, self._numbers))
+        return Size(*self._size.tolist())
 
 
 class _Pending(NamedTuple):
