@@ -1,5 +1,5 @@
-// What the forward and the backward of the blend share on the CPU: packed splats, where a tile lies, the rows that a splat reaches in
-// it, and the order of tiles. A tile is the unit of work, its pixel rows are SIMD lanes, and the Gaussians of its list pass over it.
+// What the forward and the backward of the blend share on the CPU: packed splats, where a tile lies and its list, the order of pixels
+// and of tiles. A tile is the unit of work, its blocks of 4x4 pixels are SIMD lanes, and its list passes over them 64 splats at a time.
 #pragma once
 #include "cpu.h"
 

@@ -9,10 +9,10 @@ namespace {
 // What is kept of a register of pixels while the list passes over them; D channels where they are known when compiled.
 template <class S, int D> struct alignas(64) Pixels {
     static constexpr int L = Lanes<S>::count;
-    S x[L], y[L];                // centres from the tile's corner
+    S x[L], y[L];                   // centres from the tile's corner
     S transmittance[L], behind[L];  // before the splats already undone
-    S stop[L];                   // splats from this position on are not drawn
-    S v_color[D ? D : 1][L];     // gradient of the image
+    S stop[L];                      // splats from this position on are not drawn
+    S v_color[D ? D : 1][L];        // gradient of the image
 };
 
 template <class S, int D, bool Abs> struct BackwardTile {
@@ -99,6 +99,7 @@ template <class S, int D, bool Abs> struct BackwardTile {
 
     // Not inlined, as begin_row.
     __attribute__((noinline)) void gather(int64_t first, const int32_t *ids, int n) {
+        for (int i = 0; i < n; ++i) __builtin_prefetch(row_of(first + i), 1);  // rows of gradients lie apart: under way together
         chunk.gather(scene, place, ids, n);
         for (int i = 0; i < n; i += L) {
             const Lanes<S> positions = ramp<S>() + S(first + i);
