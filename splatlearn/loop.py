@@ -82,6 +82,10 @@ class Task(ABC, Generic[Batch, Output]):
     def named_parameters(self) -> Iterable[tuple[str, Tensor]]:
         """What is learned, by name; a parameter's ``grad`` may be None."""
 
+    def named_gradients(self) -> Iterable[tuple[str, Tensor]]:
+        """What backward has left for the update, by name: the parameters' gradients, if a task has no others."""
+        return [(name, tensor.grad) for name, tensor in self.named_parameters() if tensor.grad is not None]
+
     @abstractmethod
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that a resumed run needs: tensors (the generator's state too), and a JSON-able dict."""
@@ -271,9 +275,8 @@ def _inspected(task: AnyTask, results: Mapping[str, Any]) -> Iterator[tuple[str,
     for name, parameter in task.named_parameters():
         yield f"parameter '{name}'", parameter
     yield from _tensors_within("", results)
-    for name, parameter in task.named_parameters():
-        if parameter.grad is not None:
-            yield f"the gradient of '{name}'", parameter.grad
+    for name, gradient in task.named_gradients():
+        yield f"the gradient of '{name}'", gradient
 
 
 def _tensors_within(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:

@@ -200,3 +200,28 @@ def test_a_picture_that_is_its_photograph_has_a_finite_psnr(folder: Path, monkey
     figures = evaluate(task)
     assert figures["psnr"] == HIGHEST_PSNR and figures["ssim"] > 0.999
     assert "Infinity" not in json.dumps(figures) and "NaN" not in json.dumps(figures), "metrics.json is no JSON"
+
+
+def test_backward_ends_at_the_2d_gaussians(folder: Path) -> None:
+    """No gradient of a parameter is ever made, and what is looked at in its place is that of the 2D Gaussians."""
+    task = make(folder, coarse=[], sh_every=2, **{"densify.start": 100})
+    loop.fit(task, 3, progress=False)
+    assert task.optimizer.moving == 3, "bases that are drawn do not move, or more than these"
+    view = task.batch(4)
+    task.loss(task.forward(view), view).backward()
+    assert all(tensor.grad is None for _, tensor in task.named_parameters()), "a gradient takes memory for nothing"
+    assert {"2D means2d", "2D conics", "2D opacities", "2D colors"} == {name for name, _ in task.named_gradients()}
+    assert task._rendering is not None and task._rendering.leaves is not None
+    gradient = task._rendering.leaves.conics.grad
+    assert gradient is not None
+    gradient[0, 3, 1] = torch.nan
+    with pytest.raises(SplatlearnError, match=r"step 4 .*the gradient of '2D conics' has 1 of"):
+        loop._refuse_non_finite(4, task, view, {})
+
+
+def test_a_resumed_run_knows_which_bases_move(folder: Path) -> None:
+    task = make(folder, coarse=[], sh_every=2, **{"densify.start": 100})
+    loop.fit(task, 5, progress=False)
+    resumed = make(folder, coarse=[], sh_every=2, **{"densify.start": 100})
+    resumed.load_state(*task.state())
+    assert resumed.optimizer.moving == task.optimizer.moving == 8, "bases with moments would stand still"

@@ -50,7 +50,7 @@ def test_a_step_finds_the_memory_of_the_step_before(folder: Path) -> None:
 
     before = places()
     task.forward(task.batch(4))
-    assert {"render", "instance_rows", "v_image", "v_shN"} <= set(before), "a stage does not use the workspace"
+    assert {"render", "instance_rows", "v_image", "v_colors"} <= set(before), "a stage does not use the workspace"
     assert {name for name, place in places().items() if before[name] != place} <= {"row_ids", "slots"}, "made anew"
 
 

@@ -57,17 +57,21 @@ def ours(inputs: Inputs) -> Contender:
     """Forward, loss, backward, update by the stages; in a room as in training, so that no card is waited for."""
     gaussians, room, space = inputs.gaussians, Room(inputs.device), Workspace()
     optimizer, rates = GaussianAdam(gaussians), dict.fromkeys(NAMES, RATE)
-    last: list[int] = []
+    last: list[Any] = []  # the view drawn, and where its backward ends
 
     def drawn(index: int) -> torch.Tensor:
         with room, space:
-            return gaussians(inputs.views[index][0]).image  # type: ignore[no-any-return]
+            rendering = gaussians(inputs.views[index][0], leaves=True)
+        last[:] = [index, rendering.leaves]
+        return rendering.image  # type: ignore[no-any-return]
+
+    def update(again: bool = False) -> None:
+        optimizer.step(rates, room.overflow, again, last[1])
 
     def forward(index: int) -> torch.Tensor:
         while not room.settle():  # the step before lacked room and is made again
             photometric_loss(drawn(last[0]), inputs.views[last[0]][1]).backward()  # type: ignore[no-untyped-call]
-            optimizer.step(rates, room.overflow, again=True)
-        last[:] = [index]
+            update(again=True)
         return drawn(index)
 
     viewing, seen = Room(inputs.device), [0]
@@ -81,7 +85,7 @@ def ours(inputs: Inputs) -> Contender:
         with viewing:
             gaussians(inputs.views[index][0])
 
-    return assembled("splatlearn", inputs, forward, lambda: optimizer.step(rates, room.overflow), frame)
+    return assembled("splatlearn", inputs, forward, update, frame)
 
 
 class _Still:
@@ -114,12 +118,10 @@ class _Learner:
         self.replays = Replays(self, recorder)
         self.last = 0
 
-    def draw(self, gaussians: Gaussians, view: View, pose: Pose, degree: int) -> Rendering:
+    def draw(self, view: View, pose: Pose, degree: int) -> Rendering:
         camera = view.camera
         with self.room:
-            rendering = gaussians.draw(pose, camera.width, camera.height, background=self.background)
-        rendering.means2d.retain_grad()
-        return rendering
+            return self.gaussians.draw(pose, camera.width, camera.height, background=self.background, leaves=True)
 
     def compared(self, output: Rendering, batch: View) -> torch.Tensor:
         return photometric_loss(output.image, batch.photo)
@@ -139,9 +141,9 @@ class _Learner:
             recorded.gradients(view, rates, self.optimizer.steps + (not again))
             recorded.update(again)
             return
-        rendering = self.draw(self.gaussians, view, pose_of(view.camera, self.device), degree)
+        rendering = self.draw(view, pose_of(view.camera, self.device), degree)
         self.compared(rendering, view).backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step(rates, self.room.overflow, again)
+        self.optimizer.step(rates, self.room.overflow, again, rendering.leaves)
 
 
 def replayed(inputs: Inputs, recorder: Recorder | None = None) -> Contender:

@@ -79,6 +79,8 @@ def of_stages(gaussians: Gaussians, camera: Camera, counts: Counts, device: str)
             instances * (12 + 4 * SPLAT + 2 * 4 * ROW) + pixels * 4 * 6 + n * (4 * SPLAT + 8),
         ),
         "project backward": Work(3 * project, 4 * (2 * parameters + FLAT * n)),
+        # In one pass each parameter and each moment is read once and written once, and no gradient is.
+        "project update": Work(3 * project + ADAM * parameters, 4 * (6 * parameters + FLAT * n)),
         "adam": adam,
         "adam groups": adam,
     }

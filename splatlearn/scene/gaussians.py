@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from splatlearn.errors import SplatlearnError
 from splatlearn.ops.bin import bin
-from splatlearn.ops.project import project
+from splatlearn.ops.project import Leaves, project
 from splatlearn.ops.rasterize import rasterize
 from splatlearn.scene.cameras import Camera
 from splatlearn.scene.formats.registry import read
@@ -34,6 +34,7 @@ class Rendering(NamedTuple):
     means2d: Tensor  # [1, N, 2] px, in the graph
     radii: Tensor  # [1, N, 2] int32 px, 0: not drawn
     colors: Tensor  # [1, N, 3] seen from the camera, in the graph
+    leaves: Leaves | None = None  # where backward ends, if not at the parameters
 
 
 class Pose(NamedTuple):
@@ -162,14 +163,6 @@ class Gaussians(nn.Module):
         """Makes `value` the parameter `name`, of whatever N."""
         self.register_parameter(name, nn.Parameter(value))
 
-    def twin(self) -> "Gaussians":
-        """The same values in the same memory, as parameters whose gradients are their own."""
-        twin = Gaussians.__new__(Gaussians)
-        nn.Module.__init__(twin)
-        for name in NAMES:
-            twin.replace(name, getattr(self, name).detach())
-        return twin
-
     def tensors(self) -> dict[str, Tensor]:
         """The parameters by name, detached."""
         return {name: getattr(self, name).detach() for name in NAMES}
@@ -189,17 +182,20 @@ class Gaussians(nn.Module):
         background: Tensor | None = None,
         sh_degree: int | None = None,
         antialiased: bool = False,
+        leaves: bool = False,
     ) -> Rendering:
         """Draws the scene from a camera.
 
         Args:
             background: [3] colour behind everything; None: black.
             sh_degree: use the bases up to this degree only; None: all.
+            leaves: backward ends at the 2D Gaussians, from which `GaussianAdam.step` goes on; the parameters get no
+                gradient.
         """
-        pose = pose_of(camera, self.means.device)
         return self.draw(
-            pose, camera.width, camera.height, background=background, sh_degree=sh_degree, antialiased=antialiased
-        )
+            pose_of(camera, self.means.device), camera.width, camera.height,
+            background=background, sh_degree=sh_degree, antialiased=antialiased, leaves=leaves,
+        )  # fmt: skip
 
     def draw(
         self,
@@ -210,13 +206,14 @@ class Gaussians(nn.Module):
         background: Tensor | None = None,
         sh_degree: int | None = None,
         antialiased: bool = False,
+        leaves: bool = False,
     ) -> Rendering:
         """Draws the scene from a pose that is on its device already; otherwise as `forward`."""
         splats = project(
             self.means, self.quats, self.scales, self.opacities, self.sh0, self.shN,
             pose.viewmat, pose.K, width, height,
             sh_degree=self.sh_degree if sh_degree is None else min(sh_degree, self.sh_degree),
-            antialiased=antialiased, raw=True, camera_centers=pose.center,
+            antialiased=antialiased, raw=True, camera_centers=pose.center, leaves=leaves,
         )  # fmt: skip
         assert splats.colors is not None
         ellipses = (splats.means2d, splats.conics, splats.opacities)
@@ -224,7 +221,8 @@ class Gaussians(nn.Module):
         behind = None if background is None else background[None]
         image, alpha = rasterize(*ellipses, splats.colors, behind, tiles, width, height, records=splats.records)
         # squeeze, as the gradient of image[0] would be copied into zeros
-        return Rendering(image.squeeze(0), alpha.squeeze(0), splats.means2d, splats.radii, splats.colors)
+        ends = splats if isinstance(splats, Leaves) else None
+        return Rendering(image.squeeze(0), alpha.squeeze(0), splats.means2d, splats.radii, splats.colors, ends)
 
 
 def neighbour_distances(points: np.ndarray, neighbours: int = 3) -> np.ndarray:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from splatlearn.ops import room as rooms
 from splatlearn.ops.adam import step_rates
+from splatlearn.ops.project_update import PARAMETERS
 from splatlearn.ops.recording import Recorder
 from splatlearn.ops.room import Room
 from splatlearn.scene.densify import Strategy
@@ -44,7 +45,7 @@ class Learner(Protocol):
     def strategy(self) -> Strategy:
         """What observes each step."""
 
-    def draw(self, gaussians: Gaussians, view: View, pose: Pose, degree: int) -> Rendering:
+    def draw(self, view: View, pose: Pose, degree: int) -> Rendering:
         """The picture of a step."""
 
     def compared(self, output: Rendering, batch: View) -> Tensor:
@@ -102,12 +103,12 @@ class RecordedStep:
 
     def __init__(self, task: Learner, recorder: Recorder, view: View, degree: int) -> None:
         self._task, self._recorder = task, recorder
-        self._numbers = torch.zeros(POSE + 2 * len(NAMES), device=task.device)  # the camera, then rates of Adam
+        self._numbers = torch.zeros(POSE + 2 * len(PARAMETERS), device=task.device)  # the camera, then rates of Adam
         mask = None if view.mask is None else view.mask.clone()
         self._view = view._replace(photo=view.photo.clone(), mask=mask)
         refill(self._numbers[:POSE], pose_numbers(view.camera))
         self._owned = _owned(task)
-        (self._rendering, self._loss, self._gradients), self._make = recorder.record(lambda: self._learn(degree))
+        (self._rendering, self._loss), self._make = recorder.record(lambda: self._learn(degree))
         _, self._apply = recorder.record(self._change)
 
     def is_stale(self) -> bool:
@@ -116,18 +117,17 @@ class RecordedStep:
         return len(now) != len(self._owned) or any(a is not b for a, b in zip(now, self._owned, strict=True))
 
     def gradients(self, view: View, rates: dict[str, float], step: int) -> Rendering:
-        """Forward, loss and backward of a view; the parameters have their gradients then.
+        """Forward, loss and backward of a view; the leaves of the picture have their gradients then.
 
         Args:
             rates, step: of the update to come.
         """
-        live = [number for name in NAMES for number in step_rates(rates[name], step)]
+        live = [number for name in PARAMETERS for number in step_rates(rates[name], step)]
         refill(self._numbers, torch.cat([pose_numbers(view.camera), torch.tensor(live, dtype=torch.float64).float()]))
         self._view.photo.copy_(view.photo)
         if self._view.mask is not None and view.mask is not None:
             self._view.mask.copy_(view.mask)
         self._make()
-        self._hand_out(self._gradients)
         return self._rendering
 
     def loss(self) -> Tensor:
@@ -138,30 +138,21 @@ class RecordedStep:
         """The update of the last replay; `again` as in `GaussianAdam.step`."""
         self._task.optimizer.steps += not again
         self._apply()
-        self._hand_out({})
-
-    def _hand_out(self, gradients: dict[str, Tensor]) -> None:
-        for name in NAMES:
-            getattr(self._task.gaussians, name).grad = gradients.get(name)
 
     # ---- what is recorded ----
 
-    def _learn(self, degree: int) -> tuple[Rendering, Tensor, dict[str, Tensor]]:
+    def _learn(self, degree: int) -> tuple[Rendering, Tensor]:
         task = self._task
-        # Leaves of this recording alone: autograd gathers gradients on the stream where it first met a leaf.
-        twin = task.gaussians.twin()
-        rendering = task.draw(twin, self._view, Pose.of(self._numbers[:POSE]), degree)
+        rendering = task.draw(self._view, Pose.of(self._numbers[:POSE]), degree)
         loss = task.compared(rendering, self._view)
         loss.backward()  # type: ignore[no-untyped-call]
-        kept = Rendering(*(tensor.detach() for tensor in rendering))
-        kept.means2d.grad = rendering.means2d.grad
-        gradients = {name: getattr(twin, name).grad for name in NAMES}
-        return kept, loss.detach(), gradients
+        return rendering._replace(image=rendering.image.detach(), alpha=rendering.alpha.detach()), loss.detach()
 
     def _change(self) -> None:
-        task, overflow = self._task, self._task.room.overflow
+        task, overflow, leaves = self._task, self._task.room.overflow, self._rendering.leaves
+        assert leaves is not None
         task.strategy.observe(self._rendering, overflow)
-        task.optimizer.record(self._gradients, self._numbers[POSE:].view(-1, 2), overflow)
+        task.optimizer.record(leaves, self._numbers[POSE:].view(-1, 2), overflow)
 
 
 def _owned(task: Learner) -> list[Tensor]:

@@ -179,22 +179,21 @@ class SceneTask(Task[View, Rendering]):
             self._rendering = self._recorded.gradients(batch, self._rates(self._step), count)
         else:
             pose = pose_of(batch.camera, self.device)
-            self._rendering = self.draw(self.gaussians, batch, pose, degree)
+            self._rendering = self.draw(batch, pose, degree)
         return self._rendering
 
-    def draw(self, gaussians: Gaussians, view: View, pose: Pose, degree: int) -> Rendering:
-        """The picture that a step compares with the view's photograph; its 2D means keep their gradient."""
+    def draw(self, view: View, pose: Pose, degree: int) -> Rendering:
+        """The picture that a step compares with the view's photograph; backward ends at its 2D Gaussians."""
         with self.room, self.space:
-            rendering = gaussians.draw(
+            return self.gaussians.draw(
                 pose,
                 view.camera.width,
                 view.camera.height,
                 background=self.background,
                 sh_degree=degree,
                 antialiased=self.config.antialiased,
+                leaves=True,
             )
-        rendering.means2d.retain_grad()
-        return rendering
 
     def loss(self, output: Rendering, batch: View) -> Tensor:
         if self._recorded is not None:
@@ -218,7 +217,7 @@ class SceneTask(Task[View, Rendering]):
             self._recorded.update(again)
         else:
             self.strategy.observe(self._rendering, self.room.overflow)
-            self.optimizer.step(self._rates(step), self.room.overflow, again)
+            self.optimizer.step(self._rates(step), self.room.overflow, again, self._rendering.leaves)
         self._rendering = None
         if self.exposures is not None:
             self.exposures.step(self._exposure_rate(step), self.room.overflow, again)
@@ -330,6 +329,14 @@ class SceneTask(Task[View, Rendering]):
     def named_parameters(self) -> list[tuple[str, Tensor]]:
         exposures = [] if self.exposures is None else [("exposure", self.exposures.affine)]
         return [*self.gaussians.named_parameters(), *exposures]
+
+    def named_gradients(self) -> list[tuple[str, Tensor]]:
+        """Of the 2D Gaussians, where backward ends, and of whatever else is learned."""
+        found = [(name, tensor.grad) for name, tensor in self.named_parameters()]
+        if self._rendering is not None and self._rendering.leaves is not None:
+            leaves = self._rendering.leaves._asdict()
+            found += [(f"2D {name}", tensor.grad) for name, tensor in leaves.items() if tensor is not None]
+        return [(name, gradient) for name, gradient in found if gradient is not None]
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         self._make_whole()
