@@ -131,8 +131,9 @@ SPLATLEARN_DEVICE void gradients_of(const splatlearn_ProjectBackward &grad, int6
     row[kOfOpacity] = v.opacity;
 }
 
+// Three blocks: left to itself the compiler spills a few registers for a fourth.
 template <class S, int Degree>
-SPLATLEARN_KERNEL __launch_bounds__(kBackwardThreads<S>) void project_update_kernel(UpdateParams<S> params) {
+SPLATLEARN_KERNEL __launch_bounds__(kBackwardThreads<S>, 3) void project_update_kernel(UpdateParams<S> params) {
     constexpr int T = kBackwardThreads<S>, kKnown = kCoefficients<Degree>;
     SPLATLEARN_SHARED(S, geometry, T * kGeometryPitch);
     SPLATLEARN_SHARED(S, coefficients, T * kPitch<Degree>);

@@ -59,7 +59,12 @@ def demo(out: Path, photos: int, steps: int, seed: int) -> None:
 
 
 # The recipe of configs/scene_fast.yaml, for a picture of half the size.
-RECIPE: dict[str, object] = {"coarse": [0.1], "sh_every": 400, "densify.start": 200, "densify.cap": 60000}
+RECIPE: dict[str, object] = {
+    "coarse": [0.1], "sh_every": 400,
+    "rates.means": 6.4e-4, "rates.means_final": 3.2e-6, "rates.scales": 1e-2, "rates.quats": 2e-3,
+    "rates.sh0": 5e-3, "rates.shN": 2.5e-4,
+    "densify.score": "error", "densify.start": 200, "densify.cap": 60000,
+}  # fmt: skip
 
 
 def _ending(out: Path, psnr: float, seconds: float) -> str:

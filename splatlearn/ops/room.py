@@ -78,7 +78,7 @@ class Arriving:
     def wait(self) -> Size:
         if self._event is not None:
             self._event.synchronize()
-        return Size(*self._size.tolist())
+        return Size(*map(int, self._size))
 
 
 class _Pending(NamedTuple):
