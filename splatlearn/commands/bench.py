@@ -51,7 +51,8 @@ def run(words: list[str]) -> None:
             found = goals.rows({goals.kind_of(result) or "": result})
             result["goals"] = [row._asdict() for row in found]
             print(table(result, arguments.peer_ms))
-            print(f"\nGoals, of a card:\n{goals.table(found)}")
+            if device.type == "cuda":
+                print(f"\nGoals, of a card:\n{goals.table(found)}")
     finally:
         torch.set_num_threads(before)
     if arguments.json:
