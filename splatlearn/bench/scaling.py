@@ -125,7 +125,7 @@ def _draw(result: dict[str, Any]) -> Any:
             more = "more Gaussians" if kind == "gaussians" else "more pixels"
             axes[2].loglog(drawn, blend, marker, ms=3.5, color=color, label=more)
         axes[2].set(title="the blend by pairs", xlabel="million pairs drawn")
-        axes[2].legend(loc="lower right")
+        axes[2].legend(loc="upper left")
         for axis in (axes[0].yaxis, axes[1].xaxis, axes[1].yaxis, axes[2].xaxis, axes[2].yaxis):
             axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.set_major_formatter("{x:g}")
