@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from tape import Tape, poison
 
 from splatlearn import checkpoint, config, loop, run
 from splatlearn.errors import SplatlearnError
-from splatlearn.ops import native
 from splatlearn.ops import room as rooms
 from splatlearn.ops.recording import CudaRecorder, Recorder, apart
 from splatlearn.scene import replay
@@ -32,14 +30,6 @@ SETTINGS = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_scene.write(tmp_path_factory.mktemp("tiny") / "scene")
-
-
-@pytest.fixture
-def emulated(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """CPU tensors go to the CUDA kernels, with nothing known of earlier views."""
-    monkeypatch.setattr(rooms, "_capacities", {})
-    with native.emulated(request.getfixturevalue("emulated_library")):
-        yield
 
 
 def make(folder: Path, recorder: Recorder | None = None, **more: Any) -> SceneTask:

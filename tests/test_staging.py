@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import linecache
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from splatlearn import config, loop, run
-from splatlearn.ops import native
 from splatlearn.ops import room as rooms
 from splatlearn.scene import staging
 from splatlearn.scene.gaussians import Rendering
@@ -33,14 +31,6 @@ SETTINGS = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_scene.write(tmp_path_factory.mktemp("tiny") / "scene")
-
-
-@pytest.fixture
-def emulated(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """CPU tensors go to the CUDA kernels, with nothing known of earlier views."""
-    monkeypatch.setattr(rooms, "_capacities", {})
-    with native.emulated(request.getfixturevalue("emulated_library")):
-        yield
 
 
 def make(folder: Path, cls: Any = SceneTask, **more: Any) -> Any:
