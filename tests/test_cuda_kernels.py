@@ -3,13 +3,12 @@ gradients are tested with those of the CPU backend, in the tests of each stage."
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import scenes
+import schedules
 import torch
 from conftest import moved
 from torch import Tensor
@@ -141,14 +140,7 @@ def loss() -> dict[str, Tensor]:
 
 def test_any_order_of_threads_gives_the_same_bits(tmp_path: Path, emulated_library: Path) -> None:
     """A missing barrier, or a sum whose order the kernel does not fix, gives other bits in some order."""
-    results = []
-    for seed in ("0", "1", "7"):
-        words = map(str, (Path(__file__).parent, emulated_library, tmp_path / seed))
-        command = [sys.executable, "-c", SCHEDULE_SCRIPT, *words]
-        environment = {"SPLATLEARN_EMULATOR_SEED": seed, "OMP_NUM_THREADS": "1", "PYTHONPATH": ":".join(sys.path)}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, f"with seed {seed}: {done.stderr[-1500:]}"
-        results.append(torch.load(tmp_path / seed, weights_only=True))
+    results = schedules.results_of(SCHEDULE_SCRIPT, emulated_library, tmp_path)
     for other in results[1:]:
         for key, value in results[0].items():
             assert torch.equal(other[key], value), f"{key} depends on the order in which threads run"

@@ -5,14 +5,13 @@ Tensors are put where a backend works by the tests themselves, as this stage cha
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import scenes
+import schedules
 import torch
 from torch import Tensor
 
@@ -301,14 +300,7 @@ with native.emulated(Path(sys.argv[2])):
 
 def test_any_order_of_threads_gives_the_same_bits(tmp_path: Path, emulated_library: Path) -> None:
     """A missing barrier between gradients in shared memory and their use gives other bits in some order."""
-    results = []
-    for seed in ("0", "1", "7"):
-        words = map(str, (Path(__file__).parent, emulated_library, tmp_path / seed))
-        command = [sys.executable, "-c", SCHEDULES, *words]
-        environment = {"SPLATLEARN_EMULATOR_SEED": seed, "OMP_NUM_THREADS": "1", "PYTHONPATH": ":".join(sys.path)}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, f"with seed {seed}: {done.stderr[-1500:]}"
-        results.append(torch.load(tmp_path / seed, weights_only=True))
+    results = schedules.results_of(SCHEDULES, emulated_library, tmp_path)
     for other in results[1:]:
         assert_same(results[0], other, True, "in another order of threads the value")
 
