@@ -138,6 +138,7 @@ def test_orbiting_changes_the_picture(page: ViewerPage, viewer: Viewer) -> None:
     assert distances[1] == pytest.approx(distances[0], rel=0.02), "it does not orbit around what it looks at"
     page.press("Back to the start")
     until(lambda: np.linalg.norm(view.pose.position - start.position) < 1e-3, "the way back")
+    until(lambda: abs(view.pose.wxyz @ start.wxyz) > 1 - 1e-6, "the camera to look where it did")
     until(lambda: difference(page.canvas(), before) < 2.5, "the first picture again")
 
 

@@ -20,6 +20,7 @@ from splatlearn.scene.keyframes import Keyframe, KeyframePath
 from splatlearn.viewer import server
 from splatlearn.viewer.drawer import COARSEST, TARGET, Drawer, next_factor
 from splatlearn.viewer.drawing import Look, Snapshot
+from splatlearn.viewer.view import View
 from splatlearn.viewer.viewer import Surroundings, Viewer
 
 
@@ -319,31 +320,80 @@ def test_the_command_ends_with_ctrl_c(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["scene.ply"], "it writes what nobody asked for"
 
 
-def test_a_camera_that_moves_while_its_page_is_made(viewer: Viewer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """viser sends a camera twice at the start: its own, then ours; the second came while nobody listened yet."""
+CAMERA = {
+    "type": "ViewerCameraMessage", "wxyz": (1.0, 0.0, 0.0, 0.0), "position": (3.0, 3.0, 3.0), "fov": 1.3, "near": 0.01,
+    "far": 1e3, "image_width": 64, "image_height": 48, "look_at": (3.0, 3.0, 5.0), "up_direction": (0.0, -1.0, 0.0),
+}  # fmt: skip
+
+
+@pytest.fixture
+def say(viewer: Viewer) -> Iterator[Callable[..., None]]:
+    """A page without a browser: what is called sends where its camera is, CAMERA but for what is given."""
     import msgspec
     import viser
     from websockets.sync.client import connect
     from websockets.typing import Subprotocol
 
-    from splatlearn.viewer.view import View
-
-    camera = {"type": "ViewerCameraMessage", "wxyz": (1.0, 0.0, 0.0, 0.0), "position": (3.0, 3.0, 3.0), "fov": 1.3}
-    camera |= {"near": 0.01, "far": 1e3, "image_width": 64, "image_height": 48}
-    camera |= {"look_at": (0.0, 0.0, 0.0), "up_direction": (0.0, -1.0, 0.0)}
-    build = View._build
     protocol = Subprotocol(f"viser-v{viser.__version__}")
     with connect(viewer.url.replace("http", "ws"), subprotocols=[protocol], max_size=None) as page:
-
-        def moves_meanwhile(self: View) -> None:
-            build(self)
-            page.send(msgspec.msgpack.encode(camera | {"position": (7.0, 8.0, 9.0)}))
-            until(lambda: self.client.camera.position[0] == 7)
-
-        monkeypatch.setattr(View, "_build", moves_meanwhile)
-        page.send(msgspec.msgpack.encode(camera))
-        until(viewer.views)
-        (view,) = viewer.views()
-        assert view.pose.position.tolist() == [7, 8, 9], "the page is drawn from where its camera no longer is"
+        threading.Thread(target=lambda: all(True for _ in page), daemon=True).start()  # takes what it is sent
+        yield lambda **camera: page.send(msgspec.msgpack.encode(CAMERA | camera))
     until(lambda: not viewer.views())
     until(lambda: viewer.drawer.waiting == 0)
+
+
+def test_a_camera_that_moves_while_its_page_is_made(
+    viewer: Viewer, say: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """viser sends a camera twice at the start: its own, then ours; the second came while nobody listened yet."""
+    build = View._build
+
+    def moves_meanwhile(self: View) -> None:
+        build(self)
+        say(position=(7.0, 8.0, 9.0))
+        until(lambda: self.client.camera.position[0] == 7)
+
+    monkeypatch.setattr(View, "_build", moves_meanwhile)
+    say()
+    until(viewer.views)
+    (view,) = viewer.views()
+    assert view.pose.position.tolist() == [7, 8, 9], "the page is drawn from where its camera no longer is"
+
+
+def test_a_flight_arrives_whatever_the_browser_says_meanwhile(
+    viewer: Viewer, say: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A browser tells where its camera is at any time, also between the two halves of a pose that it is sent."""
+    from viser import CameraHandle
+
+    set_rotation = CameraHandle.wxyz.fset
+    assert set_rotation
+
+    def slowly(self: CameraHandle, wxyz: np.ndarray) -> None:
+        time.sleep(0.02)
+        set_rotation(self, wxyz)
+
+    monkeypatch.setattr(CameraHandle, "wxyz", property(CameraHandle.wxyz.fget, slowly))
+    say()
+    until(viewer.views)
+    (view,) = viewer.views()
+    sent = list[Any]()
+    queue: Callable[[Any], None] = view.client._websock_connection.queue_message
+    monkeypatch.setattr(
+        view.client._websock_connection, "queue_message", lambda message: (sent.append(message), queue(message))
+    )
+    goal = Keyframe(0.0, np.array([0.0, 1.0, -4.0]), np.array([0.8, 0.6, 0.0, 0.0]), 60.0)
+    view.go(goal, seconds=0.3)
+    while [thread for thread in threading.enumerate() if thread.name == "flight"]:
+        say()
+        time.sleep(0.002)
+    done = threading.Event()
+    viewer.server.get_event_loop().call_soon_threadsafe(done.set)
+    assert done.wait(30)
+    place, target = (
+        np.array([getattr(message, name) for message in sent if hasattr(message, name)][-1])
+        for name in ("position", "look_at")
+    )
+    assert place == pytest.approx(goal.position, abs=1e-6), "the camera does not arrive"
+    ahead = (target - place) / np.linalg.norm(target - place)
+    assert ahead == pytest.approx([0, -0.96, 0.28], abs=1e-6), "the camera looks elsewhere than it was sent"

@@ -5,12 +5,14 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from splatlearn.errors import SplatlearnError
+from splatlearn.scene.cameras import Camera
 from splatlearn.scene.keyframes import Keyframe, KeyframePath, parse_path, path_text, rotation_of, same_pose, write_path
 from splatlearn.viewer.drawing import Look, Snapshot, draw
 
@@ -193,16 +195,27 @@ def fly(view: "View", keys: Sequence[Keyframe]) -> None:
 
 
 def _fly(view: "View", number: int, path: KeyframePath) -> None:
+    loop = view.viewer.server.get_event_loop()
     began = time.perf_counter()
     arrived = False
     while not arrived and view.flight == number and not view.gone:
         moment = min(time.perf_counter() - began, path.seconds)
         arrived = moment == path.seconds
-        seen = path.at([moment])[0]
-        camera = view.client.camera
-        with view.client.atomic():
-            camera.position = seen.center
-            camera.wxyz = rotation_of(seen)
-            camera.fov = float(2 * np.arctan(seen.height / 2 / seen.K[1, 1]))
-        view.client.flush()
+        with suppress(RuntimeError):  # the loop has ended, and the page with it
+            loop.call_soon_threadsafe(_put, view, number, path.at([moment])[0])
         time.sleep(0 if arrived else 1 / FLIGHT_RATE)
+
+
+def _put(view: "View", number: int, seen: Camera) -> None:
+    """Sends a browser's camera to a pose. Called in the loop of viser's server, which alone hears where the browser is:
+
+    viser derives a pose from the one before it, which the browser's own word would else replace in the middle.
+    """
+    if view.flight != number or view.gone:
+        return
+    camera = view.client.camera
+    with view.client.atomic():
+        camera.position = seen.center
+        camera.wxyz = rotation_of(seen)
+        camera.fov = float(2 * np.arctan(seen.height / 2 / seen.K[1, 1]))
+    view.client.flush()
