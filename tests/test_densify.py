@@ -165,6 +165,17 @@ def test_a_score_by_error_needs_a_survey() -> None:
         AdaptiveDensity(AdaptiveDensity.Config(score="error"), gaussians, optimizer, EXTENT, 100)
 
 
+def test_a_score_by_error_needs_no_gradients() -> None:
+    gaussians, optimizer, _ = make()
+    config = AdaptiveDensity.Config(score="error")
+    strategy = AdaptiveDensity(config, gaussians, optimizer, EXTENT, 100, lambda count: torch.zeros(8))
+    rendering = gaussians(tiny_scene.cameras()[0])
+    rendering.means2d.retain_grad()
+    rendering.image.sum().backward()
+    strategy.observe(rendering)
+    assert not strategy.pull.any() and not strategy.seen.any(), "a step pays for what nobody reads"
+
+
 def test_observed_gradients_are_in_ndc() -> None:
     gaussians, _, strategy = make()
     camera = tiny_scene.cameras()[0]

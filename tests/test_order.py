@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import tiny_scene
 import torch
 
 from splatlearn.scene.order import morton_order
@@ -55,3 +56,13 @@ def test_the_order_does_not_depend_on_threads() -> None:
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(order, orders[0]) for order in orders), "the order depends on the number of threads"
+
+
+def test_all_of_a_gaussian_moves_together() -> None:
+    given = tiny_scene.gaussians()
+    before = given.tensors()
+    arranged = given.arranged().tensors()
+    order = morton_order(before["means"])
+    assert not torch.equal(order, torch.arange(len(order))), "these lie in order already, which would prove nothing"
+    for name, value in before.items():
+        assert torch.equal(arranged[name], value[order]), f"{name} of one Gaussian went to another"

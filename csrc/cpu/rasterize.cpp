@@ -39,6 +39,8 @@ template <class S, int D> struct ForwardTile {
         for (int64_t k = 0; k < place.count && live > 0; k += kChunk) {
             const int n = int(place.count - k < kChunk ? place.count - k : kChunk);
             chunk.gather(scene, place, ids + k, n);
+            const int64_t after = place.count - k - kChunk;
+            chunk.prefetch(scene, ids + k + kChunk, after < kChunk ? after : kChunk);
             uint64_t reaching[kBlocks] = {};  // bit i: splat i of the chunk reaches the block
             for (int i = 0; i < n; i += L)
                 chunk.for_blocks(i, place, scene.log2_cut, [&](int block, Mask<S> those) { reaching[block] |= uint64_t(bits(those)) << i; });

@@ -93,6 +93,7 @@ template <class S, int D, bool Abs> struct BackwardTile {
         for (int64_t first = (end - 1) / kChunk * kChunk; first >= 0 && end > 0; first -= kChunk) {
             const int n = int(end - first < kChunk ? end - first : kChunk);
             gather(first, ids + first, n);
+            if (first) chunk.prefetch(scene, ids + first - kChunk, kChunk);
             for (int i = n - 1; i >= 0; --i) undo(first + i, i, uint32_t(blocks[i]));
         }
     }

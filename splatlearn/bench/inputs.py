@@ -44,7 +44,7 @@ def photographs(folder: Path, gaussians: Path | None) -> Inputs:
 
     scene = ColmapScene(ColmapScene.Config(path=str(folder)))
     model = load_gaussians(gaussians) if gaussians else Gaussians.from_points(scene.points, scene.point_colors)
-    return Inputs(model, [(camera, scene.photo(camera)) for camera in scene.train], folder)
+    return Inputs(model.arranged(), [(camera, scene.photo(camera)) for camera in scene.train], folder)
 
 
 def synthetic(count: int, width: int, height: int, seed: int = 0) -> Inputs:
@@ -76,7 +76,7 @@ def synthetic(count: int, width: int, height: int, seed: int = 0) -> Inputs:
     pose = np.eye(4)
     pose[2, 3] = DISTANCE
     photo = torch.from_numpy(random.integers(0, 256, (height, width, 3), dtype=np.uint8))
-    return Inputs(gaussians, [(Camera("synthetic.png", width, height, K, pose), photo)])
+    return Inputs(gaussians.arranged(), [(Camera("synthetic.png", width, height, K, pose), photo)])
 
 
 def picture_size(text: str) -> tuple[int, int]:

@@ -49,7 +49,7 @@ def open_viewer(source: Path, host: str, port: int, out: Path | None = None, dev
     if not source.exists():
         raise SplatlearnError(f"{source} does not exist: expected a run folder or a splat file")
     splats = load_splats(source)
-    gaussians = Gaussians(splats.tensors).to(place)
+    gaussians = Gaussians(splats.tensors).arranged().to(place)
     if not len(gaussians):
         raise SplatlearnError(f"{source} holds no Gaussians: there is nothing to see")
     around = _of_run(source, out) if source.is_dir() else Surroundings(folder=out or Path("renders"))

@@ -109,7 +109,7 @@ class AdaptiveDensity:
     @torch.no_grad()
     def observe(self, rendering: Rendering, skip: Tensor | None = None) -> None:
         gradient = rendering.means2d.grad
-        if gradient is None:
+        if gradient is None or self.config.score != "gradient":
             return
         height, width = rendering.image.shape[:2]
         x, y = gradient[0].unbind(dim=-1)

@@ -109,7 +109,7 @@ class SceneTask(Task[View, Rendering]):
         if not config.data.path:
             raise SplatlearnError("'data.path' is not set: name a COLMAP folder with --data.path FOLDER")
         self.scene = ColmapScene(config.data)
-        self.gaussians = self._begin().to(self.device)
+        self.gaussians = self._begin().arranged().to(self.device)
         self.optimizer = GaussianAdam(self.gaussians)
         self.strategy = AdaptiveDensity(
             config.densify, self.gaussians, self.optimizer, self.scene.extent, config.steps, self._survey
