@@ -114,11 +114,19 @@ template <class S> SPLATLEARN_HD Mask<S> operator>(Lanes<S> a, S b) { return a >
 template <class S> SPLATLEARN_HD Mask<S> operator<(Lanes<S> a, S b) { return a < Lanes<S>(b); }
 template <class S> SPLATLEARN_HD Mask<S> operator>=(Lanes<S> a, S b) { return a >= Lanes<S>(b); }
 template <class S> SPLATLEARN_HD Mask<S> operator<=(Lanes<S> a, S b) { return a <= Lanes<S>(b); }
-#if defined(__AVX512F__)  // an instruction each, which the compiler does not find by itself
-SPLATLEARN_HD Lanes<float> minimum(Lanes<float> a, Lanes<float> b) { return (Lanes<float>::Vector)_mm512_min_ps((__m512)a.v, (__m512)b.v); }
-SPLATLEARN_HD Lanes<float> maximum(Lanes<float> a, Lanes<float> b) { return (Lanes<float>::Vector)_mm512_max_ps((__m512)a.v, (__m512)b.v); }
-SPLATLEARN_HD Lanes<double> minimum(Lanes<double> a, Lanes<double> b) { return (Lanes<double>::Vector)_mm512_min_pd((__m512d)a.v, (__m512d)b.v); }
-SPLATLEARN_HD Lanes<double> maximum(Lanes<double> a, Lanes<double> b) { return (Lanes<double>::Vector)_mm512_max_pd((__m512d)a.v, (__m512d)b.v); }
+#if defined(__AVX512F__) || defined(__AVX2__)  // an instruction each, which the compiler does not find by itself
+#if defined(__AVX512F__)
+#define SPLATLEARN_EITHER(name, op)                                                                                         \
+    SPLATLEARN_HD Lanes<float> name(Lanes<float> a, Lanes<float> b) { return (Lanes<float>::Vector)_mm512_##op##_ps((__m512)a.v, (__m512)b.v); } \
+    SPLATLEARN_HD Lanes<double> name(Lanes<double> a, Lanes<double> b) { return (Lanes<double>::Vector)_mm512_##op##_pd((__m512d)a.v, (__m512d)b.v); }
+#else
+#define SPLATLEARN_EITHER(name, op)                                                                                         \
+    SPLATLEARN_HD Lanes<float> name(Lanes<float> a, Lanes<float> b) { return (Lanes<float>::Vector)_mm256_##op##_ps((__m256)a.v, (__m256)b.v); } \
+    SPLATLEARN_HD Lanes<double> name(Lanes<double> a, Lanes<double> b) { return (Lanes<double>::Vector)_mm256_##op##_pd((__m256d)a.v, (__m256d)b.v); }
+#endif
+SPLATLEARN_EITHER(minimum, min)
+SPLATLEARN_EITHER(maximum, max)
+#undef SPLATLEARN_EITHER
 #else
 template <class S> SPLATLEARN_HD Lanes<S> minimum(Lanes<S> a, Lanes<S> b) { return a.v < b.v ? a.v : b.v; }
 template <class S> SPLATLEARN_HD Lanes<S> maximum(Lanes<S> a, Lanes<S> b) { return a.v > b.v ? a.v : b.v; }

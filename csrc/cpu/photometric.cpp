@@ -16,11 +16,12 @@ constexpr int64_t kStrip = 512;                   // scalars of a row, about: fi
 
 int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
-// The last three groups of filtered rows of some maps.
+// The last three groups of rows of some maps.
 template <class S> class Groups {
 public:
     Groups(S *memory, int maps, int64_t stride) : memory_(memory), maps_(maps), stride_(stride) {}
     static int64_t scratch(int maps, int64_t stride) { return 3 * maps * kGroup * stride; }
+    S *end() const { return memory_ + scratch(maps_, stride_); }
     S *row(int64_t group, int r, int map) const { return memory_ + ((group % 3 * maps_ + map) * kGroup + r) * stride_; }
     void clear(int64_t group, int r) const {
         for (int map = 0; map < maps_; ++map) std::memset(row(group, r, map), 0, size_t(stride_) * sizeof(S));
@@ -57,8 +58,8 @@ template <class S> struct Patch {
     const splatlearn_Photometric &p;
     const int64_t scalars, margin, width;         // of an image's row; of a margin; of the strip, in whole registers
     const int64_t image, begin, end;              // begin..end-1: the strip's scalars
-    S *const x, *const y, *const v;               // rows of the image, of the target; and of three gradients for a group
-    const Groups<S> means, gradients;
+    S *const v;                                   // rows of three gradients for a group
+    const Groups<S> pictures, means, gradients;   // the image and the target as they are; filtered along the row: five maps, and three
     double *const sums;                           // [height][2] of the strip: |x - y| and SSIM
 
     static int64_t margin_of(const splatlearn_Photometric &p) { return round_up(int64_t(kWindowRadius) * p.channels, L); }
@@ -67,13 +68,13 @@ template <class S> struct Patch {
     }
     static int64_t scratch(int64_t margin, int64_t width) {
         const int64_t wide = width + 4 * margin;
-        return (2 + 3 * kGroup) * wide + Groups<S>::scratch(5, wide) + Groups<S>::scratch(3, wide);
+        return 3 * kGroup * wide + Groups<S>::scratch(2 + 5 + 3, wide);
     }
 
     Patch(const splatlearn_Photometric &params, int64_t image_index, int64_t strip, int64_t strips, S *memory, double *sums_of_strip)
         : p(params), scalars(int64_t(p.width) * p.channels), margin(margin_of(p)), width(width_of(p, strips)), image(image_index),
-          begin(strip * width), end(begin + width < scalars ? begin + width : scalars), x(memory), y(x + wide()), v(y + wide()),
-          means(v + 3 * kGroup * wide(), 5, wide()), gradients(v + 3 * kGroup * wide() + Groups<S>::scratch(5, wide()), 3, wide()),
+          begin(strip * width), end(begin + width < scalars ? begin + width : scalars), v(memory), pictures(v + 3 * kGroup * wide(), 2, wide()),
+          means(pictures.end(), 5, wide()), gradients(means.end(), 3, wide()),
           sums(sums_of_strip) {}
 
     int64_t wide() const { return width + 4 * margin; }
@@ -96,13 +97,14 @@ template <class S> struct Patch {
     void filter(int64_t group, int first) const {
         for (int r = 0; r < kGroup; ++r) {
             if (!in_image(first + r)) { means.clear(group, r); continue; }
-            load_row(first + r);
+            S *const x = pictures.row(group, r, 0), *const y = pictures.row(group, r, 1);
             S *const to[5] = {means.row(group, r, 0), means.row(group, r, 1), means.row(group, r, 2), means.row(group, r, 3), means.row(group, r, 4)};
-            for (int64_t j = margin; j < wide() - margin; j += L) horizontal_products(j, to);
+            load_row(first + r, x, y);
+            for (int64_t j = margin; j < wide() - margin; j += L) horizontal_products(x + j, y + j, j, to);
         }
     }
 
-    void load_row(int row) const {
+    void load_row(int row, S *x, S *y) const {
         int64_t from = begin - 2 * margin, skipped = from < 0 ? -from : 0, until = from + wide() < scalars ? wide() : scalars - from;
         std::memset(x, 0, size_t(skipped) * sizeof(S));
         std::memset(y, 0, size_t(skipped) * sizeof(S));
@@ -119,13 +121,13 @@ template <class S> struct Patch {
         for (int64_t j = skipped; j < until; ++j) y[j] = S(target[j]) / S(255);
     }
 
-    SPLATLEARN_HD void horizontal_products(int64_t j, S *const *to) const {
-        const Lanes<S> x0 = load(x + j), y0 = load(y + j), w0{S(kWindow[0])};
+    SPLATLEARN_HD void horizontal_products(const S *x, const S *y, int64_t j, S *const *to) const {
+        const Lanes<S> x0 = load(x), y0 = load(y), w0{S(kWindow[0])};
         Lanes<S> mx = w0 * x0, my = w0 * y0, mxx = mx * x0, myy = my * y0, mxy = mx * y0;
 #pragma GCC unroll 5
         for (int k = 1; k <= kWindowRadius; ++k) {
             const int64_t away = k * p.channels;
-            const Lanes<S> xa = load(x + j - away), xb = load(x + j + away), ya = load(y + j - away), yb = load(y + j + away), w{S(kWindow[k])};
+            const Lanes<S> xa = load(x - away), xb = load(x + away), ya = load(y - away), yb = load(y + away), w{S(kWindow[k])};
             mx = mx + w * (xa + xb);
             my = my + w * (ya + yb);
             mxx = mxx + w * (xa * xa + xb * xb);
@@ -188,11 +190,10 @@ template <class S> struct Patch {
                 gradients.vertical(group, map, j, chain);
                 for (int r = 0; r < kGroup; ++r) store(v_row(map, r) + j, chain[r]);  // these rows are free here
             }
-        for (int r = 0; r < kGroup && first + r < p.height; ++r) image_row(first + r, r);
+        for (int r = 0; r < kGroup && first + r < p.height; ++r) image_row(first + r, r, pictures.row(group, r, 0), pictures.row(group, r, 1));
     }
 
-    void image_row(int row, int r) const {
-        load_row(row);
+    void image_row(int row, int r, const S *x, const S *y) const {
         const double count = double(p.n_images) * p.height * double(scalars);
         const S l1_scale = S((1 - p.lambda_dssim) / count), ssim_scale = S(-p.lambda_dssim / count);
         Lanes<S> total{};
