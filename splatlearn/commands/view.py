@@ -28,8 +28,9 @@ def run(words: list[str]) -> None:
     a = parser.parse_args(words)
     warn_if_open(a.host)
     viewer = open_viewer(a.source, a.host, a.port, a.out, a.device)
-    print(f"{a.source}: {len(viewer.snapshot):,} Gaussians, to be seen at {viewer.url} (Ctrl-C ends this)", flush=True)
     try:
+        told = f"{a.source}: {len(viewer.snapshot):,} Gaussians, to be seen at {viewer.url} (Ctrl-C ends this)"
+        print(told, flush=True)
         threading.Event().wait()
     except KeyboardInterrupt:
         print()
