@@ -131,6 +131,7 @@ template <> struct Keyed<float> { uint32_t key, row; };
 template <> struct Keyed<double> { uint64_t key; int64_t row; };
 
 constexpr int kDigit = 11, kDigits = 1 << kDigit;
+constexpr int64_t kFewRows = 1 << 16;
 
 // Least-significant-digit radix sort; returns the buffer that holds the result. cursors: [pieces * kDigits].
 template <class S> const Keyed<S> *by_depth(Keyed<S> *from, Keyed<S> *to, int64_t n, int pieces, int64_t *cursors) {
@@ -188,7 +189,8 @@ template <class S> int write(const splatlearn_BinWrite &out) {
         std::memcpy(&item.key, static_cast<const S *>(in.depths) + row, sizeof(S));
         item.row = decltype(item.row)(row);
     }
-    const Keyed<S> *const sorted = by_depth<S>(a.get(), b.get(), visible, pieces, cursors.get());
+    // A second thread is worth waking, six times, for many rows only.
+    const Keyed<S> *const sorted = by_depth<S>(a.get(), b.get(), visible, visible < kFewRows ? 1 : pieces, cursors.get());
     auto walk = [&](int piece, auto visit) {
         for (int64_t i = share(visible, piece, pieces); i < share(visible, piece + 1, pieces); ++i) {
             const int64_t row = sorted[i].row;
