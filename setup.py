@@ -11,6 +11,7 @@ from pathlib import Path
 
 from setuptools import Command, Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 try:
     from setuptools.command.bdist_wheel import bdist_wheel
@@ -135,6 +136,15 @@ def cuda_objects(folder: Path, compiler: str) -> list[list[str]]:
     return [[compiler, *CUDA_FLAGS, *flags, "-c", str(source), "-o", str(out)] for source, out in outs]
 
 
+class BuildWithConfigs(build_py):
+    """The configs travel with the package, so that `splatlearn train scene.yaml` needs no checkout."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            shutil.copytree(ROOT / "configs", Path(self.build_lib) / "splatlearn/configs", dirs_exist_ok=True)
+
+
 class NativeBuild(build_ext):
     """Compiles the library of each backend; all objects at once, then a link each."""
 
@@ -229,5 +239,10 @@ class AnyPythonWheel(bdist_wheel):
 
 setup(
     ext_modules=[Extension(CPU, sources=["csrc/cpu/dispatch.cpp"])],
-    cmdclass={"build_ext": NativeBuild, "bdist_wheel": AnyPythonWheel, "build_emulator": EmulatorBuild},
+    cmdclass={
+        "build_py": BuildWithConfigs,
+        "build_ext": NativeBuild,
+        "bdist_wheel": AnyPythonWheel,
+        "build_emulator": EmulatorBuild,
+    },
 )

@@ -134,7 +134,7 @@ fi
 # The quality that the quick recipe is held against; what else runs meanwhile takes time from it, and changes no bit.
 if wanted train && [ "$DEVICE" = cuda ] && installed pycolmap; then
     for scene in $(scenes); do
-        train "reference_$scene" 100 configs/scene.yaml --steps 30000 --data.path "$(folder_of "$scene")" &
+        train "reference_$scene" 100 configs/scene_original.yaml --densify.prune_scale 1000 --data.path "$(folder_of "$scene")" &
         REFERENCES+=($!)
     done
 fi

@@ -75,6 +75,13 @@ def load(cls: type[T], path: Path | None, overrides: Sequence[str] = ()) -> T:
     return typing.cast(T, _build(cls, values, None, ""))
 
 
+def shipped(name: str) -> Path:
+    """Where the config that came with splatlearn under this name is, such as `scene.yaml`, or would be."""
+    package = Path(__file__).parent
+    installed = package / "configs" / name
+    return installed if installed.is_file() else package.parent / "configs" / name  # the latter in a checkout
+
+
 def peek(path: Path, name: str) -> Any:
     """The raw value of a top-level key in a YAML file, or None: enough to learn which task it is for."""
     return _parse_file(path).get(name)

@@ -1,5 +1,7 @@
 """Configs: values come through with their types, and every slip of the pen is one sentence with the key."""
 
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -8,6 +10,7 @@ import pytest
 import yaml
 
 from splatlearn import config
+from splatlearn.cli import main
 from splatlearn.config import key
 from splatlearn.errors import SplatlearnError
 
@@ -259,3 +262,34 @@ def test_peek_reads_one_key(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("task: line\nunknown: 1\n")
     assert config.peek(tmp_path / "a.yaml", "task") == "line", "the task is not seen before the keys are checked"
     assert config.peek(tmp_path / "a.yaml", "absent") is None, "an absent key is not None"
+
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_configs_travel_with_the_package(tmp_path: Path) -> None:
+    command = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    for path in (ROOT / "configs").iterdir():
+        built = tmp_path / "splatlearn" / "configs" / path.name
+        assert built.read_bytes() == path.read_bytes(), f"{path.name} is not part of the package, or is another"
+
+
+def test_a_config_that_came_along_needs_no_file_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("line.yaml", "configs/line.yaml"):
+        out = f"run of {Path(name).parent.name}"
+        assert main(["train", name, "--steps", "2", "--out", out]) == 0, f"{name} is not found"
+        assert (tmp_path / out / "config.yaml").is_file(), "no run was made"
+    (tmp_path / "line.yaml").write_text("task: line\nsteps: 3\nout: mine\n")
+    assert main(["train", "line.yaml"]) == 0
+    assert config.peek(tmp_path / "mine" / "config.yaml", "steps") == 3, "a file of one's own must come first"
+
+
+@pytest.mark.parametrize("name", ["nothing.yaml", "configs/nothing.yaml", "elsewhere/line.yaml", "-line.yaml"])
+def test_a_config_that_nobody_has(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", name]) == 1
+    assert capsys.readouterr().err.count("\n") == 1, "more than one sentence"

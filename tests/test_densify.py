@@ -99,6 +99,23 @@ def test_huge_gaussians_are_pruned_after_a_reset_only() -> None:
     assert len(gaussians) == 7, "not pruned by size after the first reset"
 
 
+def test_never_is_a_number_of_steps_too() -> None:
+    gaussians, _, strategy = make(reset_every=0)
+    with torch.no_grad():
+        gaussians.scales[2] = math.log(0.2 * EXTENT)
+    before = gaussians.opacities.detach().clone()
+    for step in (1, 5000):
+        strategy.after_update(step, torch.Generator())
+    assert torch.equal(gaussians.opacities, before), "opacities were reset"
+    assert len(gaussians) == 8, "pruned by size, though there was no reset"
+
+
+@pytest.mark.parametrize("settings", [{"every": 0}, {"reset_every": -1}])
+def test_intervals_out_of_range_are_named(settings: dict[str, int]) -> None:
+    with pytest.raises(SplatlearnError, match="densify.every must be at least 1 and densify.reset_every at least 0"):
+        AdaptiveDensity.Config(**settings)
+
+
 def test_opacities_are_reset_with_their_moments() -> None:
     gaussians, optimizer, strategy = make(reset_every=5)
     with torch.no_grad():

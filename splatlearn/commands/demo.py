@@ -47,8 +47,8 @@ def demo(out: Path, photos: int, steps: int, seed: int) -> None:
     print("3/4  training: forward, loss, backward, update, repeat")
     run_folder = out / "run"
     settings = {"out": run_folder, "steps": steps, "seed": seed, "data.path": out / "colmap"}
-    words = [word for name, value in (RECIPE | settings).items() for word in (f"--{name}", str(value))]
-    result = train.start(SceneTask, configs.load(SceneTask.Config, None, words))
+    words = [word for name, value in (SMALLER | settings).items() for word in (f"--{name}", str(value))]
+    result = train.start(SceneTask, configs.load(SceneTask.Config, configs.shipped("scene_fast.yaml"), words))
     print("4/4  a turntable")
     task, _ = open_run(run_folder)
     render.render(task, run_folder, "orbit", run_folder / "renders" / "orbit.mp4", render.Wish(frames=90))
@@ -58,13 +58,8 @@ def demo(out: Path, photos: int, steps: int, seed: int) -> None:
     print(_ending(out, result["psnr"], time.perf_counter() - began))
 
 
-# The recipe of configs/scene_fast.yaml, for a picture of half the size.
-RECIPE: dict[str, object] = {
-    "coarse": [0.1], "sh_every": 400,
-    "rates.means": 6.4e-4, "rates.means_final": 3.2e-6, "rates.scales": 1e-2, "rates.quats": 2e-3,
-    "rates.sh0": 5e-3, "rates.shN": 2.5e-4,
-    "densify.score": "error", "densify.start": 200, "densify.cap": 60000,
-}  # fmt: skip
+# What configs/scene_fast.yaml has for larger pictures.
+SMALLER: dict[str, object] = {"coarse": [0.1], "densify.cap": 60000}
 
 
 def _ending(out: Path, psnr: float, seconds: float) -> str:

@@ -22,12 +22,11 @@ USAGE = """usage: splatlearn train CONFIG [--key.sub value ...] [--viewer [--vie
        splatlearn train PHOTOS [--key.sub value ...]
        splatlearn train --resume RUN
 
-Learns what CONFIG says (configs/line.yaml, scene.yaml, text.yaml or another there) into a new run folder; Ctrl-C saves.
+Learns what CONFIG says, a file or one that came with splatlearn (configs/line.yaml, scene.yaml, text.yaml or another
+there), into a new run folder; Ctrl-C saves.
 PHOTOS, a COLMAP folder, a folder of photographs or a video, is learned by the recipe of configs/scene.yaml.
 --resume goes on from the last checkpoint of RUN, bit for bit as if it had never stopped (on the CPU).
 --viewer shows a scene in the browser while it learns, with pause, resume, step and charts."""
-
-RECIPE = ["--densify.cap", "150000"]  # what configs/scene.yaml sets, which is not installed with the package
 
 
 def run(words: list[str]) -> None:
@@ -43,24 +42,26 @@ def run(words: list[str]) -> None:
         return
     if not words:
         raise SplatlearnError("expected a config file such as configs/scene.yaml first, got nothing")
-    path = Path(words[0])
-    photographs = is_photographs(path)
-    if not photographs and (words[0].startswith("-") or not path.is_file()):
-        raise SplatlearnError(f"expected a config file such as configs/scene.yaml first, got {words[0]!r}")
-    cls = scene_class() if photographs else task_class(path)
-    more = [*RECIPE, "--data.path", *words] if photographs else words[1:]
+    if is_photographs(Path(words[0])):
+        path, words = configs.shipped("scene.yaml"), ["--data.path", *words]
+    else:
+        path, words = _config(words[0]), words[1:]
+    cls = task_class(path)
     if "--help" in words or "-h" in words:
         print(f"{USAGE}\n\nkeys of {path} and their defaults:\n{configs.help_text(cls.Config)}")
         return
-    start(cls, configs.load(cls.Config, None if photographs else path, more), live)
+    start(cls, configs.load(cls.Config, path, words), live)
     leave()
 
 
-def scene_class() -> Any:
-    """The task that learns photographs."""
-    from splatlearn.scene.task import SceneTask
-
-    return SceneTask
+def _config(name: str) -> Path:
+    """The file of this name, or the config of this name that came with splatlearn."""
+    path = Path(name)
+    if not path.is_file() and path.parent in (Path("."), Path("configs")):
+        path = configs.shipped(path.name)
+    if not path.is_file():
+        raise SplatlearnError(f"expected a config file such as configs/scene.yaml first, got {name!r}")
+    return path
 
 
 def start(cls: Any, config: Any, live: tuple[str, int] | None = None) -> dict[str, Any]:

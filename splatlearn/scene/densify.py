@@ -68,12 +68,15 @@ class AdaptiveDensity:
         split_scale: float = key(0.01, "longest axis, in scene extents, from which it is split and not cloned")
         prune_opacity: float = key(0.005, "opacity below which it is pruned")
         prune_scale: float = key(0.1, "longest axis, in scene extents, above which it is pruned (after a reset)")
-        reset_every: int = key(3000, "steps between opacity resets")
+        reset_every: int = key(3000, "steps between opacity resets; 0: never")
         cap: int = key(1_000_000, "most Gaussians")
 
         def __post_init__(self) -> None:
-            if self.every < 1 or self.reset_every < 1:
-                raise SplatlearnError("densify.every and densify.reset_every must be at least 1")
+            if self.every < 1 or self.reset_every < 0:
+                raise SplatlearnError(
+                    "densify.every must be at least 1 and densify.reset_every at least 0, "
+                    f"but are {self.every} and {self.reset_every}"
+                )
             if self.views < 1:
                 raise SplatlearnError(f"densify.views must be at least 1, but is {self.views}")
             if self.cap < 1:
@@ -119,10 +122,13 @@ class AdaptiveDensity:
         self.seen += drawn if skip is None else drawn & (skip == 0)
 
     def changes(self, step: int) -> bool:
-        return step <= self.last and (self._grows(step) or step % self.config.reset_every == 0)
+        return step <= self.last and (self._grows(step) or self._resets(step))
 
     def _grows(self, step: int) -> bool:
         return step > self.config.start and step % self.config.every == 0
+
+    def _resets(self, step: int) -> bool:
+        return self.config.reset_every > 0 and step % self.config.reset_every == 0
 
     @torch.no_grad()
     def after_update(self, step: int, generator: torch.Generator) -> None:
@@ -133,7 +139,7 @@ class AdaptiveDensity:
             self._grow(step, generator)
             self._prune(step)
             self._begin()
-        if step % config.reset_every == 0 and step < self.last:
+        if self._resets(step) and step < self.last:
             ceiling = torch.logit(self.gaussians.opacities.new_tensor(2 * config.prune_opacity))
             self.gaussians.opacities.clamp_(max=ceiling)
             self.optimizer.forget("opacities")
@@ -179,7 +185,7 @@ class AdaptiveDensity:
     def _prune(self, step: int) -> None:
         g = self.gaussians
         useless = g.opacities.sigmoid() < self.config.prune_opacity
-        if step > self.config.reset_every:
+        if 0 < self.config.reset_every < step:
             useless |= g.scales.exp().amax(dim=-1) > self.config.prune_scale * self.extent
         if useless.all():
             useless[g.opacities.argmax()] = False  # never fewer than one
