@@ -476,7 +476,25 @@ def test_scaling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     (left_out,) = result["left_out"]
     assert "1,000,000,000 Gaussians" in left_out and "bytes" in left_out, "what memory does not allow is not told"
     out = capsys.readouterr().out
-    assert "left out" in out and "ns a pair" in out and (tmp_path / "s.png").stat().st_size > 10_000
+    assert (
+        "left out" in out
+        and "ns a pair" in out
+        and "ns an instance" in out
+        and (tmp_path / "s.png").stat().st_size > 10_000
+    )
+
+
+def test_prices_of_pairs_and_instances_are_found_again() -> None:
+    def point(evaluated: int, instances: int, off: float) -> dict[str, Any]:
+        milliseconds = off * (2e-6 * evaluated + 5e-5 * instances)
+        stages = {"rasterize forward": milliseconds / 4, "rasterize backward": milliseconds * 3 / 4, "photometric": 9.0}
+        return {"evaluated": evaluated, "instances": instances, "stages_ms": stages}
+
+    work = [(10**6, 10**4), (10**7, 3 * 10**4), (2 * 10**6, 10**6)]
+    exact = scaling._prices([point(*each, off=1.0) for each in work])
+    assert exact == pytest.approx({"pair_ns": 2.0, "instance_ns": 50.0, "largest_error": 0.0}, abs=1e-6)
+    off = scaling._prices([point(*each, off=1.0 + 0.2 * i) for i, each in enumerate(work)])
+    assert off["largest_error"] > 0.05, "times that no two prices explain pass as linear"
 
 
 def test_scaling_keeps_to_its_budget(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -171,6 +171,7 @@ template <class S> void find_tiles(const splatlearn_BinWrite &out, int64_t tiles
 }
 
 struct Instance { int64_t row, slot; };
+constexpr int kAhead = 16;  // rows
 
 template <class S> int write(const splatlearn_BinWrite &out) {
     const splatlearn_BinInputs &in = out.in;
@@ -191,8 +192,12 @@ template <class S> int write(const splatlearn_BinWrite &out) {
     }
     // A second thread is worth waking, six times, for many rows only.
     const Keyed<S> *const sorted = by_depth<S>(a.get(), b.get(), visible, visible < kFewRows ? 1 : pieces, cursors.get());
-    auto walk = [&](int piece, auto visit) {
-        for (int64_t i = share(visible, piece, pieces); i < share(visible, piece + 1, pieces); ++i) {
+    auto walk = [&](int piece, auto visit) {  // near in depth is nowhere near in memory: what comes is asked for ahead
+        const int64_t begin = share(visible, piece, pieces), end = share(visible, piece + 1, pieces);
+        auto ahead = [&](int64_t i) { return out.row_offsets + sorted[i < end ? i : end - 1].row; };
+        for (int64_t i = begin; i < end; ++i) {
+            __builtin_prefetch(ahead(i + 2 * kAhead));
+            __builtin_prefetch(tile_of_slot.get() + *ahead(i + kAhead));
             const int64_t row = sorted[i].row;
             for (int64_t slot = out.row_offsets[row]; slot < out.row_offsets[row + 1]; ++slot) visit(tile_of_slot[slot], Instance{row, slot});
         }

@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from splatlearn.bench import peaks
@@ -24,7 +25,7 @@ GAUSSIAN_BYTES, PIXEL_BYTES = 59 * 4 * 5 + 2 * 12 * 4 + 4 * 60, 150
 
 
 def scaling(device: torch.device, budget: float) -> dict[str, Any]:
-    """Points {kind, count, size, step_ms, ...} in order, and `left_out`: what memory or time did not allow.
+    """Points {kind, count, size, step_ms, ...} in order, `left_out`: what memory or time did not allow, and `blend`.
 
     Args:
         budget: seconds for all of them; a point is begun only if, by the one before it, it will end within.
@@ -51,7 +52,7 @@ def scaling(device: torch.device, budget: float) -> dict[str, Any]:
                 seconds, before = time.perf_counter() - at, load
     if not points:
         raise SplatlearnError(f"--budget of {budget:g} seconds is too little for a single point; raise it")
-    return {"points": points, "left_out": left_out, "device": str(device)}
+    return {"points": points, "left_out": left_out, "blend": _prices(points), "device": str(device)}
 
 
 def _available(device: torch.device) -> int:
@@ -76,6 +77,24 @@ def _point(kind: str, count: int, size: tuple[int, int], device: torch.device, m
     }
 
 
+def _prices(points: list[dict[str, Any]]) -> dict[str, float]:
+    """What a pair evaluated and an instance cost the blend in ns, by least squares of relative errors; and the largest.
+
+    Where the largest error is small, time is linear in both: nothing grows with the scene but the work.
+    """
+    from scipy.optimize import nnls
+
+    work, measured = _work(points), np.array([_blend_ms(point) for point in points])
+    prices, _ = nnls(work / measured[:, None], np.ones(len(points)))
+    worst = np.abs(work @ prices / measured - 1).max()
+    return {"pair_ns": 1e6 * prices[0], "instance_ns": 1e6 * prices[1], "largest_error": float(worst)}
+
+
+def _work(points: list[dict[str, Any]]) -> np.ndarray:
+    """[points, 2] pairs evaluated and instances."""
+    return np.array([[point["evaluated"], point["instances"]] for point in points], np.float64).reshape(-1, 2)
+
+
 def scaling_table(result: dict[str, Any]) -> str:
     """The points as text."""
     form = "{:>12}{:>12}{:>12}{:>14}{:>12}{:>12}{:>12}{:>12}"
@@ -90,6 +109,11 @@ def scaling_table(result: dict[str, Any]) -> str:
                 f"{point['peak_memory_bytes'] / 2**20:,.0f}",
             )
         )  # fmt: skip
+    blend = result["blend"]
+    lines.append(
+        f"the blend: {blend['pair_ns']:.2f} ns a pair evaluated and {blend['instance_ns']:.1f} ns an instance "
+        f"give all of its times within {100 * blend['largest_error']:.0f} %"
+    )
     return "\n".join(lines + [f"left out: {text}" for text in result["left_out"]])
 
 
@@ -99,7 +123,7 @@ def _blend_ms(point: dict[str, Any]) -> float:
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
-    """Writes the points as a figure: time by Gaussians, by megapixels, and of the blend by pairs drawn."""
+    """Writes the points as a figure: time by Gaussians, by megapixels, and of the blend by its work."""
     from splatlearn.show.figures import style
 
     with replacing(path) as temporary:
@@ -115,16 +139,21 @@ def _draw(result: dict[str, Any]) -> Any:
     def draw() -> Any:
         figure = style.new_figure(2.6)
         axes = figure.subplots(1, 3)
+        prices = np.array([result["blend"]["pair_ns"], result["blend"]["instance_ns"]]) * 1e-6
         sweeps = {kind: [p for p in result["points"] if p["kind"] == kind] for kind in ("gaussians", "pixels")}
         _lines(axes[0], [p["count"] for p in sweeps["gaussians"]], sweeps["gaussians"])
         axes[0].set(title="by Gaussians", xlabel="Gaussians, at 1920×1080", ylabel="ms")
         _lines(axes[1], [p["size"][0] * p["size"][1] / 1e6 for p in sweeps["pixels"]], sweeps["pixels"])
         axes[1].set(title="by pixels", xlabel=f"megapixels, {COUNT:,} Gaussians")
         for (kind, points), color, marker in zip(sweeps.items(), (style.BLUE, style.RED), "os", strict=True):
-            drawn, blend = [p["contributed"] / 1e6 for p in points], [_blend_ms(p) for p in points]
             more = "more Gaussians" if kind == "gaussians" else "more pixels"
-            axes[2].loglog(drawn, blend, marker, ms=3.5, color=color, label=more)
-        axes[2].set(title="the blend by pairs", xlabel="million pairs drawn")
+            expected = _work(points) @ prices
+            axes[2].loglog(expected, [_blend_ms(p) for p in points], marker, ms=3.5, color=color, label=more)
+        ends = [min(map(_blend_ms, result["points"])), max(map(_blend_ms, result["points"]))]
+        price = "{pair_ns:.2g} ns a pair,\n{instance_ns:.2g} an instance".format(**result["blend"])
+        axes[2].loglog(ends, ends, color=style.INK, linewidth=0.8, zorder=0)
+        axes[2].text(0.98, 0.04, price, ha="right", va="bottom", transform=axes[2].transAxes)
+        axes[2].set(title="the blend by its work", xlabel="ms, by pairs and instances")
         axes[2].legend(loc="upper left")
         for axis in (axes[0].yaxis, axes[1].xaxis, axes[1].yaxis, axes[2].xaxis, axes[2].yaxis):
             axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
