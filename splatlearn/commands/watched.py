@@ -11,7 +11,8 @@ from torch import Tensor
 from splatlearn.loop import AnyTask, Callback, fit
 from splatlearn.scene.cameras import Camera
 from splatlearn.scene.colmap import ColmapScene
-from splatlearn.scene.task import Rates, SceneTask
+from splatlearn.scene.recipe import Rates
+from splatlearn.scene.task import SceneTask
 from splatlearn.scene.view import View
 
 if TYPE_CHECKING:
