@@ -33,10 +33,10 @@ template <class S, int D> struct ForwardTile {
         }
         live = place.width * place.height;
         const int w = scene.in.width, h = scene.in.height;
-        place.template prefetch<true>(w, h, static_cast<S *>(out.render), channels);
-        place.template prefetch<true>(w, h, static_cast<S *>(out.transmittance), 1);
-        place.template prefetch<true>(w, h, static_cast<S *>(out.alphas), 1);
-        place.template prefetch<true>(w, h, out.stops, 1);
+        place.prefetch<true>(w, h, static_cast<S *>(out.render), channels);
+        place.prefetch<true>(w, h, static_cast<S *>(out.transmittance), 1);
+        place.prefetch<true>(w, h, static_cast<S *>(out.alphas), 1);
+        place.prefetch<true>(w, h, out.stops, 1);
     }
 
     void run() {

@@ -33,9 +33,9 @@ template <class S, int D, bool Abs> struct BackwardTile {
         : grad(g), scene(s), place(s, tile), channels(D ? D : g.in.channels), columns_of_row(kMoments + channels + (Abs ? 2 : 0)),
           wide_color(scratch), wide_sums(reinterpret_cast<Lanes<S> *>(scratch + channels * kPixels)) {
         const int w = scene.in.width, h = scene.in.height;
-        place.template prefetch<false>(w, h, grad.stops, 1);
-        place.template prefetch<false>(w, h, static_cast<const S *>(grad.transmittance), 1);
-        place.template prefetch<false>(w, h, static_cast<const S *>(grad.v_render), channels);
+        place.prefetch<false>(w, h, grad.stops, 1);
+        place.prefetch<false>(w, h, static_cast<const S *>(grad.transmittance), 1);
+        place.prefetch<false>(w, h, static_cast<const S *>(grad.v_render), channels);
         for (int d = 0; v_background && d < channels; ++d) v_background[d] = S(0);
         for (int row = 0; row < kTile; ++row) {
             const int width = row < place.height ? place.width : 0;
