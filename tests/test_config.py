@@ -2,17 +2,19 @@
 
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+import tiny_scene
 import yaml
 
 from splatlearn import config
 from splatlearn.cli import main
 from splatlearn.config import key
 from splatlearn.errors import SplatlearnError
+from splatlearn.scene.task import SceneTask
 
 
 @dataclass
@@ -293,3 +295,16 @@ def test_a_config_that_nobody_has(
     monkeypatch.chdir(tmp_path)
     assert main(["train", name]) == 1
     assert capsys.readouterr().err.count("\n") == 1, "more than one sentence"
+
+
+def test_a_folder_of_pictures_is_learned_by_the_shipped_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tiny_scene.write(tmp_path / "scene")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "scene.yaml").write_text("task: line\n")  # of somebody else's, and not asked for
+    assert main(["train", str(folder), "--steps", "1", "--densify.start", "7", "--device", "cpu", "--out", "run"]) == 0
+    recipe = config.load(SceneTask.Config, ROOT / "configs" / "scene.yaml")
+    used = config.load(SceneTask.Config, tmp_path / "run" / "config.yaml")
+    assert used.rates == recipe.rates and recipe.rates != SceneTask.Config().rates, "not the recipe's rates"
+    assert used.densify == replace(recipe.densify, start=7), "not the recipe, with what the command line says"
+    assert used.steps == 1, "the command line must win"
