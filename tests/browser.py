@@ -90,7 +90,7 @@ class Browser:
         assert "exceptionDetails" not in result, result.get("exceptionDetails")
         return result["result"].get("value")
 
-    def wait(self, condition: str, seconds: float = 30) -> None:
+    def wait(self, condition: str, seconds: float = 90) -> None:
         """Until a JavaScript expression is true."""
         end = time.monotonic() + seconds
         while not self.ask(condition):

@@ -237,7 +237,7 @@ def test_the_scene_opens_in_the_page(tmp_path: Path, browser: Browser) -> None:
     assert browser.ask("document.querySelectorAll('iframe').length") == 0, "it is drawn before anyone asks for it"
     browser.click("[data-scene]")
     x, y, width, height = browser.place("iframe")
-    picture, end = tmp_path / "window.png", time.monotonic() + 30
+    picture, end = tmp_path / "window.png", time.monotonic() + 90
     while time.monotonic() < end:
         browser.photograph(picture, whole=False)
         shown = np.asarray(Image.open(picture).convert("RGB").crop((int(x), int(y), int(x + width), int(y + height))))

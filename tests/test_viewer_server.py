@@ -280,10 +280,10 @@ def test_a_page_of_another_site_is_turned_away(viewer: Viewer) -> None:
 
     url, protocol = viewer.url.replace("http", "ws"), Subprotocol(f"viser-v{viser.__version__}")
     with connect(url, origin=Origin(viewer.url), subprotocols=[protocol]) as own:
-        assert own.recv(timeout=30), "the viewer's own page is turned away"
+        assert own.recv(timeout=90), "the viewer's own page is turned away"
     with connect(url, origin=Origin("https://evil.example"), subprotocols=[protocol]) as foreign:
         with pytest.raises(ConnectionClosed, match="another origin"):
-            foreign.recv(timeout=30)
+            foreign.recv(timeout=90)
     assert viewer.server.request_share_url() is None, "a visitor could put the page on the internet"
 
 
@@ -314,7 +314,7 @@ def test_the_command_ends_with_ctrl_c(tmp_path: Path) -> None:
     assert running.stdout is not None
     said = running.stdout.readline()
     running.send_signal(signal.SIGINT)
-    rest, error = running.communicate(timeout=60)
+    rest, error = running.communicate(timeout=120)
     assert "60 Gaussians, to be seen at http://127.0.0.1:" in said
     assert running.returncode == 0 and not error and not rest.strip(), f"it says more than it should: {rest}{error}"
     assert [file.name for file in tmp_path.iterdir()] == ["scene.ply"], "it writes what nobody asked for"
