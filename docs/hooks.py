@@ -60,12 +60,13 @@ def help_of(command: str) -> str:
 
 
 def settings_text(name: str) -> str:
-    """The keys of the config of configs/NAME.yaml, with their defaults."""
+    """The keys of configs/NAME.yaml, with what they are there or else by default."""
     from splatlearn import config
     from splatlearn.commands.opened import task_class
 
-    keys = config.help_text(task_class(ROOT / "configs" / f"{name}.yaml").Config)
-    return f"```text\n{keys}\n```"
+    path = config.shipped(f"{name}.yaml")
+    cls = task_class(path).Config
+    return f"```text\n{config.help_text(cls, config.load(cls, path))}\n```"
 
 
 def example_text(name: str) -> str:

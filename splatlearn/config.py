@@ -94,10 +94,10 @@ def dump(config: Any, path: Path) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def help_text(cls: type) -> str:
-    """All keys of ``cls`` with their types, help and defaults, a line each, for ``--help``."""
+def help_text(cls: type, given: Any = None) -> str:
+    """All keys of ``cls`` with their types, help and defaults, or what the instance ``given`` has, a line each."""
     lines = []
-    for name, kind, help, default in _leaves(cls):
+    for name, kind, help, default in _leaves(cls, base=given):
         told = "required" if default is MISSING else f"default: {_one_line(default)}"
         lines.append(f"  {f'--{name} {_type_name(kind)}':<38} {f'{help} ({told})' if help else told}")
     return "\n".join(lines)

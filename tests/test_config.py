@@ -260,6 +260,14 @@ def test_help_lists_every_key() -> None:
     assert "default: preset" in next(line for line in lines if "--deep.data.path" in line), "wrong default"
 
 
+def test_help_tells_what_a_config_sets(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "scene.yaml", "--help"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    for name, value in (("--densify.score", "error"), ("--rates.means", "0.00064"), ("--lambda_dssim", "0.2")):
+        line = next(line for line in told if line.split()[:1] == [name])
+        assert f"(default: {value})" in line, f"{name} is not what a run with this config has"
+
+
 def test_peek_reads_one_key(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("task: line\nunknown: 1\n")
     assert config.peek(tmp_path / "a.yaml", "task") == "line", "the task is not seen before the keys are checked"

@@ -48,7 +48,10 @@ def run(words: list[str]) -> None:
         path, words = _config(words[0]), words[1:]
     cls = task_class(path)
     if "--help" in words or "-h" in words:
-        print(f"{USAGE}\n\nkeys of {path} and their defaults:\n{configs.help_text(cls.Config)}")
+        given = configs.load(cls.Config, path)
+        print(
+            f"{USAGE}\n\nkeys, and what they are in {path} or else by default:\n{configs.help_text(cls.Config, given)}"
+        )
         return
     start(cls, configs.load(cls.Config, path, words), live)
     leave()

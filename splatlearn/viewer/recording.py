@@ -201,8 +201,9 @@ def _fly(view: "View", number: int, path: KeyframePath) -> None:
     while not arrived and view.flight == number and not view.gone:
         moment = min(time.perf_counter() - began, path.seconds)
         arrived = moment == path.seconds
+        seen = path.at([moment])[0]
         with suppress(RuntimeError):  # the loop has ended, and the page with it
-            loop.call_soon_threadsafe(_put, view, number, path.at([moment])[0])
+            loop.call_soon_threadsafe(_put, view, number, seen)
         time.sleep(0 if arrived else 1 / FLIGHT_RATE)
 
 
