@@ -32,11 +32,10 @@ template <class S, int D> struct ForwardTile {
             live_in[at / kBlockPixels] += __builtin_popcount(bits(inside));
         }
         live = place.width * place.height;
-        const int w = scene.in.width, h = scene.in.height;
-        place.prefetch<true>(w, h, static_cast<S *>(out.render), channels);
-        place.prefetch<true>(w, h, static_cast<S *>(out.transmittance), 1);
-        place.prefetch<true>(w, h, static_cast<S *>(out.alphas), 1);
-        place.prefetch<true>(w, h, out.stops, 1);
+        place.prefetch<true>(static_cast<S *>(out.render), channels);
+        place.prefetch<true>(static_cast<S *>(out.transmittance), 1);
+        place.prefetch<true>(static_cast<S *>(out.alphas), 1);
+        place.prefetch<true>(out.stops, 1);
     }
 
     void run() {
@@ -101,7 +100,7 @@ template <class S, int D> struct ForwardTile {
     void write() const {
         for (int row = 0; row < place.height; ++row)
             for (int x = 0; x < place.width; x += kBlock) {
-                const int64_t pixel = place.pixel(scene.in.width, scene.in.height, row) + x;
+                const int64_t pixel = place.pixel(row) + x;
                 const int at = in_blocks(x, row), n = place.width - x;
                 if (n >= kBlock) put(pixel, at, kBlock);
                 else put(pixel, at, n);

@@ -45,23 +45,24 @@ template <class T> SPLATLEARN_HD void row_of_blocks(const T *pixels, int row, T 
 struct TilePlace {
     int64_t camera, begin, count;
     int x, y, width, height;  // first pixel and extent, px
+    int image_width, image_height;
 
-    template <class S> TilePlace(const Scene<S> &scene, int64_t tile) {
+    template <class S> TilePlace(const Scene<S> &scene, int64_t tile) : image_width(scene.in.width), image_height(scene.in.height) {
         const int64_t per_image = int64_t(scene.tiles_x) * scene.tiles_y;
         camera = tile / per_image;
         begin = scene.in.tile_offsets[tile];
         count = scene.in.tile_offsets[tile + 1] - begin;
         x = int(tile % per_image % scene.tiles_x) * kTile;
         y = int(tile % per_image / scene.tiles_x) * kTile;
-        width = scene.in.width - x < kTile ? scene.in.width - x : kTile;
-        height = scene.in.height - y < kTile ? scene.in.height - y : kTile;
+        width = image_width - x < kTile ? image_width - x : kTile;
+        height = image_height - y < kTile ? image_height - y : kTile;
     }
-    int64_t pixel(int image_width, int image_height, int row) const { return (camera * image_height + y + row) * image_width + x; }
+    int64_t pixel(int row) const { return (camera * image_height + y + row) * image_width + x; }
 
     // Has the tile's part of an image of so many scalars a pixel on its way into the cache: its rows lie too far apart for the machine to foresee.
-    template <bool written, class T> void prefetch(int image_width, int image_height, const T *pixels, int scalars) const {
+    template <bool written, class T> void prefetch(const T *pixels, int scalars) const {
         for (int row = 0; row < height; ++row) {
-            const char *const begin = reinterpret_cast<const char *>(pixels + pixel(image_width, image_height, row) * scalars);
+            const char *const begin = reinterpret_cast<const char *>(pixels + pixel(row) * scalars);
             for (int64_t at = 0; at < int64_t(width) * scalars * int64_t(sizeof(T)); at += 64) __builtin_prefetch(begin + at, written);
         }
     }

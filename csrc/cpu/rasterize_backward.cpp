@@ -32,10 +32,9 @@ template <class S, int D, bool Abs> struct BackwardTile {
     BackwardTile(const splatlearn_RasterizeBackward &g, const Scene<S> &s, int64_t tile, S *scratch, S *v_background)
         : grad(g), scene(s), place(s, tile), channels(D ? D : g.in.channels), columns_of_row(kMoments + channels + (Abs ? 2 : 0)),
           wide_color(scratch), wide_sums(reinterpret_cast<Lanes<S> *>(scratch + channels * kPixels)) {
-        const int w = scene.in.width, h = scene.in.height;
-        place.prefetch<false>(w, h, grad.stops, 1);
-        place.prefetch<false>(w, h, static_cast<const S *>(grad.transmittance), 1);
-        place.prefetch<false>(w, h, static_cast<const S *>(grad.v_render), channels);
+        place.prefetch<false>(grad.stops, 1);
+        place.prefetch<false>(static_cast<const S *>(grad.transmittance), 1);
+        place.prefetch<false>(static_cast<const S *>(grad.v_render), channels);
         for (int d = 0; v_background && d < channels; ++d) v_background[d] = S(0);
         for (int row = 0; row < kTile; ++row) {
             const int width = row < place.height ? place.width : 0;
@@ -50,7 +49,7 @@ template <class S, int D, bool Abs> struct BackwardTile {
     __attribute__((noinline)) void begin_row(int row, int width, S *v_background) {
         const S *background = scene.in.backgrounds ? static_cast<const S *>(scene.in.backgrounds) + place.camera * channels : nullptr;
         const int n_channels = D ? D : channels;
-        const int64_t pixel = place.pixel(scene.in.width, scene.in.height, row);
+        const int64_t pixel = place.pixel(row);
         const S *const v = static_cast<const S *>(grad.v_render) + pixel * n_channels;
         const S *const v_alphas = grad.v_alphas ? static_cast<const S *>(grad.v_alphas) + pixel : nullptr;
         const S *const T_in = static_cast<const S *>(grad.transmittance) + pixel;
