@@ -114,16 +114,19 @@ template <class S> SPLATLEARN_HD Mask<S> operator>(Lanes<S> a, S b) { return a >
 template <class S> SPLATLEARN_HD Mask<S> operator<(Lanes<S> a, S b) { return a < Lanes<S>(b); }
 template <class S> SPLATLEARN_HD Mask<S> operator>=(Lanes<S> a, S b) { return a >= Lanes<S>(b); }
 template <class S> SPLATLEARN_HD Mask<S> operator<=(Lanes<S> a, S b) { return a <= Lanes<S>(b); }
-#if defined(__AVX512F__) || defined(__AVX2__)  // an instruction each, which the compiler does not find by itself
 #if defined(__AVX512F__)
-#define SPLATLEARN_EITHER(name, op)                                                                                         \
-    SPLATLEARN_HD Lanes<float> name(Lanes<float> a, Lanes<float> b) { return (Lanes<float>::Vector)_mm512_##op##_ps((__m512)a.v, (__m512)b.v); } \
-    SPLATLEARN_HD Lanes<double> name(Lanes<double> a, Lanes<double> b) { return (Lanes<double>::Vector)_mm512_##op##_pd((__m512d)a.v, (__m512d)b.v); }
-#else
-#define SPLATLEARN_EITHER(name, op)                                                                                         \
-    SPLATLEARN_HD Lanes<float> name(Lanes<float> a, Lanes<float> b) { return (Lanes<float>::Vector)_mm256_##op##_ps((__m256)a.v, (__m256)b.v); } \
-    SPLATLEARN_HD Lanes<double> name(Lanes<double> a, Lanes<double> b) { return (Lanes<double>::Vector)_mm256_##op##_pd((__m256d)a.v, (__m256d)b.v); }
+#define SPLATLEARN_NATIVE(op) _mm512_##op
+typedef __m512 NativeFloats;
+typedef __m512d NativeDoubles;
+#elif defined(__AVX2__)
+#define SPLATLEARN_NATIVE(op) _mm256_##op
+typedef __m256 NativeFloats;
+typedef __m256d NativeDoubles;
 #endif
+#if defined(SPLATLEARN_NATIVE)  // an instruction each, which the compiler does not find by itself
+#define SPLATLEARN_EITHER(name, op)                                                                                         \
+    SPLATLEARN_HD Lanes<float> name(Lanes<float> a, Lanes<float> b) { return (Lanes<float>::Vector)SPLATLEARN_NATIVE(op##_ps)((NativeFloats)a.v, (NativeFloats)b.v); } \
+    SPLATLEARN_HD Lanes<double> name(Lanes<double> a, Lanes<double> b) { return (Lanes<double>::Vector)SPLATLEARN_NATIVE(op##_pd)((NativeDoubles)a.v, (NativeDoubles)b.v); }
 SPLATLEARN_EITHER(minimum, min)
 SPLATLEARN_EITHER(maximum, max)
 #undef SPLATLEARN_EITHER
@@ -140,12 +143,9 @@ template <class S, class F> SPLATLEARN_HD Lanes<S> each(Lanes<S> a, F f) {
     for (int i = 0; i < Lanes<S>::count; ++i) out.v[i] = f(a.v[i]);
     return out;
 }
-#if defined(__AVX512F__)
-SPLATLEARN_HD Lanes<float> square_root(Lanes<float> a) { return (Lanes<float>::Vector)_mm512_sqrt_ps((__m512)a.v); }
-SPLATLEARN_HD Lanes<double> square_root(Lanes<double> a) { return (Lanes<double>::Vector)_mm512_sqrt_pd((__m512d)a.v); }
-#elif defined(__AVX2__)
-SPLATLEARN_HD Lanes<float> square_root(Lanes<float> a) { return (Lanes<float>::Vector)_mm256_sqrt_ps((__m256)a.v); }
-SPLATLEARN_HD Lanes<double> square_root(Lanes<double> a) { return (Lanes<double>::Vector)_mm256_sqrt_pd((__m256d)a.v); }
+#if defined(SPLATLEARN_NATIVE)
+SPLATLEARN_HD Lanes<float> square_root(Lanes<float> a) { return (Lanes<float>::Vector)SPLATLEARN_NATIVE(sqrt_ps)((NativeFloats)a.v); }
+SPLATLEARN_HD Lanes<double> square_root(Lanes<double> a) { return (Lanes<double>::Vector)SPLATLEARN_NATIVE(sqrt_pd)((NativeDoubles)a.v); }
 #else
 template <class S> SPLATLEARN_HD Lanes<S> square_root(Lanes<S> a) { return each(a, [](S x) { return square_root(x); }); }
 #endif
