@@ -56,7 +56,7 @@ typedef struct {
 } splatlearn_ProjectInputs;
 
 typedef struct {
-    splatlearn_ProjectInputs in;
+    splatlearn_ProjectInputs inputs;
     real *means2d;                     // [C,N,2] px
     real *depths;                      // [C,N] camera-space z
     real *conics;                      // [C,N,3] inverse 2D covariance (xx, xy, yy), 1/px^2
@@ -67,7 +67,7 @@ typedef struct {
 } splatlearn_ProjectForward;
 
 typedef struct {
-    splatlearn_ProjectInputs in;
+    splatlearn_ProjectInputs inputs;
     const int32_t *radii;              // [C,N,2] from forward
     const real *colors;                // [C,N,3] from forward, or null
     const real *v_means2d;             // output gradients, shapes as in forward; null: zero
@@ -103,7 +103,7 @@ typedef struct {
 } splatlearn_BinInputs;
 
 typedef struct {
-    splatlearn_BinInputs in;
+    splatlearn_BinInputs inputs;
     int32_t *counts;                   // [M] CUDA, out: tiles touched
     int64_t *row_offsets;              // [M+1] out: prefix sum of tiles touched; row_offsets[M] = I, on CUDA that alone
     int64_t *block_offsets;            // [M/SPLATLEARN_BIN_BLOCK rounded up, + 1, 2] CUDA, out: prefix sums, by blocks of rows, of the rows
@@ -111,7 +111,7 @@ typedef struct {
 } splatlearn_BinCount;
 
 typedef struct {
-    splatlearn_BinInputs in;
+    splatlearn_BinInputs inputs;
     int64_t n_listed, n_instances;     // room for V rows (CUDA) and for I instances, the length of row_ids and slots. On CUDA both may
                                        // be guesses made before V and I are known: where they are too small, the lists come
                                        // out empty; where I is less, their end stays as it was
@@ -146,7 +146,7 @@ typedef struct {
 } splatlearn_RasterizeInputs;
 
 typedef struct {
-    splatlearn_RasterizeInputs in;
+    splatlearn_RasterizeInputs inputs;
     real *new_records;                 // CUDA: in.records, to be made here of the other tensors; null: they are stage project's
     real *render;                      // [C,H,W,D]
     real *alphas;                      // [C,H,W,1] = 1 - final transmittance
@@ -160,7 +160,7 @@ typedef struct {
 } splatlearn_RasterizeForward;
 
 typedef struct {
-    splatlearn_RasterizeInputs in;
+    splatlearn_RasterizeInputs inputs;
     int32_t atomic;                    // CUDA: 1: sums by atomic additions, whose last bits vary; slots, instance_rows: null
     const int64_t *row_offsets;        // [M+1]
     const int64_t *slots;              // [I]
@@ -228,7 +228,7 @@ typedef struct {
     int64_t step;                      // 1 for the first update
     double learning_rates[6];
     double beta1, beta2, eps;
-    real *parameters[6];               // those of grad.in, updated in place
+    real *parameters[6];               // those of grad.inputs, updated in place
     real *exp_avg[6];                  // first moments, of the parameters' shapes, updated in place
     real *exp_avg_sq[6];               // second moments, updated in place
     const int32_t *skip;               // where it is not 0 nothing is updated; may be null

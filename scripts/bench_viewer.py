@@ -14,8 +14,8 @@ import torch
 from splatlearn import loop
 from splatlearn.commands.view import live_view
 from splatlearn.scene.gaussians import Gaussians
-from splatlearn.scene.keyframes import looking, posed
-from splatlearn.scene.task import SceneTask
+from splatlearn.scene.reconstruct.keyframes import looking, posed
+from splatlearn.scene.training.task import SceneTask
 from splatlearn.viewer.drawer import TARGET, next_factor
 from splatlearn.viewer.drawing import MODES, Look, Snapshot, draw
 from splatlearn.viewer.training import LiveView

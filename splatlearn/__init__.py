@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from splatlearn.ops.photometric import photometric_loss, ssim
     from splatlearn.ops.rasterization import rasterization
     from splatlearn.scene.cameras import Camera
-    from splatlearn.scene.colmap import ColmapScene
     from splatlearn.scene.gaussians import Gaussians
-    from splatlearn.scene.task import SceneTask
+    from splatlearn.scene.readers.colmap import ColmapScene
+    from splatlearn.scene.training.task import SceneTask
     from splatlearn.text.task import TextTask
     from splatlearn.text.transformer import Transformer
 
@@ -39,9 +39,9 @@ _HOMES = {
     "ssim": "ops.photometric",
     "rasterization": "ops.rasterization",
     "Camera": "scene.cameras",
-    "ColmapScene": "scene.colmap",
+    "ColmapScene": "scene.readers.colmap",
     "Gaussians": "scene.gaussians",
-    "SceneTask": "scene.task",
+    "SceneTask": "scene.training.task",
     "TextTask": "text.task",
     "Transformer": "text.transformer",
 }

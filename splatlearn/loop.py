@@ -1,7 +1,6 @@
 """The loop, once: forward, loss, backward, update, repeat; a line, a scene and a language plug into it."""
 
 import math
-import re
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -292,21 +291,9 @@ def _tensors_within(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
             yield from _tensors_within(f"{name} {index}", item)
 
 
-# ---- Ctrl-C, and where to learn ----
+# ---- Ctrl-C ----
 
 
 def _interrupted(step: int, task: AnyTask, callbacks: Sequence[Callback]) -> Interrupted:
     advice = [text for callback in callbacks if (text := callback.on_interrupt(step, task))]
     return Interrupted(step, "; ".join([f"stopped after step {step}", *advice]))
-
-
-def choose_device(name: str) -> torch.device:
-    """The device called ``name``; ``auto`` is a CUDA card where PyTorch sees one, and the CPU elsewhere."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", name):
-        raise SplatlearnError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}")
-    device, cards = torch.device(name), torch.cuda.device_count()
-    if device.type == "cuda" and (device.index or 0) >= cards:
-        raise SplatlearnError(f"device must be one that is here, got {name!r}: PyTorch sees {cards} CUDA cards")
-    return device

@@ -12,8 +12,8 @@ from PIL import Image
 
 from splatlearn.errors import SplatlearnError
 from splatlearn.scene.cameras import Camera
-from splatlearn.scene.colmap import ColmapScene
-from splatlearn.scene.colmap_files import Model, read_model
+from splatlearn.scene.readers.colmap import ColmapScene
+from splatlearn.scene.readers.colmap_files import Model, read_model
 
 FILES = ("cameras", "images", "points3D", "rigs", "frames")
 

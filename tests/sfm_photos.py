@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from splatlearn.scene import still_life
+from splatlearn.demo import still_life
 
 WIDTH, HEIGHT = 320, 240
 

@@ -19,7 +19,7 @@ from splatlearn.bench.race import largest_difference, race
 from splatlearn.cli import main
 from splatlearn.ops import native, reference
 from splatlearn.ops import room as rooms
-from splatlearn.scene.colmap import ColmapScene
+from splatlearn.scene.readers.colmap import ColmapScene
 
 SMALL = ["bench", "--count", "400", "--size", "90x60", "--steps", "2"]
 CPU = torch.device("cpu")
@@ -522,7 +522,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     "no card": (["--gsplat"], "--gsplat needs --device cuda"),
     "a wrong device": (["--device", "gpu"], "device must be"),
     "no folder": (["--data", "nowhere"], "nowhere"),
-    "Gaussians of nothing": (["--gaussians", "scene.ply"], "--gaussians needs --data"),
+    "Gaussians of nothing": (["--gaussians", "scene.formats.ply"], "--gaussians needs --data"),
     "two scenes": (["--data", "nowhere", "--count", "5"], "do not go with --data"),
     "two benchmarks": (["--scaling", "--count", "5"], "does not go with --count"),
     "no time": (["--scaling", "--budget", "0"], "--budget must be above 0"),

@@ -12,8 +12,8 @@ from PIL import Image
 
 from splatlearn.errors import SplatlearnError
 from splatlearn.scene.cameras import SMALLEST_EXTENT, Camera, scene_extent
-from splatlearn.scene.colmap_files import read_model
-from splatlearn.scene.colmap_records import CAMERA_MODELS
+from splatlearn.scene.readers.colmap_files import read_model
+from splatlearn.scene.readers.colmap_records import CAMERA_MODELS
 
 pycolmap = pytest.importorskip("pycolmap")
 

@@ -22,8 +22,8 @@ from colmap_samples import (
 from PIL import Image
 
 from splatlearn.errors import SplatlearnError
-from splatlearn.scene.colmap import ColmapScene
-from splatlearn.scene.colmap_files import read_model
+from splatlearn.scene.readers.colmap import ColmapScene
+from splatlearn.scene.readers.colmap_files import read_model
 
 pytest.importorskip("pycolmap")
 

@@ -14,7 +14,7 @@ from splatlearn import config
 from splatlearn.cli import main
 from splatlearn.config import key
 from splatlearn.errors import SplatlearnError
-from splatlearn.scene.task import SceneTask
+from splatlearn.scene.training.task import SceneTask
 
 
 @dataclass

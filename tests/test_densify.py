@@ -7,11 +7,11 @@ import tiny_scene
 import torch
 
 from splatlearn.errors import SplatlearnError
-from splatlearn.scene import densify
-from splatlearn.scene.densify import AdaptiveDensity, quaternion_rotations
+from splatlearn.scene.training import densify
 from splatlearn.scene.gaussians import NAMES, Gaussians
-from splatlearn.scene.optimizer import GaussianAdam
 from splatlearn.scene.order import morton_order
+from splatlearn.scene.training.densify import AdaptiveDensity, quaternion_rotations
+from splatlearn.scene.training.optimizer import GaussianAdam
 
 EXTENT = 10.0
 

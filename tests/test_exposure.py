@@ -13,8 +13,8 @@ from splatlearn import checkpoint, config, loop, run
 from splatlearn.errors import SplatlearnError
 from splatlearn.scene import metrics
 from splatlearn.scene.evaluate import evaluate
-from splatlearn.scene.exposure import Exposures
-from splatlearn.scene.task import SceneTask
+from splatlearn.scene.photos.exposure import Exposures
+from splatlearn.scene.training.task import SceneTask
 
 CPU = torch.device("cpu")
 

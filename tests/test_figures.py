@@ -15,8 +15,8 @@ from splatlearn.landscape import landscape
 from splatlearn.line import LineTask, hard
 from splatlearn.line.landscape import NeuronPath
 from splatlearn.loop import fit
-from splatlearn.scene.colmap import ColmapScene
 from splatlearn.scene.gaussians import Gaussians
+from splatlearn.scene.readers.colmap import ColmapScene
 from splatlearn.show import planar, sculpture
 from splatlearn.show.figures import style
 from splatlearn.show.figures.attention import attention_figure

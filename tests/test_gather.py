@@ -12,8 +12,8 @@ import sfm_photos
 from PIL import Image
 from sfm_photos import WIDTH, hashes, touched
 
+from splatlearn.demo import still_life
 from splatlearn.errors import SplatlearnError
-from splatlearn.scene import still_life
 from splatlearn.scene.reconstruct import Settings, gather, reconstruct
 from splatlearn.scene.reconstruct.gather import copy_photo, find_photos, look_at, smaller
 

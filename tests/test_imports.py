@@ -15,20 +15,24 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "splatlearn"
 
 BASE = {"errors", "files"}
+LEARNER = BASE | {"ops", "loop", "config", "checkpoint", "devices", "processes"}
 MAY_IMPORT = {
     "errors": set(),
     "files": {"errors"},
     "config": BASE,
     "checkpoint": BASE,
     "interrupt": set(),
+    "devices": BASE,
+    "processes": BASE,
     "loop": BASE | {"interrupt"},
     "run": BASE | {"loop", "checkpoint"},
     "landscape": BASE | {"loop"},
     "gradients": BASE,
     "ops": BASE,
-    "line": BASE | {"ops", "loop", "config", "checkpoint"},
-    "scene": BASE | {"ops", "loop", "config", "checkpoint"},
-    "text": BASE | {"ops", "loop", "config", "checkpoint"},
+    "line": LEARNER,
+    "scene": LEARNER,
+    "demo": BASE,
+    "text": LEARNER,
     "viewer": BASE | {"loop", "scene", "ops", "show"},  # it watches the loop, as a callback, and films what it shows
     "show": BASE | {"line", "scene", "text", "ops", "landscape", "gradients"},
 }  # all else is the outermost layer, as the command line is: it may import all of these, and none of these it

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from splatlearn.errors import SplatlearnError
-from splatlearn.scene.keyframes import (
+from splatlearn.scene.reconstruct.keyframes import (
     MOST_FRAMES,
     Keyframe,
     KeyframePath,

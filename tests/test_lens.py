@@ -7,8 +7,8 @@ import pytest
 from colmap_samples import LENSES, SampleImage, SampleLens, load, names, noise, write_model, write_scene
 from PIL import Image
 
-from splatlearn.scene.colmap import ColmapScene
-from splatlearn.scene.lens import WIDEST_VIEW_DEGREES
+from splatlearn.scene.photos.lens import WIDEST_VIEW_DEGREES
+from splatlearn.scene.readers.colmap import ColmapScene
 
 pycolmap = pytest.importorskip("pycolmap")
 

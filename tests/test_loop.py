@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from splatlearn import checkpoint, run
+from splatlearn.devices import choose_device
 from splatlearn.errors import SplatlearnError
 from splatlearn.line import LineTask, NoisyLine
-from splatlearn.loop import AnyTask, Callback, Interrupted, Task, choose_device, fit
+from splatlearn.loop import AnyTask, Callback, Interrupted, Task, fit
 
 Hook = Callable[[int, "Probe"], None]
 

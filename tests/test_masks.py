@@ -15,8 +15,8 @@ from splatlearn.errors import SplatlearnError
 from splatlearn.ops.photometric import photometric_loss
 from splatlearn.scene import metrics
 from splatlearn.scene.evaluate import evaluate
-from splatlearn.scene.masks import copy_mask, fitted, masked, read_mask, whole
-from splatlearn.scene.task import SceneTask
+from splatlearn.scene.photos.masks import copy_mask, fitted, masked, read_mask, whole
+from splatlearn.scene.training.task import SceneTask
 from splatlearn.scene.view import View, reduced
 
 DISTORTED = SampleLens("OPENCV", 160, 120, (125, 126, 80, 59, -0.1, 0.02, 0.004, -0.003))

@@ -12,9 +12,9 @@ from colmap_samples import SampleImage, SampleLens, load, noise, write_scene
 from PIL import Image
 
 from splatlearn.errors import SplatlearnError
-from splatlearn.scene.colmap_records import Lens
-from splatlearn.scene.lens import pinhole_views
-from splatlearn.scene.photo_store import MOST_COMING, PhotoSource, PhotoStore
+from splatlearn.scene.photos.lens import pinhole_views
+from splatlearn.scene.photos.store import MOST_COMING, PhotoSource, PhotoStore
+from splatlearn.scene.readers.colmap_records import Lens
 
 
 def resident_bytes() -> int:

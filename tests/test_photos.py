@@ -12,7 +12,7 @@ from colmap_samples import noise
 from PIL import Image
 
 from splatlearn.errors import SplatlearnError
-from splatlearn.scene.photos import photo_size, read_photo, shrink
+from splatlearn.scene.photos.decode import photo_size, read_photo, shrink
 
 RGB16, GREY16, GREY_ALPHA16, RGBA16 = 2, 0, 4, 6  # PNG's colour types
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from splatlearn.errors import SplatlearnError
-from splatlearn.scene import ply
-from splatlearn.scene.ply import read_ply, read_render_mode, write_ply
+from splatlearn.scene.formats import ply
+from splatlearn.scene.formats.ply import read_ply, read_render_mode, write_ply
 
 
 def gaussians(n: int = 5, degree: int = 3, seed: int = 0) -> dict[str, torch.Tensor]:

@@ -14,8 +14,8 @@ import sfm_photos
 from PIL import Image
 from sfm_photos import HEIGHT, WIDTH, hashes
 
+from splatlearn.demo import still_life
 from splatlearn.errors import SplatlearnError
-from splatlearn.scene import still_life
 from splatlearn.scene.reconstruct import Report, Settings, reconstruct
 
 PHOTOS = 10

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from sfm_photos import HEIGHT, WIDTH, touched
 
 from splatlearn.errors import SplatlearnError
-from splatlearn.scene.colmap import ColmapScene
+from splatlearn.scene.readers.colmap import ColmapScene
 from splatlearn.scene.reconstruct import Settings, reconstruct
 from splatlearn.scene.reconstruct.gather import Photo, copy_photo, find_photos
 from splatlearn.scene.reconstruct.phases import camera_groups, matching_of

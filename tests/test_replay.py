@@ -14,9 +14,9 @@ from splatlearn import checkpoint, config, loop, run
 from splatlearn.errors import SplatlearnError
 from splatlearn.ops import room as rooms
 from splatlearn.ops.recording import CudaRecorder, Recorder, apart
-from splatlearn.scene import replay
-from splatlearn.scene.replay import Replays
-from splatlearn.scene.task import SceneTask
+from splatlearn.scene.training import replay
+from splatlearn.scene.training.replay import Replays
+from splatlearn.scene.training.task import SceneTask
 from splatlearn.scene.view import View
 
 CPU = torch.device("cpu")

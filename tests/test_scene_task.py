@@ -14,7 +14,7 @@ from splatlearn.commands import train as training
 from splatlearn.errors import SplatlearnError
 from splatlearn.scene.evaluate import evaluate
 from splatlearn.scene.metrics import HIGHEST_PSNR
-from splatlearn.scene.task import SceneTask
+from splatlearn.scene.training.task import SceneTask
 from splatlearn.scene.view import View, reduced
 
 STEPS = 40

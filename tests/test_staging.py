@@ -14,11 +14,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from splatlearn import config, loop, run
 from splatlearn.ops import room as rooms
-from splatlearn.scene import staging
+from splatlearn.scene.photos import staging
 from splatlearn.scene.gaussians import Rendering
-from splatlearn.scene.memory import learned_bytes, mebibytes, memory, reset_peak
-from splatlearn.scene.staging import Staging, upload
-from splatlearn.scene.task import SceneTask
+from splatlearn.scene.photos.staging import Staging, upload
+from splatlearn.scene.training.memory import learned_bytes, mebibytes, memory, reset_peak
+from splatlearn.scene.training.task import SceneTask
 from splatlearn.scene.view import View
 
 CPU = torch.device("cpu")

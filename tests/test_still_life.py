@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from splatlearn.demo import still_life
+from splatlearn.demo.light import GAMMA, Skin, lamp_light
+from splatlearn.demo.solids import Solid, cast
 from splatlearn.errors import SplatlearnError
-from splatlearn.scene import still_life
-from splatlearn.scene.still_life_light import GAMMA, Skin, lamp_light
-from splatlearn.scene.still_life_solids import Solid, cast
 
 GLOBE = 2  # index among the solids that stand in the room: table, vase, globe, ...
 NAMES = ["room", "table", "vase", "globe", "lower book", "upper book", "ball", "doughnut", "block", "cone"]

@@ -6,7 +6,7 @@ import torch
 from splatlearn import rasterization
 from splatlearn.scene.cameras import Camera
 from splatlearn.scene.gaussians import Gaussians
-from splatlearn.scene.survey import shares_of_errors
+from splatlearn.scene.training.survey import shares_of_errors
 
 
 def weights_of(cloud: Gaussians, camera: Camera) -> torch.Tensor:

@@ -11,7 +11,7 @@ from tiny_scene import cameras, gaussians
 from splatlearn.ops.rasterization import rasterization
 from splatlearn.scene.cameras import Camera
 from splatlearn.scene.gaussians import Gaussians
-from splatlearn.scene.keyframes import posed, rotation_of
+from splatlearn.scene.reconstruct.keyframes import posed, rotation_of
 from splatlearn.show.pictures import to_uint8
 from splatlearn.viewer.count import blended
 from splatlearn.viewer.drawing import MODES, Look, Snapshot, crop_range, draw, shortest_axes

@@ -16,7 +16,7 @@ import torch
 from splatlearn import loop
 from splatlearn.cli import main
 from splatlearn.commands.view import live_view
-from splatlearn.scene.task import SceneTask
+from splatlearn.scene.training.task import SceneTask
 from splatlearn.viewer import training
 from splatlearn.viewer.training import MOST_POINTS, Chart, LiveView
 

@@ -10,7 +10,7 @@ from splatlearn import config, loop
 from splatlearn.ops import workspace
 from splatlearn.ops.rasterization import rasterization
 from splatlearn.ops.workspace import Workspace
-from splatlearn.scene.task import SceneTask
+from splatlearn.scene.training.task import SceneTask
 
 SETTINGS = {
     "steps": 30, "sh_degree": 2, "sh_every": 4, "densify.start": 4, "densify.every": 6, "densify.stop": 0.9,

@@ -77,7 +77,7 @@ private:
 
 template <class S> int count(const splatlearn_BinCount &out) {
     constexpr int L = Lanes<S>::count;
-    const splatlearn_BinInputs &in = out.in;
+    const splatlearn_BinInputs &in = out.inputs;
     const S log2_cut = log2_threshold(S(in.alpha_threshold));
     out.row_offsets[0] = 0;
 #pragma omp parallel for schedule(static) num_threads(in.context.threads)
@@ -152,7 +152,7 @@ template <class S> const Keyed<S> *by_depth(Keyed<S> *from, Keyed<S> *to, int64_
 // The tile of each instance, in row-major order.
 template <class S> void find_tiles(const splatlearn_BinWrite &out, int64_t tiles_per_image, int32_t *tiles) {
     constexpr int L = Lanes<S>::count;
-    const splatlearn_BinInputs &in = out.in;
+    const splatlearn_BinInputs &in = out.inputs;
     const S log2_cut = log2_threshold(S(in.alpha_threshold));
     const int64_t rows_per_camera = in.n_rows / in.n_cameras;
 #pragma omp parallel for schedule(static) num_threads(in.context.threads)
@@ -174,7 +174,7 @@ struct Instance { int64_t row, slot; };
 constexpr int kAhead = 16;  // rows
 
 template <class S> int write(const splatlearn_BinWrite &out) {
-    const splatlearn_BinInputs &in = out.in;
+    const splatlearn_BinInputs &in = out.inputs;
     const int64_t tiles_per_image = int64_t(tiles_across(in.width)) * tiles_across(in.height), tiles = in.n_cameras * tiles_per_image;
     const int pieces = in.context.threads;
     Buffer<Keyed<S>> a(in.n_rows), b(in.n_rows);
@@ -211,7 +211,7 @@ template <class S> int write(const splatlearn_BinWrite &out) {
 
 }  // namespace
 
-int bin_count(const splatlearn_BinCount &params) { return SPLATLEARN_BY_SCALAR(params, params.in.context, count); }
-int bin_write(const splatlearn_BinWrite &params) { return SPLATLEARN_BY_SCALAR(params, params.in.context, write); }
+int bin_count(const splatlearn_BinCount &params) { return SPLATLEARN_BY_SCALAR(params, params.inputs.context, count); }
+int bin_write(const splatlearn_BinWrite &params) { return SPLATLEARN_BY_SCALAR(params, params.inputs.context, write); }
 
 }  // namespace SPLATLEARN_NAMESPACE

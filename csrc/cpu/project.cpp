@@ -38,7 +38,7 @@ template <class S>
 void group_forward(const splatlearn_ProjectForward &out, const Pinhole<Lanes<S>> &camera, int64_t c, int64_t first, const Group<S> &g) {
     using R = Lanes<S>;
     constexpr int L = R::count;
-    const splatlearn_ProjectInputs &in = out.in;
+    const splatlearn_ProjectInputs &in = out.inputs;
     const R zero{};
     Sight<R> seen;
     sight(camera, g.mean, g.factor, S(in.eps2d), seen);
@@ -76,7 +76,7 @@ void group_forward(const splatlearn_ProjectForward &out, const Pinhole<Lanes<S>>
 }
 
 template <class S> int forward(const splatlearn_ProjectForward &out) {
-    const splatlearn_ProjectInputs &in = out.in;
+    const splatlearn_ProjectInputs &in = out.inputs;
     constexpr int L = Lanes<S>::count;
     const int64_t chunks = (in.n_gaussians + kChunk - 1) / kChunk;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(in.context.threads)
@@ -97,6 +97,6 @@ template <class S> int forward(const splatlearn_ProjectForward &out) {
 
 }  // namespace
 
-int project_forward(const splatlearn_ProjectForward &params) { return SPLATLEARN_BY_SCALAR(params, params.in.context, forward); }
+int project_forward(const splatlearn_ProjectForward &params) { return SPLATLEARN_BY_SCALAR(params, params.inputs.context, forward); }
 
 }  // namespace SPLATLEARN_NAMESPACE

@@ -6,7 +6,7 @@ namespace {
 
 template <class S> void store_group(const splatlearn_ProjectBackward &grad, int64_t first, const Group<S> &g, GroupGradients<S> &v) {
     Lanes<S> v_quat[4];
-    finish_gradients(grad.in, g, v, v_quat);
+    finish_gradients(grad.inputs, g, v, v_quat);
     if (grad.v_means) store_rows<S, 3>(v.mean, g.rows, static_cast<S *>(grad.v_means) + first * 3);
     if (grad.v_scales) store_rows<S, 3>(v.scale, g.rows, static_cast<S *>(grad.v_scales) + first * 3);
     if (grad.v_opacities) store_rows<S, 1>(&v.opacity, g.rows, static_cast<S *>(grad.v_opacities) + first);
@@ -15,7 +15,7 @@ template <class S> void store_group(const splatlearn_ProjectBackward &grad, int6
 
 // Sums the chunks' camera gradients in their order, so that the bits do not depend on threads.
 template <class S> void store_cameras(const splatlearn_ProjectBackward &grad, int64_t chunks, const S *sums) {
-    const int64_t cameras = grad.in.n_cameras;
+    const int64_t cameras = grad.inputs.n_cameras;
     for (int64_t c = 0; c < cameras; ++c) {
         S total[kCameraGradients] = {};
         for (int64_t chunk = 0; chunk < chunks; ++chunk)
@@ -30,7 +30,7 @@ template <class S> void store_cameras(const splatlearn_ProjectBackward &grad, in
 }
 
 template <class S> int backward(const splatlearn_ProjectBackward &grad) {
-    const splatlearn_ProjectInputs &in = grad.in;
+    const splatlearn_ProjectInputs &in = grad.inputs;
     constexpr int L = Lanes<S>::count;
     const int64_t chunks = (in.n_gaussians + kChunk - 1) / kChunk;
     const bool camera_wanted = grad.v_viewmats || grad.v_Ks || grad.v_camera_centers;
@@ -65,6 +65,6 @@ template <class S> int backward(const splatlearn_ProjectBackward &grad) {
 
 }  // namespace
 
-int project_backward(const splatlearn_ProjectBackward &params) { return SPLATLEARN_BY_SCALAR(params, params.in.context, backward); }
+int project_backward(const splatlearn_ProjectBackward &params) { return SPLATLEARN_BY_SCALAR(params, params.inputs.context, backward); }
 
 }  // namespace SPLATLEARN_NAMESPACE

@@ -23,7 +23,7 @@ template <class S>
 void colors_backward(const splatlearn_ProjectBackward &grad, int64_t c, int64_t first, const Group<S> &g, uint32_t mask,
                      const CoefficientGradients<S> &to, Lanes<S> v_mean[3], Lanes<S> v_center[3]) {
     constexpr int L = Lanes<S>::count;
-    const splatlearn_ProjectInputs &in = grad.in;
+    const splatlearn_ProjectInputs &in = grad.inputs;
     Lanes<S> d[3], basis[kMaxBases];
     Lanes<S> inverse = direction(g.mean, static_cast<const S *>(in.camera_centers) + c * 3, d);
     sh_basis(in.sh_degree, d, basis);
@@ -76,7 +76,7 @@ __attribute__((noinline)) void group_backward(const splatlearn_ProjectBackward &
                                               int64_t first, const Group<S> &g, const CoefficientGradients<S> &to,
                                               GroupGradients<S> &sum_over_cameras, S *camera_sums) {
     using R = Lanes<S>;
-    const splatlearn_ProjectInputs &in = grad.in;
+    const splatlearn_ProjectInputs &in = grad.inputs;
     const int64_t row = c * in.n_gaussians + first;
     const uint32_t mask = drawn(grad, row, g.rows);
     if (!mask) return;

@@ -25,10 +25,10 @@ void gradients(const splatlearn_ProjectUpdate &p, const Pinhole<Lanes<S>> &camer
     if (!drawn(p.grad, first, rows)) return;
     Group<S> g;
     GroupGradients<S> v;
-    load_group(p.grad.in, first, rows, g);
+    load_group(p.grad.inputs, first, rows, g);
     group_backward(p.grad, camera, 0, first, g, {out.sh0, out.shN, p.n_moving * 3}, v, static_cast<S *>(nullptr));
     Lanes<S> v_quat[4];
-    finish_gradients(p.grad.in, g, v, v_quat);
+    finish_gradients(p.grad.inputs, g, v, v_quat);
     store_rows<S, 3>(v.mean, rows, out.mean);
     store_rows<S, 4>(v_quat, rows, out.quat);
     store_rows<S, 3>(v.scale, rows, out.scale);
@@ -54,7 +54,7 @@ void update_rows(const splatlearn_ProjectUpdate &p, const Rates<S> &rates, Param
 
 template <class S> int update(const splatlearn_ProjectUpdate &p) {
     if (p.skip && *p.skip) return 0;
-    const splatlearn_ProjectInputs &in = p.grad.in;
+    const splatlearn_ProjectInputs &in = p.grad.inputs;
     constexpr int L = Lanes<S>::count;
     Rates<S> rates;
     for (int i = 0; i < kParameters; ++i) rates.of[i] = adam_rates<S>(p.learning_rates[i], p.beta1, p.beta2, p.eps, p.step);
@@ -82,6 +82,6 @@ template <class S> int update(const splatlearn_ProjectUpdate &p) {
 
 }  // namespace
 
-int project_update(const splatlearn_ProjectUpdate &params) { return SPLATLEARN_BY_SCALAR(params, params.grad.in.context, update); }
+int project_update(const splatlearn_ProjectUpdate &params) { return SPLATLEARN_BY_SCALAR(params, params.grad.inputs.context, update); }
 
 }  // namespace SPLATLEARN_NAMESPACE

@@ -22,7 +22,7 @@ template <class S, int D> struct ForwardTile {
     Chunk<S, D> chunk;
 
     ForwardTile(const splatlearn_RasterizeForward &o, const Scene<S> &s, const Centres<S> &pixels, int64_t tile, S *scratch)
-        : out(o), scene(s), centres(pixels), place(s, tile), channels(D ? D : o.in.channels), color(scratch) {
+        : out(o), scene(s), centres(pixels), place(s, tile), channels(D ? D : o.inputs.channels), color(scratch) {
         std::memset(color, 0, size_t(channels) * kPixels * sizeof(S));
         for (int i = 0; i < kPixels; ++i) stops[i] = INT32_MAX;
         for (int at = 0; at < kPixels; at += L) {
@@ -126,15 +126,15 @@ template <class S, int D> struct ForwardTile {
 };
 
 template <class S, int D> int forward_channels(const splatlearn_RasterizeForward &out) {
-    Scene<S> scene(out.in);
+    Scene<S> scene(out.inputs);
     Buffer<int64_t> order(scene.tiles);
-    Buffer<S> scratch(int64_t(out.in.context.threads) * out.in.channels * kPixels);
+    Buffer<S> scratch(int64_t(out.inputs.context.threads) * out.inputs.channels * kPixels);
     if (!scene.splats || !order || !scratch) return kOutOfMemory;
     const Centres<S> centres;
-    longest_first(out.in.tile_offsets, scene.tiles, order.get());
-#pragma omp parallel for schedule(dynamic, 1) num_threads(out.in.context.threads)
+    longest_first(out.inputs.tile_offsets, scene.tiles, order.get());
+#pragma omp parallel for schedule(dynamic, 1) num_threads(out.inputs.context.threads)
     for (int64_t i = 0; i < scene.tiles; ++i)
-        ForwardTile<S, D>(out, scene, centres, order[i], scratch.get() + int64_t(omp_get_thread_num()) * out.in.channels * kPixels).run();
+        ForwardTile<S, D>(out, scene, centres, order[i], scratch.get() + int64_t(omp_get_thread_num()) * out.inputs.channels * kPixels).run();
     return 0;
 }
 
@@ -148,7 +148,7 @@ bool crowded(const splatlearn_RasterizeInputs &in) {
 }
 
 template <class S> int forward(const splatlearn_RasterizeForward &out) {
-    switch (out.in.channels) {
+    switch (out.inputs.channels) {
         case 1: return forward_channels<S, 1>(out);
         case 3: return forward_channels<S, 3>(out);
         case 4: return forward_channels<S, 4>(out);
@@ -159,7 +159,7 @@ template <class S> int forward(const splatlearn_RasterizeForward &out) {
 }  // namespace
 
 int rasterize_forward(const splatlearn_RasterizeForward &params) {
-    return crowded(params.in) ? kCrowdedTile : SPLATLEARN_BY_SCALAR(params, params.in.context, forward);
+    return crowded(params.inputs) ? kCrowdedTile : SPLATLEARN_BY_SCALAR(params, params.inputs.context, forward);
 }
 
 }  // namespace SPLATLEARN_NAMESPACE

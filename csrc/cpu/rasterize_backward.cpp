@@ -30,7 +30,7 @@ template <class S, int D, bool Abs> struct BackwardTile {
     alignas(64) S blocks[kChunk];           // of each of its splats the blocks that it reaches, as the bits of a number
 
     BackwardTile(const splatlearn_RasterizeBackward &g, const Scene<S> &s, int64_t tile, S *scratch, S *v_background)
-        : grad(g), scene(s), place(s, tile), channels(D ? D : g.in.channels), columns_of_row(kMoments + channels + (Abs ? 2 : 0)),
+        : grad(g), scene(s), place(s, tile), channels(D ? D : g.inputs.channels), columns_of_row(kMoments + channels + (Abs ? 2 : 0)),
           wide_color(scratch), wide_sums(reinterpret_cast<Lanes<S> *>(scratch + channels * kPixels)) {
         place.prefetch<false>(grad.stops, 1);
         place.prefetch<false>(static_cast<const S *>(grad.transmittance), 1);
@@ -178,30 +178,30 @@ template <class S, int D, bool Abs> struct BackwardTile {
 };
 
 template <class S, int D, bool Abs> int backward_channels(const splatlearn_RasterizeBackward &grad) {
-    Scene<S> scene(grad.in);
-    const int64_t channels = grad.in.channels, per_thread = channels * (kPixels + Lanes<S>::count);
+    Scene<S> scene(grad.inputs);
+    const int64_t channels = grad.inputs.channels, per_thread = channels * (kPixels + Lanes<S>::count);
     Buffer<int64_t> order(scene.tiles);
-    Buffer<S> scratch(int64_t(grad.in.context.threads) * per_thread), tile_backgrounds(grad.v_backgrounds ? scene.tiles * channels : 1);
+    Buffer<S> scratch(int64_t(grad.inputs.context.threads) * per_thread), tile_backgrounds(grad.v_backgrounds ? scene.tiles * channels : 1);
     if (!scene.splats || !order || !scratch || !tile_backgrounds) return kOutOfMemory;
-    longest_first(grad.in.tile_offsets, scene.tiles, order.get());
-#pragma omp parallel for schedule(dynamic, 1) num_threads(grad.in.context.threads)
+    longest_first(grad.inputs.tile_offsets, scene.tiles, order.get());
+#pragma omp parallel for schedule(dynamic, 1) num_threads(grad.inputs.context.threads)
     for (int64_t i = 0; i < scene.tiles; ++i)
         BackwardTile<S, D, Abs>(grad, scene, order[i], scratch.get() + omp_get_thread_num() * per_thread,
                                 grad.v_backgrounds ? tile_backgrounds.get() + order[i] * channels : nullptr).run();
     sum_rows(grad, scene, kMoments + int(channels) + (Abs ? 2 : 0));
-    for (int64_t c = 0; grad.v_backgrounds && c < grad.in.n_cameras; ++c)
+    for (int64_t c = 0; grad.v_backgrounds && c < grad.inputs.n_cameras; ++c)
         for (int64_t d = 0; d < channels; ++d) {
             S total = 0;
-            for (int64_t tile = 0; tile < scene.tiles / grad.in.n_cameras; ++tile)
-                total += tile_backgrounds[(c * (scene.tiles / grad.in.n_cameras) + tile) * channels + d];
+            for (int64_t tile = 0; tile < scene.tiles / grad.inputs.n_cameras; ++tile)
+                total += tile_backgrounds[(c * (scene.tiles / grad.inputs.n_cameras) + tile) * channels + d];
             static_cast<S *>(grad.v_backgrounds)[c * channels + d] = total;
         }
     return 0;
 }
 
 template <class S> int backward(const splatlearn_RasterizeBackward &grad) {
-    if (grad.in.absgrad) return grad.in.channels == 3 ? backward_channels<S, 3, true>(grad) : backward_channels<S, 0, true>(grad);
-    switch (grad.in.channels) {
+    if (grad.inputs.absgrad) return grad.inputs.channels == 3 ? backward_channels<S, 3, true>(grad) : backward_channels<S, 0, true>(grad);
+    switch (grad.inputs.channels) {
         case 1: return backward_channels<S, 1, false>(grad);
         case 3: return backward_channels<S, 3, false>(grad);
         case 4: return backward_channels<S, 4, false>(grad);
@@ -211,6 +211,6 @@ template <class S> int backward(const splatlearn_RasterizeBackward &grad) {
 
 }  // namespace
 
-int rasterize_backward(const splatlearn_RasterizeBackward &params) { return SPLATLEARN_BY_SCALAR(params, params.in.context, backward); }
+int rasterize_backward(const splatlearn_RasterizeBackward &params) { return SPLATLEARN_BY_SCALAR(params, params.inputs.context, backward); }
 
 }  // namespace SPLATLEARN_NAMESPACE

@@ -4,11 +4,11 @@
 namespace SPLATLEARN_NAMESPACE {
 
 template <class S> void sum_rows(const splatlearn_RasterizeBackward &grad, const Scene<S> &scene, int columns_of_row) {
-    const int channels = grad.in.channels;
+    const int channels = grad.inputs.channels;
     S *v_means = static_cast<S *>(grad.v_means2d), *v_conics = static_cast<S *>(grad.v_conics), *v_opacities = static_cast<S *>(grad.v_opacities);
     S *v_colors = static_cast<S *>(grad.v_colors), *v_abs = static_cast<S *>(grad.v_means2d_abs);
-#pragma omp parallel for schedule(static) num_threads(grad.in.context.threads)
-    for (int64_t row = 0; row < grad.in.n_rows; ++row) {
+#pragma omp parallel for schedule(static) num_threads(grad.inputs.context.threads)
+    for (int64_t row = 0; row < grad.inputs.n_rows; ++row) {
         S m[kMoments] = {}, a[2] = {}, *v_c = v_colors + row * channels;
         for (int d = 0; d < channels; ++d) v_c[d] = S(0);
         const int64_t begin = grad.row_offsets[row], end = grad.row_offsets[row + 1];

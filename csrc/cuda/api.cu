@@ -5,15 +5,15 @@
 
 namespace {
 
-const splatlearn_Context &context_of(const splatlearn_ProjectForward &p) { return p.in.context; }
-const splatlearn_Context &context_of(const splatlearn_ProjectBackward &p) { return p.in.context; }
-const splatlearn_Context &context_of(const splatlearn_BinCount &p) { return p.in.context; }
-const splatlearn_Context &context_of(const splatlearn_BinWrite &p) { return p.in.context; }
-const splatlearn_Context &context_of(const splatlearn_RasterizeForward &p) { return p.in.context; }
-const splatlearn_Context &context_of(const splatlearn_RasterizeBackward &p) { return p.in.context; }
+const splatlearn_Context &context_of(const splatlearn_ProjectForward &p) { return p.inputs.context; }
+const splatlearn_Context &context_of(const splatlearn_ProjectBackward &p) { return p.inputs.context; }
+const splatlearn_Context &context_of(const splatlearn_BinCount &p) { return p.inputs.context; }
+const splatlearn_Context &context_of(const splatlearn_BinWrite &p) { return p.inputs.context; }
+const splatlearn_Context &context_of(const splatlearn_RasterizeForward &p) { return p.inputs.context; }
+const splatlearn_Context &context_of(const splatlearn_RasterizeBackward &p) { return p.inputs.context; }
 const splatlearn_Context &context_of(const splatlearn_Photometric &p) { return p.context; }
 const splatlearn_Context &context_of(const splatlearn_Adam &p) { return p.context; }
-const splatlearn_Context &context_of(const splatlearn_ProjectUpdate &p) { return p.grad.in.context; }
+const splatlearn_Context &context_of(const splatlearn_ProjectUpdate &p) { return p.grad.inputs.context; }
 
 }  // namespace
 

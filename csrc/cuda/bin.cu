@@ -14,8 +14,8 @@ struct CountParams {
 template <class S> SPLATLEARN_KERNEL __launch_bounds__(kBinThreads) void bin_count_kernel(CountParams p) {
     SPLATLEARN_SHARED(int64_t, warps, kBinWarps);
     SPLATLEARN_SHARED(int, last, 1);
-    const int64_t row = int64_t(blockIdx.x) * kBinThreads + threadIdx.x, n = p.out.in.n_rows;
-    const int tiles = count_tiles(Reach<S>(p.out.in, row));
+    const int64_t row = int64_t(blockIdx.x) * kBinThreads + threadIdx.x, n = p.out.inputs.n_rows;
+    const int tiles = count_tiles(Reach<S>(p.out.inputs, row));
     if (row < n) p.out.counts[row] = tiles;
     const int listed = __syncthreads_count(tiles > 0);
     int64_t instances;
@@ -37,18 +37,18 @@ template <class S> SPLATLEARN_KERNEL __launch_bounds__(kBinThreads) void bin_cou
 }
 
 template <class S> int count(const splatlearn_BinCount &out) {
-    const cudaStream_t stream = stream_of(out.in.context);
-    Arena arena(out.in.context.scratch);
+    const cudaStream_t stream = stream_of(out.inputs.context);
+    Arena arena(out.inputs.context.scratch);
     const CountParams params = {out, arena.take<int32_t>(1)};
-    if (!fits(arena, out.in.context)) return kScratchTooSmall;
+    if (!fits(arena, out.inputs.context)) return kScratchTooSmall;
     SPLATLEARN_TRY(failure_of(cudaMemsetAsync(params.ticket, 0, sizeof(int32_t), stream)));
-    const unsigned blocks = blocks_for(out.in.n_rows, kBinThreads);
+    const unsigned blocks = blocks_for(out.inputs.n_rows, kBinThreads);
     return SPLATLEARN_LAUNCH((bin_count_kernel<S>), blocks > 0 ? blocks : 1, kBinThreads, stream, params);  // one writes the totals
 }
 
 }  // namespace
 
-int bin_count(const splatlearn_BinCount &params) { return SPLATLEARN_BY_SCALAR(params, params.in.context, count); }
+int bin_count(const splatlearn_BinCount &params) { return SPLATLEARN_BY_SCALAR(params, params.inputs.context, count); }
 int64_t bin_count_scratch(const splatlearn_BinCount &) {
     Arena arena(nullptr);
     arena.take<int32_t>(1);

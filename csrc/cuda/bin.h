@@ -57,7 +57,7 @@ SPLATLEARN_DEVICE bool comes_last(int32_t *ticket, int (&last)[1]) {
 struct Listed {
     int64_t rows, instances;
     SPLATLEARN_DEVICE explicit Listed(const splatlearn_BinWrite &out) {
-        const int64_t *totals = out.block_offsets + 2 * ((out.in.n_rows + kBinThreads - 1) / kBinThreads);
+        const int64_t *totals = out.block_offsets + 2 * ((out.inputs.n_rows + kBinThreads - 1) / kBinThreads);
         rows = totals[0];
         instances = totals[1];
         if (rows > out.n_listed || instances > out.n_instances) rows = instances = 0;
@@ -66,10 +66,10 @@ struct Listed {
 
 // The slot of a row's first instance, which is noted; a thread a row, in the blocks of count. `tiles`: how many instances it has.
 SPLATLEARN_DEVICE int64_t first_slot(const splatlearn_BinWrite &out, int64_t row, int64_t (&warps)[kBinWarps], int &tiles) {
-    tiles = row < out.in.n_rows ? out.counts[row] : 0;
+    tiles = row < out.inputs.n_rows ? out.counts[row] : 0;
     int64_t total;
     const int64_t slot = out.block_offsets[2 * int64_t(blockIdx.x) + 1] + sum_before(int64_t(tiles), warps, total);
-    if (row < out.in.n_rows) out.row_offsets[row + 1] = slot + tiles;
+    if (row < out.inputs.n_rows) out.row_offsets[row + 1] = slot + tiles;
     if (row == 0) out.row_offsets[0] = 0;
     return slot;
 }

@@ -20,7 +20,7 @@ template <class S> struct TileParams {
 };
 
 template <class S> SPLATLEARN_DEVICE int first_tile(const TileParams<S> &p, int64_t row) {
-    const splatlearn_BinInputs &in = p.out.in;
+    const splatlearn_BinInputs &in = p.out.inputs;
     return row < in.n_rows ? int(camera_of(in, row)) * tiles_across(in.width) * tiles_across(in.height) : 0;
 }
 
@@ -35,7 +35,7 @@ template <class S> SPLATLEARN_KERNEL __launch_bounds__(kBinThreads) void tile_co
     first_slot(out, row, warps, tiles);
     const int to_tile = first_tile(p, row);
     if (room) {
-        for_instances(Reach<S>(out.in, row), [&](int instance, int owner, int tile) {
+        for_instances(Reach<S>(out.inputs, row), [&](int instance, int owner, int tile) {
             tile += __shfl_sync(kFull, to_tile, owner);
             if (instance >= 0) atomicAdd(&p.cursors[tile], 1);
         });
@@ -45,7 +45,7 @@ template <class S> SPLATLEARN_KERNEL __launch_bounds__(kBinThreads) void tile_co
     const int64_t total = prefix_sums(p.n_tiles, warps, [&](int64_t tile) { return int64_t(p.cursors[tile]); }, put);
     if (threadIdx.x != 0) return;
     out.tile_offsets[p.n_tiles] = total;
-    const int64_t wanted = out.block_offsets[2 * ((out.in.n_rows + kBinThreads - 1) / kBinThreads) + 1];
+    const int64_t wanted = out.block_offsets[2 * ((out.inputs.n_rows + kBinThreads - 1) / kBinThreads) + 1];
     if (out.overflow && total < wanted) *out.overflow = 1;
 }
 
@@ -53,12 +53,12 @@ template <class S> SPLATLEARN_KERNEL __launch_bounds__(kBinThreads, 2) void deal
     const splatlearn_BinWrite &out = p.out;
     const int64_t row = int64_t(blockIdx.x) * kBinThreads + threadIdx.x;
     if (Listed(out).instances == 0) return;
-    const bool there = row < out.in.n_rows;
+    const bool there = row < out.inputs.n_rows;
     const int tiles = there ? out.counts[row] : 0, before = warp_scan(tiles) - tiles;
     const int to_slot = there ? int(out.row_offsets[row]) - before : 0;
-    const S depth = there ? static_cast<const S *>(out.in.depths)[row] : S(0);
+    const S depth = there ? static_cast<const S *>(out.inputs.depths)[row] : S(0);
     const int to_tile = first_tile(p, row);
-    for_instances(Reach<S>(out.in, row), [&](int instance, int owner, int tile) {
+    for_instances(Reach<S>(out.inputs, row), [&](int instance, int owner, int tile) {
         const int slot = instance + __shfl_sync(kFull, to_slot, owner), row_id = __shfl_sync(kFull, int(row), owner);
         const S key = __shfl_sync(kFull, depth, owner);
         tile += __shfl_sync(kFull, to_tile, owner);
@@ -123,7 +123,7 @@ template <class S> SPLATLEARN_KERNEL __launch_bounds__(kSortThreads) void tile_l
 }
 
 template <class S> TileParams<S> layout(const splatlearn_BinWrite &out, Arena &arena) {
-    TileParams<S> params = {out, tiles_of(out.in), nullptr, nullptr, nullptr, nullptr, nullptr};
+    TileParams<S> params = {out, tiles_of(out.inputs), nullptr, nullptr, nullptr, nullptr, nullptr};
     params.ticket = arena.take<int32_t>(1 + params.n_tiles);
     params.cursors = params.ticket ? params.ticket + 1 : nullptr;
     params.keys = arena.take<typename DepthKeys<S>::Key>(out.n_instances);
@@ -135,11 +135,11 @@ template <class S> TileParams<S> layout(const splatlearn_BinWrite &out, Arena &a
 }  // namespace
 
 template <class S> int write_by_tile(const splatlearn_BinWrite &out) {
-    Arena arena(out.in.context.scratch);
+    Arena arena(out.inputs.context.scratch);
     const TileParams<S> params = layout<S>(out, arena);
-    if (!fits(arena, out.in.context)) return kScratchTooSmall;
-    const cudaStream_t stream = stream_of(out.in.context);
-    const unsigned rows = blocks_for(out.in.n_rows, kBinThreads), blocks = rows > 0 ? rows : 1;  // one ends the empty lists
+    if (!fits(arena, out.inputs.context)) return kScratchTooSmall;
+    const cudaStream_t stream = stream_of(out.inputs.context);
+    const unsigned rows = blocks_for(out.inputs.n_rows, kBinThreads), blocks = rows > 0 ? rows : 1;  // one ends the empty lists
     SPLATLEARN_TRY(failure_of(cudaMemsetAsync(params.ticket, 0, size_t(1 + params.n_tiles) * sizeof(int32_t), stream)));
     SPLATLEARN_TRY(SPLATLEARN_LAUNCH((tile_counts_kernel<S>), blocks, kBinThreads, stream, params));
     if (out.n_instances == 0) return 0;

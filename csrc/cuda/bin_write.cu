@@ -33,7 +33,7 @@ template <class S> SPLATLEARN_KERNEL __launch_bounds__(kBinThreads) void listed_
     first_slot(out, row, warps, tiles);
     const int64_t place = out.block_offsets[2 * int64_t(blockIdx.x)] + sum_before(int(tiles > 0), listed_warps, total);
     if (tiles > 0 && place < out.n_listed) {
-        p.keys[place] = depth_key(static_cast<const S *>(out.in.depths)[row]);
+        p.keys[place] = depth_key(static_cast<const S *>(out.inputs.depths)[row]);
         p.rows[place] = uint32_t(row);
     }
     if (row >= out.block_offsets[2 * int64_t(gridDim.x)] && row < out.n_listed) {  // what is free sorts last
@@ -77,7 +77,7 @@ template <class Key> struct WriteParams {
 // A warp writes the instances of 32 rows, one after the other, and the block what stays free.
 template <class S, class Key>
 SPLATLEARN_KERNEL __launch_bounds__(kBinThreads) void write_instances_kernel(WriteParams<Key> p) {
-    const splatlearn_BinInputs &in = p.out.in;
+    const splatlearn_BinInputs &in = p.out.inputs;
     const Listed listed(p.out);
     const int64_t i = int64_t(blockIdx.x) * kBinThreads + threadIdx.x, stride = int64_t(gridDim.x) * kBinThreads;
     for (int64_t free = listed.instances + i; free < p.out.n_instances; free += stride) {
@@ -110,7 +110,7 @@ template <class Key> struct ListParams {
 template <class Key> SPLATLEARN_KERNEL __launch_bounds__(kBinThreads) void lists_kernel(ListParams<Key> p) {
     const int64_t k = int64_t(blockIdx.x) * kBinThreads + threadIdx.x;
     const int64_t instances = Listed(p.out).instances;
-    if (k == 0 && p.out.overflow && instances < p.out.row_offsets[p.out.in.n_rows]) *p.out.overflow = 1;
+    if (k == 0 && p.out.overflow && instances < p.out.row_offsets[p.out.inputs.n_rows]) *p.out.overflow = 1;
     if (k < instances) {
         const uint32_t slot = p.slots[k];
         p.out.slots[k] = slot;
@@ -157,7 +157,7 @@ template <class S, class Key> struct WriteScratch {
 };
 
 template <class S, class Key> int write_with_keys(const splatlearn_BinWrite &out) {
-    const splatlearn_BinInputs &in = out.in;
+    const splatlearn_BinInputs &in = out.inputs;
     const cudaStream_t stream = stream_of(in.context);
     Arena arena(in.context.scratch);
     const WriteScratch<S, Key> s(arena, out);
@@ -184,28 +184,28 @@ bool short_keys(const splatlearn_BinInputs &in) { return tiles_of(in) < UINT16_M
 
 bool by_tile(const splatlearn_BinWrite &out) {
     if (out.sorting != SPLATLEARN_SORT_AUTO) return out.sorting == SPLATLEARN_SORT_BY_TILE;
-    return out.n_listed <= kFewRows && out.n_instances <= kFewInstances && tiles_of(out.in) <= kFewTiles;
+    return out.n_listed <= kFewRows && out.n_instances <= kFewInstances && tiles_of(out.inputs) <= kFewTiles;
 }
 
 template <class S> int write(const splatlearn_BinWrite &out) {
-    if (out.n_instances > INT32_MAX || out.n_listed > out.in.n_rows || tiles_of(out.in) >= INT32_MAX) return kTooMany;
+    if (out.n_instances > INT32_MAX || out.n_listed > out.inputs.n_rows || tiles_of(out.inputs) >= INT32_MAX) return kTooMany;
     if (by_tile(out)) return write_by_tile<S>(out);
-    return short_keys(out.in) ? write_with_keys<S, uint16_t>(out) : write_with_keys<S, uint32_t>(out);
+    return short_keys(out.inputs) ? write_with_keys<S, uint16_t>(out) : write_with_keys<S, uint32_t>(out);
 }
 
 template <class S> int64_t scratch_of_write(const splatlearn_BinWrite &out) {
     if (by_tile(out)) return scratch_by_tile<S>(out);
     Arena arena(nullptr);
-    if (short_keys(out.in)) (void)WriteScratch<S, uint16_t>(arena, out);
+    if (short_keys(out.inputs)) (void)WriteScratch<S, uint16_t>(arena, out);
     else (void)WriteScratch<S, uint32_t>(arena, out);
     return arena.used();
 }
 
 }  // namespace
 
-int bin_write(const splatlearn_BinWrite &params) { return SPLATLEARN_BY_SCALAR(params, params.in.context, write); }
+int bin_write(const splatlearn_BinWrite &params) { return SPLATLEARN_BY_SCALAR(params, params.inputs.context, write); }
 int64_t bin_write_scratch(const splatlearn_BinWrite &params) {
-    return params.in.context.scalar_bytes == 4 ? scratch_of_write<float>(params) : scratch_of_write<double>(params);
+    return params.inputs.context.scalar_bytes == 4 ? scratch_of_write<float>(params) : scratch_of_write<double>(params);
 }
 
 }  // namespace SPLATLEARN_NAMESPACE

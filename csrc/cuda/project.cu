@@ -31,7 +31,7 @@ SPLATLEARN_DEVICE bool color_forward(const splatlearn_ProjectInputs &in, int64_t
 
 template <class S, int Degree>
 SPLATLEARN_KERNEL __launch_bounds__(kThreads) void project_forward_kernel(splatlearn_ProjectForward out) {
-    const splatlearn_ProjectInputs &in = out.in;
+    const splatlearn_ProjectInputs &in = out.inputs;
     const int64_t row = int64_t(blockIdx.x) * kThreads + threadIdx.x;
     if (row >= in.n_cameras * in.n_gaussians) return;
     const int64_t c = row / in.n_gaussians, n = row - c * in.n_gaussians;
@@ -78,17 +78,17 @@ SPLATLEARN_KERNEL __launch_bounds__(kThreads) void project_forward_kernel(splatl
 }
 
 template <class S> int forward(const splatlearn_ProjectForward &out) {
-    const int64_t rows = out.in.n_cameras * out.in.n_gaussians;
+    const int64_t rows = out.inputs.n_cameras * out.inputs.n_gaussians;
     if (rows == 0) return 0;
-    const cudaStream_t stream = stream_of(out.in.context);
-    return by_degree(out.colors ? out.in.sh_degree : -1, [&](auto degree) {
+    const cudaStream_t stream = stream_of(out.inputs.context);
+    return by_degree(out.colors ? out.inputs.sh_degree : -1, [&](auto degree) {
         return SPLATLEARN_LAUNCH((project_forward_kernel<S, decltype(degree)::value>), blocks_for(rows, kThreads), kThreads, stream, out);
     });
 }
 
 }  // namespace
 
-int project_forward(const splatlearn_ProjectForward &params) { return SPLATLEARN_BY_SCALAR(params, params.in.context, forward); }
+int project_forward(const splatlearn_ProjectForward &params) { return SPLATLEARN_BY_SCALAR(params, params.inputs.context, forward); }
 int64_t project_forward_scratch(const splatlearn_ProjectForward &) { return 0; }
 
 }  // namespace SPLATLEARN_NAMESPACE

@@ -23,7 +23,7 @@ template <class S>
 SPLATLEARN_DEVICE void store_gradients(const splatlearn_ProjectBackward &grad, int64_t n, const Gaussian<S> &g, Gradients<S> &v,
                                        const S v_sh0[3]) {
     S v_quat[4];
-    finish_gradients(grad.in, g, v, v_quat);
+    finish_gradients(grad.inputs, g, v, v_quat);
     for (int j = 0; j < 3; ++j) {
         if (grad.v_means) static_cast<S *>(grad.v_means)[3 * n + j] = v.mean[j];
         if (grad.v_scales) static_cast<S *>(grad.v_scales)[3 * n + j] = v.scale[j];
@@ -62,7 +62,7 @@ SPLATLEARN_KERNEL __launch_bounds__(kBackwardThreads<S>) void project_backward_k
     SPLATLEARN_SHARED(S, warps, (kThreadsHere / kWarp) * kCameraGradients);
     SPLATLEARN_SHARED(S, v_coefficients, kThreadsHere * kPitchHere);
     const splatlearn_ProjectBackward &grad = params.grad;
-    const splatlearn_ProjectInputs &in = grad.in;
+    const splatlearn_ProjectInputs &in = grad.inputs;
     const int64_t first = int64_t(blockIdx.x) * kThreadsHere, n = first + threadIdx.x;
     const bool exists = n < in.n_gaussians;
     S *const v_f = &v_coefficients[threadIdx.x * kPitchHere];
@@ -133,31 +133,31 @@ bool cameras_wanted(const splatlearn_ProjectBackward &grad) { return grad.v_view
 
 template <class S> S *camera_sums(const splatlearn_ProjectBackward &grad, Arena &arena) {
     if (!cameras_wanted(grad)) return nullptr;
-    return arena.take<S>(grad.in.n_cameras * kCameraGradients * blocks_for(grad.in.n_gaussians, kBackwardThreads<S>));
+    return arena.take<S>(grad.inputs.n_cameras * kCameraGradients * blocks_for(grad.inputs.n_gaussians, kBackwardThreads<S>));
 }
 
 template <class S> int backward(const splatlearn_ProjectBackward &grad) {
-    Arena arena(grad.in.context.scratch);
+    Arena arena(grad.inputs.context.scratch);
     S *sums = camera_sums<S>(grad, arena);
-    if (!fits(arena, grad.in.context)) return kScratchTooSmall;
-    const unsigned blocks = blocks_for(grad.in.n_gaussians, kBackwardThreads<S>);
-    const cudaStream_t stream = stream_of(grad.in.context);
+    if (!fits(arena, grad.inputs.context)) return kScratchTooSmall;
+    const unsigned blocks = blocks_for(grad.inputs.n_gaussians, kBackwardThreads<S>);
+    const cudaStream_t stream = stream_of(grad.inputs.context);
     const BackwardParams<S> params = {grad, sums};
-    SPLATLEARN_TRY(by_degree(grad.v_colors ? grad.in.sh_degree : -1, [&](auto degree) {
+    SPLATLEARN_TRY(by_degree(grad.v_colors ? grad.inputs.sh_degree : -1, [&](auto degree) {
         constexpr int kDegree = decltype(degree)::value;
         return SPLATLEARN_LAUNCH((project_backward_kernel<S, kDegree>), blocks, kBackwardThreads<S>, stream, params);
     }));
     if (!cameras_wanted(grad)) return 0;
-    const unsigned numbers = unsigned(grad.in.n_cameras * kCameraGradients);
+    const unsigned numbers = unsigned(grad.inputs.n_cameras * kCameraGradients);
     return SPLATLEARN_LAUNCH((camera_gradients_kernel<S>), numbers, kThreads, stream, (CameraParams<S>{grad, sums, blocks}));
 }
 
 }  // namespace
 
-int project_backward(const splatlearn_ProjectBackward &params) { return SPLATLEARN_BY_SCALAR(params, params.in.context, backward); }
+int project_backward(const splatlearn_ProjectBackward &params) { return SPLATLEARN_BY_SCALAR(params, params.inputs.context, backward); }
 int64_t project_backward_scratch(const splatlearn_ProjectBackward &params) {
     Arena arena(nullptr);
-    if (params.in.context.scalar_bytes == 4) camera_sums<float>(params, arena);
+    if (params.inputs.context.scalar_bytes == 4) camera_sums<float>(params, arena);
     else camera_sums<double>(params, arena);
     return arena.used();
 }

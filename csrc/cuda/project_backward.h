@@ -23,7 +23,7 @@ template <class S> SPLATLEARN_DEVICE S optional(const real *from, int64_t at) {
 template <class S, int Degree, class Row>
 SPLATLEARN_DEVICE void color_backward(const splatlearn_ProjectBackward &grad, int64_t c, int64_t n, const S mean[3],
                                       S v_mean[3], S v_center[3], const Row &row) {
-    const splatlearn_ProjectInputs &in = grad.in;
+    const splatlearn_ProjectInputs &in = grad.inputs;
     const int64_t at = c * in.n_gaussians + n;
     S d[3], basis[kMaxBases], v_basis[kMaxBases], v[3], v_d[3], v_direction[3];
     const S inverse = direction(mean, static_cast<const S *>(in.camera_centers) + 3 * c, d);
@@ -56,7 +56,7 @@ template <class S> struct Gradients {
 template <class S, int Degree, class Row>
 SPLATLEARN_DEVICE void view_backward(const splatlearn_ProjectBackward &grad, int64_t c, int64_t n, const Gaussian<S> &g,
                                      Gradients<S> &sums, const Row &coefficients, S *of_camera) {
-    const splatlearn_ProjectInputs &in = grad.in;
+    const splatlearn_ProjectInputs &in = grad.inputs;
     const int64_t row = c * in.n_gaussians + n;
     if constexpr (Degree >= 0) color_backward<S, Degree>(grad, c, n, g.mean, sums.mean, of_camera + 16, coefficients);
     Pinhole<S> camera;

@@ -59,13 +59,13 @@ template <int T> struct Walk {
 template <class S, int Degree>
 SPLATLEARN_DEVICE void load_coefficients(const splatlearn_ProjectBackward &grad, int64_t first, int rows, S *to) {
     constexpr int T = kBackwardThreads<S>, kWidth = kCoefficients<Degree>;
-    const S *from = static_cast<const S *>(grad.in.shN) + first * grad.in.shN_stride;
+    const S *from = static_cast<const S *>(grad.inputs.shN) + first * grad.inputs.shN_stride;
     for (int j = threadIdx.x; j < rows * kWidth; j += kBatch * T) {
         S value[kBatch];
 #pragma unroll
         for (int b = 0; b < kBatch; ++b) {
             const int row = (j + b * T) / kWidth;  // kWidth is known when this is compiled
-            if (row < rows && grad.radii[2 * (first + row)] > 0) value[b] = from[row * grad.in.shN_stride + (j + b * T) % kWidth];
+            if (row < rows && grad.radii[2 * (first + row)] > 0) value[b] = from[row * grad.inputs.shN_stride + (j + b * T) % kWidth];
         }
 #pragma unroll
         for (int b = 0; b < kBatch; ++b) {
@@ -119,10 +119,10 @@ SPLATLEARN_DEVICE void gradients_of(const splatlearn_ProjectBackward &grad, int6
     Gaussian<S> g;
     Gradients<S> v = {};
     S v_quat[4], of_camera[kCameraGradients] = {};
-    load_gaussian(grad.in, n, g);
-    const SharedRow<S> coefficients = {static_cast<const S *>(grad.in.sh0) + n * grad.in.sh0_stride, row + kOfSh0, f};
+    load_gaussian(grad.inputs, n, g);
+    const SharedRow<S> coefficients = {static_cast<const S *>(grad.inputs.sh0) + n * grad.inputs.sh0_stride, row + kOfSh0, f};
     view_backward<S, Degree>(grad, 0, n, g, v, coefficients, of_camera);
-    finish_gradients(grad.in, g, v, v_quat);
+    finish_gradients(grad.inputs, g, v, v_quat);
     for (int j = 0; j < 3; ++j) {
         row[kOfMean + j] = v.mean[j];
         row[kOfScale + j] = v.scale[j];
@@ -139,12 +139,12 @@ SPLATLEARN_KERNEL __launch_bounds__(kBackwardThreads<S>, 3) void project_update_
     SPLATLEARN_SHARED(S, coefficients, T * kPitch<Degree>);
     const splatlearn_ProjectBackward &grad = params.update.grad;
     if (params.update.skip && *params.update.skip) return;
-    const int64_t first = int64_t(blockIdx.x) * T, n = first + threadIdx.x, rest = grad.in.n_gaussians - first;
+    const int64_t first = int64_t(blockIdx.x) * T, n = first + threadIdx.x, rest = grad.inputs.n_gaussians - first;
     const int rows = int(rest < T ? rest : T);
     if constexpr (kKnown > 0) load_coefficients<S, Degree>(grad, first, rows, &coefficients[0]);
     __syncthreads();
     S *const row = &geometry[threadIdx.x * kGeometryPitch], *const f = &coefficients[threadIdx.x * kPitch<Degree>];
-    if (n < grad.in.n_gaussians && grad.radii[2 * n] > 0) {
+    if (n < grad.inputs.n_gaussians && grad.radii[2 * n] > 0) {
         gradients_of<S, Degree>(grad, n, row, f);
     } else {
         for (int j = 0; j < kGeometryPitch; ++j) row[j] = S(0);
@@ -164,16 +164,16 @@ SPLATLEARN_KERNEL __launch_bounds__(kBackwardThreads<S>, 3) void project_update_
 template <class S> int update(const splatlearn_ProjectUpdate &p) {
     UpdateParams<S> params = {p, {}};
     for (int i = 0; i < kParameters; ++i) params.rates[i] = adam_rates<S>(p.learning_rates[i], p.beta1, p.beta2, p.eps, p.step);
-    const unsigned blocks = blocks_for(p.grad.in.n_gaussians, kBackwardThreads<S>);
-    return by_degree(p.grad.in.sh_degree, [&](auto degree) {
+    const unsigned blocks = blocks_for(p.grad.inputs.n_gaussians, kBackwardThreads<S>);
+    return by_degree(p.grad.inputs.sh_degree, [&](auto degree) {
         constexpr int kDegree = decltype(degree)::value < 0 ? 0 : decltype(degree)::value;  // there are always colours
-        return SPLATLEARN_LAUNCH((project_update_kernel<S, kDegree>), blocks, kBackwardThreads<S>, stream_of(p.grad.in.context), params);
+        return SPLATLEARN_LAUNCH((project_update_kernel<S, kDegree>), blocks, kBackwardThreads<S>, stream_of(p.grad.inputs.context), params);
     });
 }
 
 }  // namespace
 
-int project_update(const splatlearn_ProjectUpdate &params) { return SPLATLEARN_BY_SCALAR(params, params.grad.in.context, update); }
+int project_update(const splatlearn_ProjectUpdate &params) { return SPLATLEARN_BY_SCALAR(params, params.grad.inputs.context, update); }
 int64_t project_update_scratch(const splatlearn_ProjectUpdate &) { return 0; }
 
 }  // namespace SPLATLEARN_NAMESPACE

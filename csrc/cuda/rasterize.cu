@@ -11,11 +11,11 @@ constexpr int kPixels = 2;  // of a thread
 
 template <class S, int D> SPLATLEARN_KERNEL __launch_bounds__(kPackThreads) void pack_kernel(splatlearn_RasterizeForward out) {
     const int64_t row = int64_t(blockIdx.x) * kPackThreads + threadIdx.x;
-    if (row >= out.in.n_rows) return;
-    const S opacity = static_cast<const S *>(out.in.opacities)[row];
+    if (row >= out.inputs.n_rows) return;
+    const S opacity = static_cast<const S *>(out.inputs.opacities)[row];
     if (!(opacity > S(0))) return;  // in no list
-    const S *mean = static_cast<const S *>(out.in.means2d) + 2 * row, *conic = static_cast<const S *>(out.in.conics) + 3 * row;
-    const S *color = static_cast<const S *>(out.in.colors) + out.in.channels * row;
+    const S *mean = static_cast<const S *>(out.inputs.means2d) + 2 * row, *conic = static_cast<const S *>(out.inputs.conics) + 3 * row;
+    const S *color = static_cast<const S *>(out.inputs.colors) + out.inputs.channels * row;
     store_record<S, D>(out.new_records, row, mean, conic, opacity, color);
 }
 
@@ -47,8 +47,8 @@ template <class S, int D> struct Drawn {
 #pragma unroll
             for (int d = 0; d < D; ++d) color[d] += weight * c[d];
         } else {
-            S *render = static_cast<S *>(p.out.render) + pixel * p.out.in.channels;
-            for (int d = 0; d < p.out.in.channels; ++d) render[d] += weight * c[d];
+            S *render = static_cast<S *>(p.out.render) + pixel * p.out.inputs.channels;
+            for (int d = 0; d < p.out.inputs.channels; ++d) render[d] += weight * c[d];
         }
     }
 };
@@ -59,7 +59,7 @@ SPLATLEARN_KERNEL __launch_bounds__(kThreads<kPixels>, kResident<S, kPixels>) vo
     static_assert(kSpan % kBatch == 0, "spans end where batches do");
     SPLATLEARN_SHARED(Record<S>, records, kBatch);
     SPLATLEARN_SHARED(uint8_t, reached, kBatch);
-    const splatlearn_RasterizeInputs &in = p.out.in;
+    const splatlearn_RasterizeInputs &in = p.out.inputs;
     const Place<P> place(in, p.out.tile_order[blockIdx.x]);
     const Batch<S, kBatch> batch = {records, reached};
     const int channels = D > 0 ? D : in.channels;
@@ -134,19 +134,19 @@ SPLATLEARN_KERNEL __launch_bounds__(kThreads<kPixels>, kResident<S, kPixels>) vo
 }
 
 template <class S, int D> int forward_channels(const splatlearn_RasterizeForward &out) {
-    const cudaStream_t stream = stream_of(out.in.context);
-    if (tiles_of(out.in) >= INT32_MAX) return kTooMany;
+    const cudaStream_t stream = stream_of(out.inputs.context);
+    if (tiles_of(out.inputs) >= INT32_MAX) return kTooMany;
     if (out.new_records)
-        SPLATLEARN_TRY(SPLATLEARN_LAUNCH((pack_kernel<S, D>), blocks_for(out.in.n_rows, kPackThreads), kPackThreads, stream, out));
+        SPLATLEARN_TRY(SPLATLEARN_LAUNCH((pack_kernel<S, D>), blocks_for(out.inputs.n_rows, kPackThreads), kPackThreads, stream, out));
     SPLATLEARN_TRY(order_tiles(out));
     // Backward recovers T by division, so a pixel always stops before T leaves the range of normal numbers.
-    const S stop_below = maximum(S(out.in.transmittance_threshold), sizeof(S) == 4 ? S(1e-35) : S(1e-300));
-    const ForwardParams<S> params = {out, log2_threshold(S(out.in.alpha_threshold)), stop_below};
-    return SPLATLEARN_LAUNCH((rasterize_forward_kernel<S, D>), unsigned(tiles_of(out.in)), kThreads<kPixels>, stream, params);
+    const S stop_below = maximum(S(out.inputs.transmittance_threshold), sizeof(S) == 4 ? S(1e-35) : S(1e-300));
+    const ForwardParams<S> params = {out, log2_threshold(S(out.inputs.alpha_threshold)), stop_below};
+    return SPLATLEARN_LAUNCH((rasterize_forward_kernel<S, D>), unsigned(tiles_of(out.inputs)), kThreads<kPixels>, stream, params);
 }
 
 template <class S> int forward(const splatlearn_RasterizeForward &out) {
-    switch (out.in.channels) {
+    switch (out.inputs.channels) {
         case 1: return forward_channels<S, 1>(out);
         case 3: return forward_channels<S, 3>(out);
         case 4: return forward_channels<S, 4>(out);
@@ -156,7 +156,7 @@ template <class S> int forward(const splatlearn_RasterizeForward &out) {
 
 }  // namespace
 
-int rasterize_forward(const splatlearn_RasterizeForward &params) { return SPLATLEARN_BY_SCALAR(params, params.in.context, forward); }
+int rasterize_forward(const splatlearn_RasterizeForward &params) { return SPLATLEARN_BY_SCALAR(params, params.inputs.context, forward); }
 int64_t rasterize_forward_scratch(const splatlearn_RasterizeForward &) { return 0; }
 
 }  // namespace SPLATLEARN_NAMESPACE

@@ -28,7 +28,7 @@ template <class S, class W> struct Undone {
         for (int d = 0; d < W::kHeld; ++d) v_color[d] = S(0);
         stop = 0;
         if (!place.inside(r)) return;
-        const splatlearn_RasterizeInputs &in = p.grad.in;
+        const splatlearn_RasterizeInputs &in = p.grad.inputs;
         const int channels = W::All ? W::D : in.channels, first = W::All ? 0 : p.first_channel;
         const int64_t pixel = place.pixel(r);
         stop = p.grad.stops[pixel] - span;
@@ -62,7 +62,7 @@ template <class S, class W> struct Undone {
 #pragma unroll
             for (int d = 0; d < W::D; ++d) q += c[d] * v_color[d];
         } else if constexpr (W::Moments) {
-            for (int d = 0; d < p.grad.in.channels; ++d) q += c[d] * v[d];
+            for (int d = 0; d < p.grad.inputs.channels; ++d) q += c[d] * v[d];
         }
         const S weight = unblend(alpha, q, transmittance, behind, g);
 #pragma unroll
@@ -114,7 +114,7 @@ template <class S, class W> struct Summed {
     SPLATLEARN_DEVICE void store_rows(const BackwardParams<S> &p, int columns) const {
         S *const rows = static_cast<S *>(p.grad.instance_rows);
         for (int k = threadIdx.x; k < n * W::kSums; k += kThreads<P>) {
-            const int i = k / W::kSums, j = k % W::kSums, column = W::column_of(j, p.grad.in.channels, p.first_channel);
+            const int i = k / W::kSums, j = k % W::kSums, column = W::column_of(j, p.grad.inputs.channels, p.first_channel);
             const S sum = total(i, j);
             if (column >= 0) rows[slots[i] * columns + column] = sum;
         }
@@ -126,7 +126,7 @@ template <class S, class W> struct Summed {
             if (!any(i)) continue;
             Part<S> sums;
             for (int j = 0; j < 4; ++j) sums.v[j] = W::sum_of(4 * part + j) >= 0 ? total(i, W::sum_of(4 * part + j)) : S(0);
-            add_atomically(p.sums + int64_t(ids[i]) * parts_of(p.grad.in.channels) + first + part, sums);
+            add_atomically(p.sums + int64_t(ids[i]) * parts_of(p.grad.inputs.channels) + first + part, sums);
         }
     }
 };
@@ -141,7 +141,7 @@ SPLATLEARN_KERNEL __launch_bounds__(kThreads<kPixels>, kResident<S, kPixels>) vo
     SPLATLEARN_SHARED(S, partial, kBatch * kWarps<P> * kSums);
     SPLATLEARN_SHARED(unsigned, drawn, kWarps<P> * kMasks);
     SPLATLEARN_SHARED(int, ends, kWarps<P>);
-    const splatlearn_RasterizeInputs &in = p.grad.in;
+    const splatlearn_RasterizeInputs &in = p.grad.inputs;
     const int64_t span = p.grad.spans[blockIdx.x];
     if (span < 0) return;
     Place<P> place(in, int(span >> 32));
@@ -221,23 +221,23 @@ SPLATLEARN_KERNEL __launch_bounds__(kThreads<kPixels>, kResident<S, kPixels>) vo
 }
 
 template <class S, class W> int walk(const BackwardParams<S> &params) {
-    const splatlearn_RasterizeInputs &in = params.grad.in;
+    const splatlearn_RasterizeInputs &in = params.grad.inputs;
     const unsigned spans = unsigned(tiles_of(in) + in.n_instances / kSpan);
     return SPLATLEARN_LAUNCH((rasterize_backward_kernel<S, W>), spans, kThreads<kPixels>, stream_of(in.context), params);
 }
 
 // Any number of channels: the moments in one walk, the colours a few at a time in others, for their weights do not depend on colours.
 template <class S> int walk_wide(BackwardParams<S> params) {
-    if (params.grad.in.absgrad) SPLATLEARN_TRY((walk<S, Walk<0, false, true, true>>(params)));
+    if (params.grad.inputs.absgrad) SPLATLEARN_TRY((walk<S, Walk<0, false, true, true>>(params)));
     else SPLATLEARN_TRY((walk<S, Walk<0, false, true, false>>(params)));
-    for (; params.first_channel < params.grad.in.channels; params.first_channel += kChunk)
+    for (; params.first_channel < params.grad.inputs.channels; params.first_channel += kChunk)
         SPLATLEARN_TRY((walk<S, Walk<kChunk, false, false, false>>(params)));
     return 0;
 }
 
 template <class S> int walk_channels(const BackwardParams<S> &params) {
-    const int channels = params.grad.in.channels;
-    if (params.grad.in.absgrad) return channels == 3 ? walk<S, Walk<3, true, true, true>>(params) : walk_wide(params);
+    const int channels = params.grad.inputs.channels;
+    if (params.grad.inputs.absgrad) return channels == 3 ? walk<S, Walk<3, true, true, true>>(params) : walk_wide(params);
     switch (channels) {
         case 1: return walk<S, Walk<1, true, true, false>>(params);
         case 3: return walk<S, Walk<3, true, true, false>>(params);
@@ -251,14 +251,14 @@ template <class S> struct BackwardScratch {
     int64_t sums_size;
     S *tile_backgrounds;
     BackwardScratch(Arena &arena, const splatlearn_RasterizeBackward &grad)
-        : sums(nullptr), sums_size(grad.atomic ? grad.in.n_rows * parts_of(grad.in.channels) : 0), tile_backgrounds(nullptr) {
+        : sums(nullptr), sums_size(grad.atomic ? grad.inputs.n_rows * parts_of(grad.inputs.channels) : 0), tile_backgrounds(nullptr) {
         if (sums_size) sums = arena.take<Part<S>>(sums_size);
-        if (grad.v_backgrounds) tile_backgrounds = arena.take<S>(tiles_of(grad.in) * grad.in.channels);
+        if (grad.v_backgrounds) tile_backgrounds = arena.take<S>(tiles_of(grad.inputs) * grad.inputs.channels);
     }
 };
 
 template <class S> int backward(const splatlearn_RasterizeBackward &grad) {
-    const splatlearn_RasterizeInputs &in = grad.in;
+    const splatlearn_RasterizeInputs &in = grad.inputs;
     const cudaStream_t stream = stream_of(in.context);
     Arena arena(in.context.scratch);
     const BackwardScratch<S> scratch(arena, grad);
@@ -279,9 +279,9 @@ template <class S> int64_t scratch_of(const splatlearn_RasterizeBackward &grad) 
 
 }  // namespace
 
-int rasterize_backward(const splatlearn_RasterizeBackward &params) { return SPLATLEARN_BY_SCALAR(params, params.in.context, backward); }
+int rasterize_backward(const splatlearn_RasterizeBackward &params) { return SPLATLEARN_BY_SCALAR(params, params.inputs.context, backward); }
 int64_t rasterize_backward_scratch(const splatlearn_RasterizeBackward &params) {
-    return params.in.context.scalar_bytes == 4 ? scratch_of<float>(params) : scratch_of<double>(params);
+    return params.inputs.context.scalar_bytes == 4 ? scratch_of<float>(params) : scratch_of<double>(params);
 }
 
 }  // namespace SPLATLEARN_NAMESPACE

@@ -19,9 +19,9 @@ SPLATLEARN_DEVICE int class_of(int length) {
 SPLATLEARN_KERNEL __launch_bounds__(kOrderThreads) void order_tiles_kernel(splatlearn_RasterizeForward out) {
     SPLATLEARN_SHARED(int, places, 2 * kClasses);  // how many of each class, then where its next one goes
     SPLATLEARN_SHARED(int, warps, 2 * kClasses / kWarp);
-    const int tiles = int(tiles_of(out.in)), thread = threadIdx.x, lane = thread % kWarp;
+    const int tiles = int(tiles_of(out.inputs)), thread = threadIdx.x, lane = thread % kWarp;
     const int span = out.checkpoints ? kSpan : INT32_MAX;
-    const int64_t *offsets = out.in.tile_offsets;
+    const int64_t *offsets = out.inputs.tile_offsets;
     if (thread < 2 * kClasses) places[thread] = 0;
     __syncthreads();
     for (int tile = thread; tile < tiles; tile += kOrderThreads) {
@@ -54,14 +54,14 @@ SPLATLEARN_KERNEL __launch_bounds__(kOrderThreads) void order_tiles_kernel(splat
     }
     if (!out.spans) return;
     __syncthreads();
-    const int64_t room = tiles + out.in.n_instances / kSpan;
+    const int64_t room = tiles + out.inputs.n_instances / kSpan;
     for (int64_t i = places[2 * kClasses - 1] - tiles + thread; i < room; i += kOrderThreads) out.spans[i] = -1;
 }
 
 }  // namespace
 
 int order_tiles(const splatlearn_RasterizeForward &out) {
-    return SPLATLEARN_LAUNCH((order_tiles_kernel), 1, kOrderThreads, stream_of(out.in.context), out);
+    return SPLATLEARN_LAUNCH((order_tiles_kernel), 1, kOrderThreads, stream_of(out.inputs.context), out);
 }
 
 }  // namespace SPLATLEARN_NAMESPACE

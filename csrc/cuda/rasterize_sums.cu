@@ -10,7 +10,7 @@ constexpr int kOwnRows = 64;  // the rows of a Gaussian that has more are summed
 
 // Whether a Gaussian is in a list: without one it was never packed. No tile has a list where the lists lacked room.
 SPLATLEARN_DEVICE bool listed(const splatlearn_RasterizeBackward &grad, int64_t row) {
-    return grad.in.tile_offsets[tiles_of(grad.in)] > 0 && grad.row_offsets[row] < grad.row_offsets[row + 1];
+    return grad.inputs.tile_offsets[tiles_of(grad.inputs)] > 0 && grad.row_offsets[row] < grad.row_offsets[row + 1];
 }
 
 template <class S> SPLATLEARN_DEVICE void store_moments(const BackwardParams<S> &p, int64_t row, bool listed, const S *sums) {
@@ -19,7 +19,7 @@ template <class S> SPLATLEARN_DEVICE void store_moments(const BackwardParams<S> 
     S &v_opacity = static_cast<S *>(grad.v_opacities)[row];
     if (listed) {
         const Moments<S> moments = {sums[0], sums[1], sums[2], sums[3], sums[4], sums[5]};
-        moments_backward<S>(static_cast<const Record<S> *>(grad.in.records)[row].splat(), moments, v_mean, v_conic, v_opacity);
+        moments_backward<S>(static_cast<const Record<S> *>(grad.inputs.records)[row].splat(), moments, v_mean, v_conic, v_opacity);
     } else {
         v_mean[0] = v_mean[1] = v_conic[0] = v_conic[1] = v_conic[2] = v_opacity = S(0);
     }
@@ -41,12 +41,12 @@ SPLATLEARN_DEVICE void sum_columns(const S *rows, int64_t begin, int64_t end, in
 // Writes what the summed columns first..first+N-1 of a Gaussian say.
 template <class S, int N>
 SPLATLEARN_DEVICE void store_columns(const BackwardParams<S> &p, int64_t row, bool listed, int first, const S *sums) {
-    const int channels = p.grad.in.channels;
+    const int channels = p.grad.inputs.channels;
     if (first == 0) store_moments(p, row, listed, sums);
 #pragma unroll
     for (int j = 0; j < N; ++j) {
         const int column = first + j - kMoments;
-        if (column < 0 || column >= channels + (p.grad.in.absgrad ? 2 : 0)) continue;
+        if (column < 0 || column >= channels + (p.grad.inputs.absgrad ? 2 : 0)) continue;
         if (column < channels) static_cast<S *>(p.grad.v_colors)[row * channels + column] = sums[j];
         else static_cast<S *>(p.grad.v_means2d_abs)[2 * row + column - channels] = sums[j];
     }
@@ -58,8 +58,8 @@ template <class S> SPLATLEARN_KERNEL __launch_bounds__(kSumThreads) void sum_row
     constexpr int N = kMoments + 3;  // columns at a time: all of them where there are three channels
     const splatlearn_RasterizeBackward &grad = p.grad;
     const int64_t mine = int64_t(blockIdx.x) * kSumThreads + threadIdx.x;
-    const int lane = threadIdx.x % kWarp, columns = kMoments + grad.in.channels + (grad.in.absgrad ? 2 : 0);
-    const bool exists = mine < grad.in.n_rows, in_list = exists && listed(grad, mine);
+    const int lane = threadIdx.x % kWarp, columns = kMoments + grad.inputs.channels + (grad.inputs.absgrad ? 2 : 0);
+    const bool exists = mine < grad.inputs.n_rows, in_list = exists && listed(grad, mine);
     const int64_t begin = in_list ? grad.row_offsets[mine] : 0, end = in_list ? grad.row_offsets[mine + 1] : 0;
     const bool large = end - begin > kOwnRows;
     const S *rows = static_cast<const S *>(grad.instance_rows);
@@ -84,12 +84,12 @@ template <class S> SPLATLEARN_KERNEL __launch_bounds__(kSumThreads) void sum_row
 template <class S> SPLATLEARN_KERNEL __launch_bounds__(kSumThreads, 8) void unpack_sums_kernel(BackwardParams<S> p) {
     const splatlearn_RasterizeBackward &grad = p.grad;
     const int64_t row = int64_t(blockIdx.x) * kSumThreads + threadIdx.x;
-    if (row >= grad.in.n_rows) return;
-    const int channels = grad.in.channels;
+    if (row >= grad.inputs.n_rows) return;
+    const int channels = grad.inputs.channels;
     const Part<S> *sums = p.sums + row * parts_of(channels), low = sums[0], high = sums[1];
     const S moments[kMoments] = {low.v[0], low.v[1], low.v[2], low.v[3], high.v[0], high.v[1]};
     store_moments(p, row, listed(grad, row), moments);
-    for (int j = 0; grad.in.absgrad && j < 2; ++j) static_cast<S *>(grad.v_means2d_abs)[2 * row + j] = high.v[2 + j];
+    for (int j = 0; grad.inputs.absgrad && j < 2; ++j) static_cast<S *>(grad.v_means2d_abs)[2 * row + j] = high.v[2 + j];
     for (int d = 0; d < channels; ++d)
         static_cast<S *>(grad.v_colors)[row * channels + d] = sums[(kSumsBefore + d) / 4].v[(kSumsBefore + d) % 4];
 }
@@ -104,8 +104,8 @@ template <class S> struct BackgroundParams {
 
 template <class S> SPLATLEARN_KERNEL __launch_bounds__(kSumThreads) void tile_backgrounds_kernel(BackgroundParams<S> p) {
     SPLATLEARN_SHARED(S, warps, kWarps<2>);
-    const Place<2> place(p.grad.in, int(blockIdx.x));
-    const int channels = p.grad.in.channels;
+    const Place<2> place(p.grad.inputs, int(blockIdx.x));
+    const int channels = p.grad.inputs.channels;
     for (int d = 0; d < channels; ++d) {
         const S *T = static_cast<const S *>(p.grad.transmittance), *v = static_cast<const S *>(p.grad.v_render);
         S mine = S(0);
@@ -125,7 +125,7 @@ template <class S> SPLATLEARN_KERNEL __launch_bounds__(kSumThreads) void tile_ba
 
 template <class S> SPLATLEARN_KERNEL __launch_bounds__(kSumThreads) void backgrounds_kernel(BackgroundParams<S> p) {
     SPLATLEARN_SHARED(S, warps, kWarps<2>);
-    const int channels = p.grad.in.channels;
+    const int channels = p.grad.inputs.channels;
     const int64_t camera = blockIdx.x / channels, d = blockIdx.x % channels;
     S mine = S(0);
     for (int64_t tile = threadIdx.x; tile < p.tiles_per_image; tile += kSumThreads)
@@ -142,17 +142,17 @@ template <class S> SPLATLEARN_KERNEL __launch_bounds__(kSumThreads) void backgro
 }  // namespace
 
 template <class S> int gradients_of_rows(const BackwardParams<S> &params) {
-    const splatlearn_RasterizeInputs &in = params.grad.in;
+    const splatlearn_RasterizeInputs &in = params.grad.inputs;
     const unsigned blocks = blocks_for(in.n_rows, kSumThreads);
     if (params.sums) return SPLATLEARN_LAUNCH((unpack_sums_kernel<S>), blocks, kSumThreads, stream_of(in.context), params);
     return SPLATLEARN_LAUNCH((sum_rows_kernel<S>), blocks, kSumThreads, stream_of(in.context), params);
 }
 
 template <class S> int gradients_of_backgrounds(const splatlearn_RasterizeBackward &grad, S *tile_sums) {
-    const cudaStream_t stream = stream_of(grad.in.context);
-    const BackgroundParams<S> params = {grad, tile_sums, tiles_of(grad.in) / grad.in.n_cameras};
-    SPLATLEARN_TRY(SPLATLEARN_LAUNCH((tile_backgrounds_kernel<S>), unsigned(tiles_of(grad.in)), kSumThreads, stream, params));
-    return SPLATLEARN_LAUNCH((backgrounds_kernel<S>), unsigned(grad.in.n_cameras * grad.in.channels), kSumThreads, stream, params);
+    const cudaStream_t stream = stream_of(grad.inputs.context);
+    const BackgroundParams<S> params = {grad, tile_sums, tiles_of(grad.inputs) / grad.inputs.n_cameras};
+    SPLATLEARN_TRY(SPLATLEARN_LAUNCH((tile_backgrounds_kernel<S>), unsigned(tiles_of(grad.inputs)), kSumThreads, stream, params));
+    return SPLATLEARN_LAUNCH((backgrounds_kernel<S>), unsigned(grad.inputs.n_cameras * grad.inputs.channels), kSumThreads, stream, params);
 }
 
 template int gradients_of_rows(const BackwardParams<float> &);

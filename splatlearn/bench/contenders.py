@@ -19,8 +19,8 @@ from splatlearn.ops.recording import CudaRecorder, Recorder
 from splatlearn.ops.room import Room
 from splatlearn.ops.workspace import Workspace
 from splatlearn.scene.gaussians import NAMES, Gaussians, Pose, Rendering, pose_of
-from splatlearn.scene.optimizer import GaussianAdam
-from splatlearn.scene.replay import Replays
+from splatlearn.scene.training.optimizer import GaussianAdam
+from splatlearn.scene.training.replay import Replays
 from splatlearn.scene.view import View
 
 RATE = 1e-12  # so small that the scene stays as it is: steps are alike
@@ -108,7 +108,7 @@ class _Still:
 
 
 class _Learner:
-    """Steps that are recorded once and replayed, see `splatlearn.scene.replay`."""
+    """Steps that are recorded once and replayed, see `splatlearn.scene.training.replay`."""
 
     def __init__(self, inputs: Inputs, recorder: Recorder) -> None:
         self.inputs, self.device = inputs, inputs.device

@@ -40,7 +40,7 @@ class Inputs:
 def photographs(folder: Path, gaussians: Path | None) -> Inputs:
     """The training photographs of a COLMAP folder, and the Gaussians of a PLY file or run, or at the model's points."""
     from splatlearn.commands.opened import load_gaussians
-    from splatlearn.scene.colmap import ColmapScene
+    from splatlearn.scene.readers.colmap import ColmapScene
 
     scene = ColmapScene(ColmapScene.Config(path=str(folder)))
     model = load_gaussians(gaussians) if gaussians else Gaussians.from_points(scene.points, scene.point_colors)

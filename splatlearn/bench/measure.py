@@ -16,7 +16,7 @@ from splatlearn.bench.contenders import ours
 from splatlearn.bench.inputs import Inputs
 from splatlearn.bench.race import WARM_UP
 from splatlearn.ops import native
-from splatlearn.scene.memory import memory, reset_peak
+from splatlearn.scene.training.memory import memory, reset_peak
 
 COUNTED = 6  # views, evenly spread, whose pairs are counted; a view takes about a second
 

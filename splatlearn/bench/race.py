@@ -15,7 +15,7 @@ from splatlearn.bench.contenders import Contender
 from splatlearn.bench.inputs import Inputs
 from splatlearn.ops.photometric import photometric_loss
 from splatlearn.scene.gaussians import Gaussians
-from splatlearn.scene.memory import memory, reset_peak
+from splatlearn.scene.training.memory import memory, reset_peak
 
 WARM_UP = 5
 BLOCKS = 3  # of steps that follow each other without a wait, and of runs of a command

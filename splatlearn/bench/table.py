@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from splatlearn.scene.memory import mebibytes
+from splatlearn.scene.training.memory import mebibytes
 
 WIDTHS = "{:<22}{:>10}{:>10}{:>7}{:>9}{:>9}{:>10}"
 

@@ -18,9 +18,9 @@ from splatlearn.bench.race import footprint, largest_difference, race, race_comm
 from splatlearn.bench.scaling import plot, scaling, scaling_table
 from splatlearn.bench.table import table
 from splatlearn.commands.arguments import Parser
+from splatlearn.devices import choose_device
 from splatlearn.errors import SplatlearnError
 from splatlearn.files import replacing
-from splatlearn.loop import choose_device
 
 MAX_THREADS = 1024
 

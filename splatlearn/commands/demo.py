@@ -27,9 +27,9 @@ def run(words: list[str]) -> None:
 
 def demo(out: Path, photos: int, steps: int, seed: int) -> None:
     """Makes `out`/photos, `out`/colmap and the run folder `out`/run."""
+    from splatlearn.demo.still_life import make_photographs
     from splatlearn.scene.reconstruct import Settings, reconstruct
-    from splatlearn.scene.still_life import make_photographs
-    from splatlearn.scene.task import SceneTask
+    from splatlearn.scene.training.task import SceneTask
 
     if photos < 8 or steps < 1:
         raise SplatlearnError(

@@ -74,8 +74,8 @@ def _write_page(source: Path, out: Path, tensors: Any, antialiased: bool, limit:
     cameras: list[Any] = []
     background = [0.0, 0.0, 0.0]
     if source.is_dir():
-        from splatlearn.scene.colmap import ColmapScene
-        from splatlearn.scene.task import SceneTask
+        from splatlearn.scene.readers.colmap import ColmapScene
+        from splatlearn.scene.training.task import SceneTask
 
         settings = config.load(SceneTask.Config, config_of(source), [])
         background = settings.data.background

@@ -81,8 +81,8 @@ class Story:
     def scene(self) -> "SceneRun":
         """A short training on the run's photographs, or on the sculpture."""
         from splatlearn.commands import watched
-        from splatlearn.scene.colmap import ColmapScene
-        from splatlearn.scene.task import SceneTask
+        from splatlearn.scene.readers.colmap import ColmapScene
+        from splatlearn.scene.training.task import SceneTask
         from splatlearn.show import sculpture
 
         if self.run is not None and self.kind != "text":

@@ -12,7 +12,7 @@ CONFIG = "config.yaml"
 
 def task_class(path: Path | None) -> Any:
     """The task that the `task:` key of a config file names."""
-    from splatlearn.scene.task import SceneTask
+    from splatlearn.scene.training.task import SceneTask
     from splatlearn.text.task import TextTask
 
     classes: dict[Any, Any] = {"line": LineTask, "scene": SceneTask, "text": TextTask}

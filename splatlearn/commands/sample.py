@@ -16,8 +16,8 @@ import torch
 from splatlearn import checkpoint, config
 from splatlearn.commands.arguments import Parser
 from splatlearn.commands.opened import config_of
+from splatlearn.devices import choose_device
 from splatlearn.errors import SplatlearnError
-from splatlearn.loop import choose_device
 
 TEMPERATURE = 0.8  # of text; pairs have one right answer, and so none
 BEGINNING = "\n"  # of a text without a prompt

@@ -16,7 +16,7 @@ from splatlearn.commands.reconstruct import is_photographs, ready
 from splatlearn.commands.view import live_options, live_view
 from splatlearn.commands.watching import watching
 from splatlearn.errors import SplatlearnError
-from splatlearn.text.processes import leave
+from splatlearn.processes import leave
 
 USAGE = """usage: splatlearn train CONFIG [--key.sub value ...] [--viewer [--viewer-port N] [--viewer-host HOST]]
        splatlearn train PHOTOS [--key.sub value ...]

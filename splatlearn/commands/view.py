@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from splatlearn import config
 from splatlearn.commands.arguments import Parser
 from splatlearn.commands.opened import config_of, load_splats
+from splatlearn.devices import choose_device
 from splatlearn.errors import SplatlearnError
-from splatlearn.loop import choose_device
 
 if TYPE_CHECKING:
     from splatlearn.viewer.training import LiveView
@@ -61,14 +61,14 @@ def open_viewer(source: Path, host: str, port: int, out: Path | None = None, dev
 
 def _of_run(folder: Path, out: Path | None) -> "Surroundings":
     """The photographs of a run, if they are still where they were."""
-    from splatlearn.scene.task import SceneTask
+    from splatlearn.scene.training.task import SceneTask
 
     settings = config.load(SceneTask.Config, config_of(folder), [])
     return surroundings(settings, _photographs(settings), out or folder / "renders")
 
 
 def _photographs(settings: Any) -> Any:
-    from splatlearn.scene.colmap import ColmapScene
+    from splatlearn.scene.readers.colmap import ColmapScene
 
     try:
         return ColmapScene(settings.data)

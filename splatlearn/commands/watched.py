@@ -10,9 +10,9 @@ from torch import Tensor
 
 from splatlearn.loop import AnyTask, Callback, fit
 from splatlearn.scene.cameras import Camera
-from splatlearn.scene.colmap import ColmapScene
-from splatlearn.scene.recipe import Rates
-from splatlearn.scene.task import SceneTask
+from splatlearn.scene.readers.colmap import ColmapScene
+from splatlearn.scene.training.recipe import Rates
+from splatlearn.scene.training.task import SceneTask
 from splatlearn.scene.view import View
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from splatlearn.config import Common, key
+from splatlearn.devices import choose_device
 from splatlearn.errors import SplatlearnError
 from splatlearn.line.bowl import Bowl
 from splatlearn.line.data import NoisyLine
@@ -20,7 +21,7 @@ from splatlearn.line.optimizers import (
     make_schedule,
     optimizer_tensors,
 )
-from splatlearn.loop import Task, choose_device
+from splatlearn.loop import Task
 
 ARRIVED = 1e-3  # how near to the least-squares answer is there: a share of the way from the start
 

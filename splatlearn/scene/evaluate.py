@@ -11,7 +11,7 @@ from tqdm import tqdm
 from splatlearn.scene import metrics
 from splatlearn.scene.cameras import Camera
 from splatlearn.scene.metrics import HIGHEST_PSNR
-from splatlearn.scene.task import SceneTask
+from splatlearn.scene.training.task import SceneTask
 
 
 @torch.no_grad()

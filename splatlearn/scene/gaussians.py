@@ -18,10 +18,10 @@ from splatlearn.ops.bin import bin
 from splatlearn.ops.project import Leaves, project
 from splatlearn.ops.rasterize import rasterize
 from splatlearn.scene.cameras import Camera
+from splatlearn.scene.formats.ply import read_ply, write_ply
 from splatlearn.scene.formats.registry import read
 from splatlearn.scene.order import morton_order
-from splatlearn.scene.ply import read_ply, write_ply
-from splatlearn.scene.staging import upload
+from splatlearn.scene.photos.staging import upload
 
 SH0 = 0.28209479177387814  # the constant basis: colour = 1/2 + SH0 * sh0
 NAMES = ("means", "scales", "quats", "opacities", "sh0", "shN")
@@ -141,7 +141,7 @@ class Gaussians(nn.Module):
 
     @classmethod
     def from_ply(cls, path: Path | str) -> "Gaussians":
-        """Gaussians of a PLY file of the original 3DGS; errors as `splatlearn.scene.ply.read_ply`."""
+        """Gaussians of a PLY file of the original 3DGS; errors as `splatlearn.scene.formats.ply.read_ply`."""
         return cls(read_ply(path))
 
     @classmethod

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from splatlearn.scene.cameras import Camera
-from splatlearn.scene.masks import fitted, whole
+from splatlearn.scene.photos.masks import fitted, whole
 
 
 class View(NamedTuple):

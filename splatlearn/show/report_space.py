@@ -82,7 +82,7 @@ def space_section(run: RunFolder) -> str:
 def viewer_section(run: RunFolder) -> str:
     """The scene in the embedded viewer, which starts with a click; "" where there is no point_cloud.ply to read."""
     from splatlearn.errors import SplatlearnError
-    from splatlearn.scene.ply import read_ply
+    from splatlearn.scene.formats.ply import read_ply
     from splatlearn.show.viewer_page import viewer_html
 
     path = run.folder / "point_cloud.ply"

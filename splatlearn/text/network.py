@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from splatlearn.errors import SplatlearnError
-from splatlearn.text.processes import Processes
+from splatlearn.processes import Processes
 from splatlearn.text.transformer import Transformer
 
 

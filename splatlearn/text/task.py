@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from splatlearn.config import Common, key
+from splatlearn.devices import choose_device
 from splatlearn.errors import SplatlearnError
-from splatlearn.loop import Task, choose_device
+from splatlearn.loop import Task
+from splatlearn.processes import join
 from splatlearn.text import evaluation
 from splatlearn.text.batches import Batch, PairRows, Windows
 from splatlearn.text.corpus import Corpus
@@ -22,7 +24,6 @@ from splatlearn.text.network import Network, precision_of
 from splatlearn.text.optimizer import AdamW
 from splatlearn.text.pace import Pace, flops_per_token
 from splatlearn.text.pairs import Pairs
-from splatlearn.text.processes import join
 from splatlearn.text.tokenizers import from_state
 from splatlearn.text.transformer import Transformer
 

@@ -7,7 +7,7 @@ import torch
 
 from splatlearn.errors import SplatlearnError
 from splatlearn.scene.cameras import Camera
-from splatlearn.scene.keyframes import Keyframe, rotation_of
+from splatlearn.scene.reconstruct.keyframes import Keyframe, rotation_of
 from splatlearn.viewer.viewer import frusta
 
 if TYPE_CHECKING:

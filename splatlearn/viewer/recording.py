@@ -13,7 +13,15 @@ import numpy as np
 
 from splatlearn.errors import SplatlearnError
 from splatlearn.scene.cameras import Camera
-from splatlearn.scene.keyframes import Keyframe, KeyframePath, parse_path, path_text, rotation_of, same_pose, write_path
+from splatlearn.scene.reconstruct.keyframes import (
+    Keyframe,
+    KeyframePath,
+    parse_path,
+    path_text,
+    rotation_of,
+    same_pose,
+    write_path,
+)
 from splatlearn.viewer.drawing import Look, Snapshot, draw
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from splatlearn.scene.cameras import Camera
-from splatlearn.scene.keyframes import Keyframe, looking, posed
+from splatlearn.scene.reconstruct.keyframes import Keyframe, looking, posed
 from splatlearn.viewer.drawing import MODES, Look, crop_range, draw
 from splatlearn.viewer.photos import Photos
 from splatlearn.viewer.recording import fly

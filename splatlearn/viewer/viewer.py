@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from splatlearn.scene.cameras import Camera, scene_extent
-from splatlearn.scene.keyframes import rotation_of
+from splatlearn.scene.reconstruct.keyframes import rotation_of
 from splatlearn.viewer import server as web
 from splatlearn.viewer.drawer import Drawer
 from splatlearn.viewer.drawing import Snapshot

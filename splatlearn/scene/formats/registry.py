@@ -10,9 +10,9 @@ from splatlearn.errors import SplatlearnError
 from splatlearn.scene.formats.checks import Tensors
 from splatlearn.scene.formats.gltf import write_gltf
 from splatlearn.scene.formats.gltf_reader import read_gltf
+from splatlearn.scene.formats.ply import read_ply, read_render_mode, write_ply
 from splatlearn.scene.formats.splat import read_splat, write_splat
 from splatlearn.scene.formats.spz import read_spz, write_spz
-from splatlearn.scene.ply import read_ply, read_render_mode, write_ply
 
 
 class Splats(NamedTuple):

@@ -4,8 +4,8 @@ import shutil
 from pathlib import Path
 
 from splatlearn.errors import SplatlearnError
-from splatlearn.scene.masks import mask_path
-from splatlearn.scene.photos import photo_size
+from splatlearn.scene.photos.decode import photo_size
+from splatlearn.scene.photos.masks import mask_path
 from splatlearn.scene.reconstruct.gather import SUFFIXES, Photo, some
 from splatlearn.scene.reconstruct.work import FOLDER, Work
 

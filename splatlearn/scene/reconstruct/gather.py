@@ -198,7 +198,7 @@ def copy_photo(source: Path, target: Path, max_size: int | None) -> None:
 def _write_smaller(source: Path, target: Path, max_size: int) -> bool:
     from PIL import Image
 
-    from splatlearn.scene.photos import read_photo
+    from splatlearn.scene.photos.decode import read_photo
 
     with Image.open(source) as image:
         if max(image.size) <= max_size:

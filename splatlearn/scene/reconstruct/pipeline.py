@@ -253,6 +253,6 @@ def _resized(photo: Photo, max_size: int) -> Photo:
 
 
 def _copy_mask(source: Path, target: Path, max_size: int | None) -> None:
-    from splatlearn.scene.masks import copy_mask
+    from splatlearn.scene.photos.masks import copy_mask
 
     copy_mask(source, target, None if max_size is None else lambda size: gather.smaller(size, max_size))

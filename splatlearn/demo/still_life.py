@@ -16,10 +16,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from splatlearn.errors import SplatlearnError
-from splatlearn.scene.still_life_light import GAMMA, Skin, bake, paint
-from splatlearn.scene.still_life_solids import Box, Lathe, Solid, Sphere, Torus, cast, rotate, turn_about
-from splatlearn.scene.still_life_textures import (
+from splatlearn.demo.light import GAMMA, Skin, bake, paint
+from splatlearn.demo.solids import Box, Lathe, Solid, Sphere, Torus, cast, rotate, turn_about
+from splatlearn.demo.textures import (
     Lattice,
     Pattern,
     block,
@@ -32,6 +31,7 @@ from splatlearn.scene.still_life_textures import (
     terrazzo,
     wallpaper,
 )
+from splatlearn.errors import SplatlearnError
 
 WIDTH, HEIGHT, COUNT = 480, 360, 40
 FOCAL_35MM = 28  # what the EXIF tag says, in whole millimetres as phones write it

@@ -10,8 +10,8 @@ from torch import Tensor
 from splatlearn.config import key
 from splatlearn.errors import SplatlearnError
 from splatlearn.scene.gaussians import Gaussians, Rendering
-from splatlearn.scene.optimizer import GaussianAdam
 from splatlearn.scene.order import morton_order
+from splatlearn.scene.training.optimizer import GaussianAdam
 
 
 class Strategy(Protocol):
@@ -51,8 +51,8 @@ class AdaptiveDensity:
     """Clone, split, prune and opacity reset of Kerbl et al. (2023), section 5, with a cap on the count.
 
     Who is cloned or split is said by the gradient of its 2D mean, as there, or by its share of the errors of several
-    photographs (`splatlearn.scene.survey`). Gradients have a threshold. Errors have a budget, which rises from the
-    count at the beginning to the cap, fast at first, so that what is worst at the time is served all along.
+    photographs (`splatlearn.scene.training.survey`). Gradients have a threshold. Errors have a budget, which rises from
+    the count at the beginning to the cap, fast at first, so that what is worst at the time is served all along.
     """
 
     @dataclass

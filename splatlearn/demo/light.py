@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from splatlearn.scene.still_life_solids import NEAR, Solid, cast, rotate
-from splatlearn.scene.still_life_textures import Pattern
+from splatlearn.demo.solids import NEAR, Solid, cast, rotate
+from splatlearn.demo.textures import Pattern
 
 GAMMA = 2.2
 LAMP_CENTER, LAMP_HALF = (1.7, -1.9, 2.1), 0.55  # metres; a square lamp that faces the table

@@ -19,10 +19,10 @@ from splatlearn.ops.adam import step_rates
 from splatlearn.ops.project_update import PARAMETERS
 from splatlearn.ops.recording import Recorder
 from splatlearn.ops.room import Room
-from splatlearn.scene.densify import Strategy
 from splatlearn.scene.gaussians import NAMES, Gaussians, Pose, Rendering, pose_numbers
-from splatlearn.scene.optimizer import GaussianAdam
-from splatlearn.scene.staging import refill
+from splatlearn.scene.photos.staging import refill
+from splatlearn.scene.training.densify import Strategy
+from splatlearn.scene.training.optimizer import GaussianAdam
 from splatlearn.scene.view import View
 
 MOST = 8  # recordings kept; views of further sizes are learned from without

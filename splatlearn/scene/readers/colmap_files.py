@@ -16,8 +16,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from splatlearn.errors import SplatlearnError
-from splatlearn.scene import colmap_binary, colmap_text
-from splatlearn.scene.colmap_records import Frame, Lens, Photograph, Points, Pose, RawModel, Rig
+from splatlearn.scene.readers import colmap_binary, colmap_text
+from splatlearn.scene.readers.colmap_records import Frame, Lens, Photograph, Points, Pose, RawModel, Rig
 
 LARGEST_SIDE = 1 << 20  # pixels; no photograph is larger, and no loop over a lens's border takes long
 QUATERNION_TOLERANCE = 1e-3  # text models written with few digits stay within it

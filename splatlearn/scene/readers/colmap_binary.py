@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from splatlearn.errors import SplatlearnError
-from splatlearn.scene.colmap_records import (
+from splatlearn.scene.readers.colmap_records import (
     CAMERA_MODELS,
     NO_POINT,
     PARAMETERS_OF_MODEL,

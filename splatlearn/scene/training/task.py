@@ -6,25 +6,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from splatlearn.devices import choose_device
 from splatlearn.errors import SplatlearnError
-from splatlearn.loop import Task, choose_device
+from splatlearn.loop import Task
 from splatlearn.ops.photometric import photometric_loss
 from splatlearn.ops.recording import CudaRecorder
 from splatlearn.ops.room import Room
 from splatlearn.ops.workspace import Workspace
 from splatlearn.scene.cameras import Camera
-from splatlearn.scene.colmap import ColmapScene
-from splatlearn.scene.densify import AdaptiveDensity
-from splatlearn.scene.exposure import Exposures
 from splatlearn.scene.gaussians import NAMES, Gaussians, Pose, Rendering, pose_of
-from splatlearn.scene.masks import masked
-from splatlearn.scene.memory import give_back, learned_bytes, mebibytes, memory, reset_peak
 from splatlearn.scene.metrics import HIGHEST_PSNR, psnr
-from splatlearn.scene.optimizer import GaussianAdam
-from splatlearn.scene.recipe import Recipe
-from splatlearn.scene.replay import RecordedStep, Replays
-from splatlearn.scene.staging import Staging
-from splatlearn.scene.survey import shares_of_errors
+from splatlearn.scene.photos.exposure import Exposures
+from splatlearn.scene.photos.masks import masked
+from splatlearn.scene.photos.staging import Staging
+from splatlearn.scene.readers.colmap import ColmapScene
+from splatlearn.scene.training.densify import AdaptiveDensity
+from splatlearn.scene.training.memory import give_back, learned_bytes, mebibytes, memory, reset_peak
+from splatlearn.scene.training.optimizer import GaussianAdam
+from splatlearn.scene.training.recipe import Recipe
+from splatlearn.scene.training.replay import RecordedStep, Replays
+from splatlearn.scene.training.survey import shares_of_errors
 from splatlearn.scene.view import View, reduced
 
 PICTURES = ("render", "alphas", "transmittance", "stops", "v_image")  # what a step on the CPU takes by the pixel

@@ -25,9 +25,9 @@ import torch
 from splatlearn.errors import SplatlearnError
 from splatlearn.files import replacing
 from splatlearn.ops.pages import in_own_pages
-from splatlearn.scene.lens import PinholeView, sampling_grid, warp
-from splatlearn.scene.masks import read_mask, whole
-from splatlearn.scene.photos import read_photo, shrink
+from splatlearn.scene.photos.decode import read_photo, shrink
+from splatlearn.scene.photos.lens import PinholeView, sampling_grid, warp
+from splatlearn.scene.photos.masks import read_mask, whole
 
 # Memory for sampling grids: photographs of one lens mostly follow each other, so a few grids are enough.
 GRID_BYTES = 512 << 20

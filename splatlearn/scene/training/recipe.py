@@ -5,8 +5,8 @@ from typing import Literal
 
 from splatlearn.config import Common, key
 from splatlearn.errors import SplatlearnError
-from splatlearn.scene.colmap import ColmapScene
-from splatlearn.scene.densify import AdaptiveDensity
+from splatlearn.scene.readers.colmap import ColmapScene
+from splatlearn.scene.training.densify import AdaptiveDensity
 
 
 @dataclass

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from splatlearn.errors import SplatlearnError
 from splatlearn.files import replacing
-from splatlearn.scene.photos import read_photo
+from splatlearn.scene.photos.decode import read_photo
 
 COUNTS_FROM = 128  # grey value from which a pixel counts
 ALL = 255  # the value of a pixel of which everything counts

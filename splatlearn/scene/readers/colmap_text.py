@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from splatlearn.errors import SplatlearnError
-from splatlearn.scene.colmap_records import PARAMETERS_OF_MODEL, Frame, Lens, Photograph, Points, Pose, Rig
+from splatlearn.scene.readers.colmap_records import PARAMETERS_OF_MODEL, Frame, Lens, Photograph, Points, Pose, Rig
 
 _SENSOR_TYPES = {"INVALID": -1, "CAMERA": 0, "IMU": 1}
 _UNSIGNED_32, _UNSIGNED_64 = 2**32, 2**64

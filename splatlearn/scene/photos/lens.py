@@ -15,7 +15,7 @@ import torch
 
 from splatlearn.errors import SplatlearnError
 from splatlearn.ops.pages import own_pages, scratch
-from splatlearn.scene.colmap_records import Lens
+from splatlearn.scene.readers.colmap_records import Lens
 from splatlearn.scene.sfm_library import load_pycolmap
 
 # These are pinholes when their distortion is zero. pycolmap's is_undistorted() cannot tell: it says True for

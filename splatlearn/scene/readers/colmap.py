@@ -15,11 +15,11 @@ import torch
 from splatlearn.config import key
 from splatlearn.errors import SplatlearnError
 from splatlearn.scene.cameras import Camera, scene_extent
-from splatlearn.scene.colmap_files import Model, ModelImage, read_model
-from splatlearn.scene.lens import PinholeView, pinhole_views
-from splatlearn.scene.masks import mask_path
-from splatlearn.scene.photo_store import PhotoSource, PhotoStore
-from splatlearn.scene.photos import photo_size
+from splatlearn.scene.photos.decode import photo_size
+from splatlearn.scene.photos.lens import PinholeView, pinhole_views
+from splatlearn.scene.photos.masks import mask_path
+from splatlearn.scene.photos.store import PhotoSource, PhotoStore
+from splatlearn.scene.readers.colmap_files import Model, ModelImage, read_model
 
 DEFAULT_HOLDOUT = 8
 _LAYOUT = "expected a COLMAP folder with the photographs in images/ and the model in sparse/0/ (or sparse/)"

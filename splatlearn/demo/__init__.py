@@ -1,0 +1,1 @@
+"""The demo's own data: a still life, ray-cast into photographs."""

@@ -1,0 +1,1 @@
+"""Readers of captures: a folder becomes cameras, images and points."""
