@@ -522,7 +522,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     "no card": (["--gsplat"], "--gsplat needs --device cuda"),
     "a wrong device": (["--device", "gpu"], "device must be"),
     "no folder": (["--data", "nowhere"], "nowhere"),
-    "Gaussians of nothing": (["--gaussians", "scene.formats.ply"], "--gaussians needs --data"),
+    "Gaussians of nothing": (["--gaussians", "scene.ply"], "--gaussians needs --data"),
     "two scenes": (["--data", "nowhere", "--count", "5"], "do not go with --data"),
     "two benchmarks": (["--scaling", "--count", "5"], "does not go with --count"),
     "no time": (["--scaling", "--budget", "0"], "--budget must be above 0"),

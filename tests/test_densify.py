@@ -7,9 +7,9 @@ import tiny_scene
 import torch
 
 from splatlearn.errors import SplatlearnError
-from splatlearn.scene.training import densify
 from splatlearn.scene.gaussians import NAMES, Gaussians
 from splatlearn.scene.order import morton_order
+from splatlearn.scene.training import densify
 from splatlearn.scene.training.densify import AdaptiveDensity, quaternion_rotations
 from splatlearn.scene.training.optimizer import GaussianAdam
 

@@ -238,7 +238,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             words = [*common, "--steps", steps, "--out", f"runs/{name}", "--timelapse", "6"]
             assert main(["train", *words]) == 0
         assert main(["train", "configs/line.yaml", "--out", "runs/line"]) == 0
-        assert main(["export", "runs/mine", "--out", "scene.formats.ply"]) == 0
+        assert main(["export", "runs/mine", "--out", "scene.ply"]) == 0
         Path("tinyshakespeare.txt").write_text("ROMEO: But soft, what light through yonder window? 1597\n" * 60)
         for words in (
             "text_cpu.yaml --data.path tinyshakespeare.txt --out runs/shakespeare",

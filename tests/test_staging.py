@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from splatlearn import config, loop, run
 from splatlearn.ops import room as rooms
-from splatlearn.scene.photos import staging
 from splatlearn.scene.gaussians import Rendering
+from splatlearn.scene.photos import staging
 from splatlearn.scene.photos.staging import Staging, upload
 from splatlearn.scene.training.memory import learned_bytes, mebibytes, memory, reset_peak
 from splatlearn.scene.training.task import SceneTask

@@ -165,12 +165,12 @@ def test_the_coarse_factor_finds_its_time(fixed: float, each: float) -> None:
 
 
 def test_a_port_in_use_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    gaussians().save_ply(tmp_path / "scene.formats.ply")
+    gaussians().save_ply(tmp_path / "scene.ply")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        assert main(["view", str(tmp_path / "scene.formats.ply"), "--port", str(port)]) == 1
+        assert main(["view", str(tmp_path / "scene.ply"), "--port", str(port)]) == 1
         error = capsys.readouterr().err
         assert f"port {port} of 127.0.0.1 is in use" in error and error.count("\n") == 1, error
         config = tmp_path / "scene.yaml"
@@ -308,8 +308,8 @@ def test_a_stopped_video_leaves_nothing(viewer: Viewer, tmp_path: Path) -> None:
 def test_the_command_ends_with_ctrl_c(tmp_path: Path) -> None:
     import signal
 
-    gaussians().save_ply(tmp_path / "scene.formats.ply")
-    command = [sys.executable, "-m", "splatlearn", "view", "scene.formats.ply", "--port", "0"]
+    gaussians().save_ply(tmp_path / "scene.ply")
+    command = [sys.executable, "-m", "splatlearn", "view", "scene.ply", "--port", "0"]
     running = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert running.stdout is not None
     said = running.stdout.readline()
@@ -317,7 +317,7 @@ def test_the_command_ends_with_ctrl_c(tmp_path: Path) -> None:
     rest, error = running.communicate(timeout=120)
     assert "60 Gaussians, to be seen at http://127.0.0.1:" in said
     assert running.returncode == 0 and not error and not rest.strip(), f"it says more than it should: {rest}{error}"
-    assert [file.name for file in tmp_path.iterdir()] == ["scene.formats.ply"], "it writes what nobody asked for"
+    assert [file.name for file in tmp_path.iterdir()] == ["scene.ply"], "it writes what nobody asked for"
 
 
 CAMERA = {
