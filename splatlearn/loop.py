@@ -49,7 +49,7 @@ class Task(ABC, Generic[Batch, Output]):
     def after_update(self, step: int) -> None:  # noqa: B027  (a hook that most tasks leave empty)
         """What follows an update, such as densification."""
 
-    def settle(self) -> Tensor | None:
+    def resolve(self) -> Tensor | None:
         """Called before anything of the steps so far is read, and before the next one.
 
         A task that works ahead of its device sees to it here that the last step is made whole; where it had to be
@@ -158,7 +158,7 @@ def fit(
     step = start
     with DeferredInterrupt() as interrupt, _progress_bar(start, steps, progress) as bar:
         for step in range(start + 1, steps + 1):
-            losses.settle()
+            losses.resolve()
             for _ in range(task.parts):
                 batch = task.batch(step)
                 output = task.forward(batch)
@@ -226,15 +226,15 @@ class _Losses:
             loss = self._kept.pop()[2] + loss
         self._kept.append((step, self.task.describe(batch) if self._late else "", loss.detach()))
 
-    def settle(self) -> None:
+    def resolve(self) -> None:
         """Lets the task make whole what it has begun, and corrects the last loss."""
-        again = self.task.settle()
+        again = self.task.resolve()
         if again is not None and self._kept:
             self._kept[-1] = (*self._kept[-1][:2], again)
 
     def read(self) -> float:
         """The loss of the step in progress, once those before it are known to be finite."""
-        self.settle()
+        self.resolve()
         *before, (now, _, last) = self._kept
         self._kept = []
         if not before:
@@ -247,7 +247,7 @@ class _Losses:
 
     def refuse_non_finite(self) -> None:
         """Raises if a loss that was not read yet is not finite; the task is made whole."""
-        self.settle()
+        self.resolve()
         for step, name, loss in self._kept:
             if not torch.isfinite(loss):
                 raise SplatlearnError(f"training stopped after step {step} ({name}): its loss is not finite")

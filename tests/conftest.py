@@ -16,8 +16,8 @@ import pytest  # noqa: E402  (the OpenMP policy must be set before torch loads i
 import torch  # noqa: E402
 
 import splatlearn  # noqa: E402
+from splatlearn.ops import capacity as capacities  # noqa: E402
 from splatlearn.ops import native  # noqa: E402
-from splatlearn.ops import room as rooms  # noqa: E402
 
 # What a test starts as a process of its own must import the very package that the tests do, installed or a checkout.
 os.environ["PYTHONPATH"] = str(Path(splatlearn.__file__).parents[1])
@@ -118,6 +118,6 @@ def on_card(operation: Callable[..., Any]) -> Callable[..., Any]:
 @pytest.fixture
 def emulated(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """CPU tensors go to the CUDA kernels, with nothing known of earlier views."""
-    monkeypatch.setattr(rooms, "_capacities", {})
+    monkeypatch.setattr(capacities, "_capacities", {})
     with native.emulated(request.getfixturevalue("emulated_library")):
         yield

@@ -13,14 +13,14 @@ import torch
 from scenes import make
 
 from splatlearn import rasterization
+from splatlearn.ops import capacity as capacities
 from splatlearn.ops import native
-from splatlearn.ops import room as rooms
 from splatlearn.ops.adam import adam_step
 from splatlearn.ops.bin import sorting
+from splatlearn.ops.capacity import Capacity
 from splatlearn.ops.photometric import photometric_loss
 from splatlearn.ops.project_update import PARAMETERS, project_update
 from splatlearn.ops.rasterize import deterministic
-from splatlearn.ops.room import Room
 
 
 def step(
@@ -30,7 +30,7 @@ def step(
     packed: bool,
     count: int = 40,
     fixed: bool = False,
-    room: Room | None = None,
+    capacity: Capacity | None = None,
 ) -> None:
     """Forward, loss, backward and update of a scene seen by two cameras whose sides are no multiples of a tile.
 
@@ -39,16 +39,16 @@ def step(
     """
     small = torch.finfo(dtype).bits == 64
     looks: dict[str, Any] = {} if count < 100 else {"opacities": (0.02, 0.1), "sizes_px": (3.0, 12.0), "beyond": 0.0}
-    scene = make(3, count, 37, 21, cameras=2, degree=degree, channels=channels, **looks).to(dtype).leaves()
+    scene = make(3, count, 37, 21, cameras=2, degree=degree, channels=channels, **looks).to(dtype).detached()
     for camera in (scene.viewmats, scene.Ks):
         camera.requires_grad_(not fixed)
     mode = "RGB+ED" if small else "RGB"
-    with room or nullcontext():
+    with capacity or nullcontext():
         render, alphas, _ = rasterization(**scene.arguments(), packed=packed, absgrad=not packed, render_mode=mode)
     image = render[..., :3] + 0 * render.sum(-1, keepdim=True)
     target = torch.full(image.shape, 90, dtype=torch.uint8) if small else torch.full_like(image, 0.3)
     (photometric_loss(image, target) + alphas.mean()).backward()
-    lacking = room is not None and bool(room.overflow)
+    lacking = capacity is not None and bool(capacity.overflow)
     assert (alphas.max() > 0.1) != lacking, "nothing was drawn, or something without room"
     for name, tensor in scene.tensors().items():
         if not tensor.requires_grad:
@@ -56,7 +56,7 @@ def step(
         assert tensor.grad is not None and tensor.grad.isfinite().all(), f"no finite gradient for {name}"
         assert lacking or tensor.grad.any(), f"no gradient for {name}"
         moments = torch.zeros_like(tensor), torch.zeros_like(tensor)
-        skip = None if room is None else room.overflow
+        skip = None if capacity is None else capacity.overflow
         adam_step(tensor.detach(), tensor.grad, *moments, step=1, lr=1e-3, skip=skip)
 
 
@@ -67,14 +67,14 @@ def one_pass(dtype: torch.dtype, degree: int) -> None:
     means, quats, scales, opacities = scene.means, scene.quats, scene.scales.log(), scene.opacities
     image, _, meta = rasterization(
         means, quats, scales, opacities, (sh0, shN), scene.viewmats, scene.Ks, 37, 21,
-        sh_degree=degree, raw=True, leaves=True,
+        sh_degree=degree, raw=True, detached=True,
     )  # fmt: skip
     image.sum().backward()
     parameters = (means, quats, scales, opacities, sh0, shN)
     before = [tensor.clone() for tensor in parameters]
     moments = {name: (torch.zeros_like(t), torch.zeros_like(t)) for name, t in zip(PARAMETERS, parameters, strict=True)}
     project_update(
-        meta["leaves"], moments, dict.fromkeys(PARAMETERS, 1e-3), step=1, moving=max(8, (degree + 1) ** 2 - 1)
+        meta["detached"], moments, dict.fromkeys(PARAMETERS, 1e-3), step=1, moving=max(8, (degree + 1) ** 2 - 1)
     )
     for name, tensor, old in zip(PARAMETERS, parameters, before, strict=True):
         assert tensor.isfinite().all() and (degree == 0 and name == "shN" or (tensor != old).any()), f"{name} stays"
@@ -93,15 +93,15 @@ def main() -> None:
             step(torch.float64, degree=None, channels=7, packed=True)
         one_pass(torch.float32, degree=3)
         one_pass(torch.float64, degree=0)
-        room = Room("cpu")
+        capacity = Capacity("cpu")
         for way in ("all", "tile"):
-            for left in (rooms.Size(80, 20), rooms.Size(8, 10**4)):
-                rooms._capacities[room.overflow.device] = left
+            for left in (capacities.ListSize(80, 20), capacities.ListSize(8, 10**4)):
+                capacities._capacities[capacity.overflow.device] = left
                 with sorting(way):
-                    step(torch.float32, degree=1, channels=3, packed=False, room=room)
-                    assert not room.settle(), "there was room"
-                    step(torch.float32, degree=1, channels=3, packed=False, room=room)
-                    assert room.settle(), "there was no room"
+                    step(torch.float32, degree=1, channels=3, packed=False, capacity=capacity)
+                    assert not capacity.resolve(), "there was room"
+                    step(torch.float32, degree=1, channels=3, packed=False, capacity=capacity)
+                    assert capacity.resolve(), "there was no room"
         with sorting("all"):
             step(torch.float64, degree=0, channels=3, packed=True)
     print("all kernels ran")

@@ -17,8 +17,8 @@ from splatlearn.bench.clock import timed_stages
 from splatlearn.bench.command_peer import CommandPeer
 from splatlearn.bench.race import largest_difference, race
 from splatlearn.cli import main
+from splatlearn.ops import capacity as capacities
 from splatlearn.ops import native, reference
-from splatlearn.ops import room as rooms
 from splatlearn.scene.readers.colmap import ColmapScene
 
 SMALL = ["bench", "--count", "400", "--size", "90x60", "--steps", "2"]
@@ -129,8 +129,8 @@ def test_work_grows_with_what_it_is_of() -> None:
     assert again["rasterize backward"].flops - works["rasterize backward"].flops == 43_000, "43 operations a drawn pair"
     parameters = sum(t.numel() for t in given.gaussians.tensors().values())
     assert works["adam"].bytes == 28 * parameters, "adam reads four tensors and writes three"
-    apart = works["project backward"].bytes + works["adam"].bytes
-    assert works["project update"].bytes == apart - 12 * parameters, "a gradient is written or read in one pass"
+    host_callback = works["project backward"].bytes + works["adam"].bytes
+    assert works["project update"].bytes == host_callback - 12 * parameters, "a gradient is written or read in one pass"
     assert all(one.flops > 0 for name, one in works.items() if not name.startswith("bin"))
 
 
@@ -279,14 +279,14 @@ def test_python_peers_are_timed(peer: str, tmp_path: Path, capsys: pytest.Captur
 
 def test_our_steps_are_those_of_training(monkeypatch: pytest.MonkeyPatch, emulated_library: Path) -> None:
     """In a room; a step that lacked it is made again, for else it would be quick for having drawn nothing."""
-    monkeypatch.setattr(rooms, "_capacities", {})
+    monkeypatch.setattr(capacities, "_capacities", {})
     given, drawn = opaque(), []
     real = given.gaussians.forward
     monkeypatch.setattr(given.gaussians, "forward", lambda camera, **how: drawn.append(camera) or real(camera, **how))
     with native.emulated(emulated_library):
         step = contenders.ours(given).step
         step(0)
-        rooms._capacities.update(dict.fromkeys(rooms._capacities, rooms.Size(10, 10)))
+        capacities._capacities.update(dict.fromkeys(capacities._capacities, capacities.ListSize(10, 10)))
         for _ in range(3):
             step(0)
     assert len(drawn) == 5, "a step without room is not made again, or is waited for"
@@ -323,7 +323,7 @@ def test_programs_are_timed(tmp_path: Path) -> None:
 
 def test_replayed_steps_learn_as_ours_do(monkeypatch: pytest.MonkeyPatch, emulated_library: Path) -> None:
     """On a tape in place of a card; a step that lacked room is made again."""
-    monkeypatch.setattr(rooms, "_capacities", {})
+    monkeypatch.setattr(capacities, "_capacities", {})
     monkeypatch.setattr(contenders, "RATE", 1e-2)
     models = [opaque(), opaque()]
     with native.emulated(emulated_library):
@@ -332,8 +332,8 @@ def test_replayed_steps_learn_as_ours_do(monkeypatch: pytest.MonkeyPatch, emulat
         for number in range(6):
             one.step(0)
             if number == 3:
-                assert learner.room.settle()
-                rooms._capacities.update(dict.fromkeys(rooms._capacities, rooms.Size(10, 10)))
+                assert learner.capacity.resolve()
+                capacities._capacities.update(dict.fromkeys(capacities._capacities, capacities.ListSize(10, 10)))
                 learner.replays.forget()
             learner.step(0)
         assert one.forward is not None
@@ -346,7 +346,7 @@ def test_replayed_steps_learn_as_ours_do(monkeypatch: pytest.MonkeyPatch, emulat
 
 
 def test_frames_are_drawn_without_gradients(emulated_library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rooms, "_capacities", {})
+    monkeypatch.setattr(capacities, "_capacities", {})
     given, graded = opaque(), []
     real = given.gaussians.forward
     note = lambda camera: graded.append(torch.is_grad_enabled()) or real(camera)  # noqa: E731
@@ -355,7 +355,7 @@ def test_frames_are_drawn_without_gradients(emulated_library: Path, monkeypatch:
         frame = contenders.ours(given).frame
         assert frame is not None
         frame(0)
-        rooms._capacities.update(dict.fromkeys(rooms._capacities, rooms.Size(10, 10)))
+        capacities._capacities.update(dict.fromkeys(capacities._capacities, capacities.ListSize(10, 10)))
         frame(0)
         frame(0)
     assert graded == [False] * 4, "a frame keeps gradients, or one that lacked room is not drawn again"

@@ -14,8 +14,8 @@ import torch
 from conftest import BACKENDS
 from torch import Tensor
 
+from splatlearn.ops import capacity as capacities
 from splatlearn.ops import native
-from splatlearn.ops import room as rooms
 from splatlearn.ops.rasterization import rasterization
 from splatlearn.ops.rasterize import deterministic
 
@@ -27,10 +27,10 @@ CASES = ("67x67", "crowd", "five-cameras", "17-channels", "1-channels", "4-chann
 def gradients(name: str, dtype: torch.dtype, **options: Any) -> dict[str, Tensor]:
     """Gradients of a case to all its tensors, and absgrad where wanted."""
     case = scenes.case(name)
-    leaves = case.scene.to(dtype).leaves()
-    render, alphas, meta = rasterization(**leaves.arguments(), **case.options, **options)
+    detached = case.scene.to(dtype).detached()
+    render, alphas, meta = rasterization(**detached.arguments(), **case.options, **options)
     (render.square().sum() + alphas.sum()).backward()
-    found = {name: value.grad for name, value in leaves.tensors().items() if value.grad is not None}
+    found = {name: value.grad for name, value in detached.tensors().items() if value.grad is not None}
     return found | ({"absgrad": meta["means2d"].absgrad} if options.get("absgrad") else {})
 
 
@@ -73,12 +73,12 @@ def test_sums_are_fixed_unless_asked(backend: str, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("backend", KERNELS, indirect=True)
 def test_without_room_there_is_no_gradient(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rooms, "_capacities", {})
+    monkeypatch.setattr(capacities, "_capacities", {})
     gradients("67x67", torch.float32)
-    device = next(iter(rooms._capacities))
-    for size in (rooms.Size(10**4, 5), rooms.Size(3, 10**5)):
-        rooms._capacities[device] = size
-        with rooms.Room(device), deterministic(False):
+    device = next(iter(capacities._capacities))
+    for size in (capacities.ListSize(10**4, 5), capacities.ListSize(3, 10**5)):
+        capacities._capacities[device] = size
+        with capacities.Capacity(device), deterministic(False):
             found = gradients("67x67", torch.float32, packed=False)
         assert not any(found[key].any() for key in ("means", "quats", "scales", "opacities", "colors")), "from nowhere"
         assert found["backgrounds"].any(), "nothing was drawn at all, so this proves nothing"

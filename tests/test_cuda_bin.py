@@ -13,8 +13,8 @@ from torch import Tensor
 
 from splatlearn.errors import SplatlearnError
 from splatlearn.ops import bin as stage_bin
+from splatlearn.ops import capacity as capacities
 from splatlearn.ops import native
-from splatlearn.ops import room as rooms
 from splatlearn.ops.bin import bin as bin_tiles
 from splatlearn.ops.bin import sorting
 from splatlearn.ops.rasterization import rasterization
@@ -30,21 +30,21 @@ WAYS = pytest.mark.parametrize("way", ["all", "tile"])
 def test_lists_made_ahead_are_those_made_exactly(
     way: str, name: str, room: tuple[int, int], backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rooms, "_capacities", {})
+    monkeypatch.setattr(capacities, "_capacities", {})
     exact = draw(name, torch.float32)
     calls: list[str] = []
     call = native.call
     monkeypatch.setattr(native, "call", lambda stage, *rest: (calls.append(stage), call(stage, *rest))[1])
     for device in ("cpu", "cuda:0"):
-        rooms._capacities[torch.device(device)] = rooms.Size(*room)
+        capacities._capacities[torch.device(device)] = capacities.Size(*room)
     with sorting(way):
         ahead = draw(name, torch.float32)
-    needed = rooms.Size(int((exact["tiles_per_gauss"] > 0).sum()), len(exact["flatten_ids"]))
-    again = not rooms.Size(*room).holds(needed)
+    needed = capacities.Size(int((exact["tiles_per_gauss"] > 0).sum()), len(exact["flatten_ids"]))
+    again = not capacities.Size(*room).holds(needed)
     assert calls.count("rasterize_forward") == 1 + again, "not drawn again exactly where the room is too small"
     for key, value in exact.items():
         assert torch.equal(ahead[key], value), f"{key} depends on the room that its lists had"
-    assert rooms._capacities[torch.device(CARD[backend] + ":0" * (backend == "cuda"))].holds(needed), (
+    assert capacities._capacities[torch.device(CARD[backend] + ":0" * (backend == "cuda"))].holds(needed), (
         "the room does not grow"
     )
 
@@ -60,7 +60,7 @@ def test_depths_are_sorted_of_what_touches_a_tile_alone(backend: str, monkeypatc
         call(stage, params, tensor)
 
     monkeypatch.setattr(native, "call", spy)
-    monkeypatch.setattr(rooms, "_capacities", {})
+    monkeypatch.setattr(capacities, "_capacities", {})
     scene = scenes.make(5, 700, 33, 31, degree=0, beyond=2.0).to(torch.float32)
     _, _, meta = rasterization(**scene.arguments(), packed=False)
     listed = int((meta["tiles_per_gauss"] > 0).sum())
@@ -141,8 +141,8 @@ def test_more_instances_than_can_be_numbered_are_refused(backend: str, monkeypat
     given = scenes.case("67x67").scene.to(torch.float32).arguments()
     _, _, meta = rasterization(**given)
     count = len(meta["flatten_ids"])
-    monkeypatch.setattr(rooms, "MAX_INSTANCES", count - 1)
-    monkeypatch.setattr(rooms, "_capacities", {})
+    monkeypatch.setattr(capacities, "MAX_INSTANCES", count - 1)
+    monkeypatch.setattr(capacities, "_capacities", {})
     with pytest.raises(SplatlearnError, match=rf"{count:,} .*need [\d,]+ bytes.* at most {count - 1:,}") as caught:
         rasterization(**given)
     assert "\n" not in str(caught.value), "the error is not one sentence"
@@ -161,7 +161,7 @@ def test_rows_of_no_camera_are_in_no_list(way: str, backend: str) -> None:
     native.call("bin_count", native.BinCount(inputs, *map(native.pointer, offsets)), row_offsets)
     counted = stage_bin._Counted(inputs, tuple(tensors), tensors[0], *offsets, 2, 3)
     with sorting(way):
-        lists = stage_bin._write(counted, rooms.Size(4, 4))
+        lists = stage_bin._write(counted, capacities.Size(4, 4))
     assert row_offsets.tolist() == [0, 1, 1, 1, 2], "a row of no camera has instances, whose gradients nobody writes"
     assert lists.tile_offsets.tolist() == [0, 1, 2], "a row of no camera is drawn"
     assert lists.gaussian_ids[:2].tolist() == [0, 3], "a row is in another camera's list"

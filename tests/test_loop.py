@@ -414,7 +414,7 @@ def test_a_step_made_again_gives_the_loss_that_counts() -> None:
     class Again(Probe):
         """What its device did in step 3 turns out to be nothing, and is made again."""
 
-        def settle(self) -> Tensor | None:
+        def resolve(self) -> Tensor | None:
             return torch.tensor(77.0) if self.step == 3 else None
 
     for late in (False, True):

@@ -201,8 +201,8 @@ def test_orbit_of_real_captures(shared_scenes: Path, scene: str) -> None:
     assert_rigid(path, 60)
     photos = centers(cameras)
     size = np.linalg.norm(photos - photos.mean(0), axis=1).max()
-    apart = np.linalg.norm(centers(path)[:, None] - photos, axis=2).min(axis=1)
-    assert apart.max() < 0.5 * size, "a frame is far from every photograph"
+    host_callback = np.linalg.norm(centers(path)[:, None] - photos, axis=2).min(axis=1)
+    assert host_callback.max() < 0.5 * size, "a frame is far from every photograph"
     for c in path:
         x = points @ c.world_to_camera[:3, :3].T + c.world_to_camera[:3, 3]
         pixel = (x @ c.K.T)[:, :2] / x[:, 2:]

@@ -85,22 +85,22 @@ def one_pass(parameters: dict[str, Tensor], moments: Moments, steps: int, **opti
     drawn = []
     for step in range(1, steps + 1):
         degree = degree_of(step)
-        image, meta = draw(rasterization.rasterization, parameters, step, sh_degree=degree, leaves=True, **options)
+        image, meta = draw(rasterization.rasterization, parameters, step, sh_degree=degree, detached=True, **options)
         pull(image)
         moving = (degree + 1) ** 2 - 1  # the degree never falls
-        stage.project_update(meta["leaves"], moments, rates(step), step=step, moving=moving)
-        drawn.append(meta["leaves"])
+        stage.project_update(meta["detached"], moments, rates(step), step=step, moving=moving)
+        drawn.append(meta["detached"])
     return drawn
 
 
 def two_passes(parameters: dict[str, Tensor], moments: Moments, steps: int, **options: Any) -> None:
     """The same steps by the backward of project, which writes gradients, and Adam, which reads them."""
     for step in range(1, steps + 1):
-        leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
-        pull(draw(rasterization.rasterization, leaves, step, sh_degree=degree_of(step), **options)[0])
+        detached = {name: value.detach().requires_grad_() for name, value in parameters.items()}
+        pull(draw(rasterization.rasterization, detached, step, sh_degree=degree_of(step), **options)[0])
         lrs = rates(step)
         groups = []
-        for name, leaf in leaves.items():
+        for name, leaf in detached.items():
             assert leaf.grad is not None
             groups.append(adam.Group(parameters[name], leaf.grad, *moments[name], lrs[name]))
         adam.adam_steps(groups, step=step)
@@ -127,7 +127,7 @@ def test_one_pass_is_two_passes(mode: str, dtype: torch.dtype, backend: str) -> 
     moments, others = moments_of(one), moments_of(two)
     drawn = one_pass(one, moments, 8, rasterize_mode=mode)
     two_passes(two, others, 8, rasterize_mode=mode)
-    shown = torch.stack([(leaves.radii[0] > 0).all(-1) for leaves in drawn])
+    shown = torch.stack([(detached.radii[0] > 0).all(-1) for detached in drawn])
     assert shown.any(0).sum() > 100 and (shown.any(0) & ~shown.all(0)).sum() > 30, "all are seen always, or few ever"
     assert_same(one, two, backend != "cuda", "the value")
     for index, what in enumerate(("the first moment", "the second moment")):
@@ -142,8 +142,8 @@ def test_it_is_dense_adam_of_pytorch(dtype: torch.dtype, backend: str) -> None:
     """torch.optim.Adam in float64 on the oracle's gradients; what leaves the picture is moved on by its momentum."""
     ours, oracle = model(dtype, device_of(backend)), model(torch.float64)
     moments = moments_of(ours)
-    leaves = {name: value.requires_grad_() for name, value in oracle.items()}
-    groups: list[dict[str, Any]] = [{"params": [leaves[name]], "lr": 0.0} for name in PARAMETERS]
+    detached = {name: value.requires_grad_() for name, value in oracle.items()}
+    groups: list[dict[str, Any]] = [{"params": [detached[name]], "lr": 0.0} for name in PARAMETERS]
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.999), eps=1e-3)
     left = torch.zeros(len(ours["means"]), dtype=torch.bool)
     for step in range(1, 6):
@@ -151,19 +151,19 @@ def test_it_is_dense_adam_of_pytorch(dtype: torch.dtype, backend: str) -> None:
         for group, name in zip(optimizer.param_groups, PARAMETERS, strict=True):
             group["lr"] = lrs[name]
         optimizer.zero_grad()
-        pull(draw(reference.rasterization, leaves, step, sh_degree=3)[0])
+        pull(draw(reference.rasterization, detached, step, sh_degree=3)[0])
         optimizer.step()
         before = ours["means"].clone()
-        image, meta = draw(rasterization.rasterization, ours, step, sh_degree=3, leaves=True)
+        image, meta = draw(rasterization.rasterization, ours, step, sh_degree=3, detached=True)
         pull(image)
-        stage.project_update(meta["leaves"], moments, lrs, step=step, eps=1e-3)
-        unseen = (meta["leaves"].radii[0] == 0).any(-1)
+        stage.project_update(meta["detached"], moments, lrs, step=step, eps=1e-3)
+        unseen = (meta["detached"].radii[0] == 0).any(-1)
         moved = (ours["means"] != before).any(-1)
         left |= (unseen & moved).cpu()
     assert left.sum() > 10, "none that had left the picture moved on, so that this proves little"
     tolerance = {torch.float64: 1e-9, torch.float32: 1e-3}[dtype]
     for name, value in ours.items():
-        wanted = leaves[name].detach()
+        wanted = detached[name].detach()
         way = (wanted - model(torch.float64)[name]).norm()
         assert (value.double().cpu() - wanted).norm() <= tolerance * way, f"{name} is not where dense Adam brings it"
 
@@ -175,9 +175,9 @@ def test_bases_that_never_moved_are_left_alone(backend: str) -> None:
         parameters = model(torch.float32, device_of(backend))
         before, moments = parameters["shN"].clone(), moments_of(parameters)
         for step in (1, 2):
-            image, meta = draw(rasterization.rasterization, parameters, step, sh_degree=1, leaves=True)
+            image, meta = draw(rasterization.rasterization, parameters, step, sh_degree=1, detached=True)
             pull(image)
-            stage.project_update(meta["leaves"], moments, rates(step), step=step, moving=moving)
+            stage.project_update(meta["detached"], moments, rates(step), step=step, moving=moving)
         assert torch.equal(parameters["shN"][:, 3:], before[:, 3:]), "a base without a gradient moves"
         assert not moments["shN"][0][:, 3:].any() and (parameters["shN"][:, :3] != before[:, :3]).any()
         results.append(parameters)
@@ -190,13 +190,13 @@ def test_momentum_of_bases_beyond_the_degree_goes_on(backend: str) -> None:
     one, two = model(torch.float32, device_of(backend)), model(torch.float32, device_of(backend))
     moments, others = moments_of(one), moments_of(two)
     for step, degree in ((1, 3), (2, 1)):
-        image, meta = draw(rasterization.rasterization, one, step, sh_degree=degree, leaves=True)
+        image, meta = draw(rasterization.rasterization, one, step, sh_degree=degree, detached=True)
         pull(image)
         before = one["shN"].clone()
-        stage.project_update(meta["leaves"], moments, rates(step), step=step)
-        leaves = {name: value.detach().requires_grad_() for name, value in two.items()}
-        pull(draw(rasterization.rasterization, leaves, step, sh_degree=degree)[0])
-        grads = {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
+        stage.project_update(meta["detached"], moments, rates(step), step=step)
+        detached = {name: value.detach().requires_grad_() for name, value in two.items()}
+        pull(draw(rasterization.rasterization, detached, step, sh_degree=degree)[0])
+        grads = {name: leaf.grad for name, leaf in detached.items() if leaf.grad is not None}
         lrs = rates(step)
         adam.adam_steps([adam.Group(two[n], grads[n], *others[n], lrs[n]) for n in PARAMETERS], step=step)
     assert (one["shN"][:, 3:] != before[:, 3:]).any(), "bases beyond the degree stand still"
@@ -207,14 +207,14 @@ def test_a_step_to_be_made_again_changes_nothing(backend: str) -> None:
     parameters = model(torch.float32, device_of(backend))
     moments = moments_of(parameters)
     before = {name: value.clone() for name, value in parameters.items()}
-    image, meta = draw(rasterization.rasterization, parameters, 1, sh_degree=2, leaves=True)
+    image, meta = draw(rasterization.rasterization, parameters, 1, sh_degree=2, detached=True)
     pull(image)
     skip = torch.ones(1, dtype=torch.int32, device=device_of(backend))
-    stage.project_update(meta["leaves"], moments, rates(1), step=1, skip=skip)
+    stage.project_update(meta["detached"], moments, rates(1), step=1, skip=skip)
     for name, value in parameters.items():
         assert torch.equal(value, before[name]), f"{name} changes though the step lacked room"
         assert not any(moment.any() for moment in moments[name]), f"a moment of {name} changes"
-    stage.project_update(meta["leaves"], moments, rates(1), step=1, skip=skip.zero_())
+    stage.project_update(meta["detached"], moments, rates(1), step=1, skip=skip.zero_())
     assert all((value != before[name]).any() for name, value in parameters.items()), "the flag is not looked at"
 
 
@@ -225,12 +225,12 @@ def test_rates_may_lie_on_the_device(backend: str) -> None:
         parameters = model(torch.float32)
         moments = moments_of(parameters)
         for step in (1, 2):
-            image, meta = draw(rasterization.rasterization, parameters, step, sh_degree=2, leaves=True)
+            image, meta = draw(rasterization.rasterization, parameters, step, sh_degree=2, detached=True)
             pull(image)
             lrs = rates(step)
             live = torch.tensor([step_rates(lrs[name], step) for name in PARAMETERS]) if given else None
             wrong = {name: 77.0 for name in PARAMETERS} if given else lrs
-            stage.project_update(meta["leaves"], moments, wrong, step=step, rates=live)
+            stage.project_update(meta["detached"], moments, wrong, step=step, rates=live)
         results.append(parameters)
     assert_same(results[0], results[1], True, "with rates on the device the value")
 
@@ -268,17 +268,17 @@ def test_bits_do_not_depend_on_threads(backend: str) -> None:
 def test_nothing_is_updated_without_trouble(backend: str) -> None:
     """No Gaussian at all, and none in the picture: then momentum alone moves them, here none."""
     empty = {name: value[:0] for name, value in model(torch.float32, device_of(backend)).items()}
-    image, meta = draw(rasterization.rasterization, empty, 1, sh_degree=1, leaves=True)
+    image, meta = draw(rasterization.rasterization, empty, 1, sh_degree=1, detached=True)
     for name in ("means2d", "conics", "opacities", "colors"):
-        leaf = getattr(meta["leaves"], name)
+        leaf = getattr(meta["detached"], name)
         leaf.grad = torch.zeros_like(leaf)
-    stage.project_update(meta["leaves"], moments_of(empty), rates(1), step=1)
+    stage.project_update(meta["detached"], moments_of(empty), rates(1), step=1)
     behind = model(torch.float32, device_of(backend), count=20)
     behind["means"] -= 1000
     before = {name: value.clone() for name, value in behind.items()}
-    image, meta = draw(rasterization.rasterization, behind, 1, sh_degree=1, leaves=True)
+    image, meta = draw(rasterization.rasterization, behind, 1, sh_degree=1, detached=True)
     pull(image)
-    stage.project_update(meta["leaves"], moments_of(behind), rates(1), step=1)
+    stage.project_update(meta["detached"], moments_of(behind), rates(1), step=1)
     for name, value in behind.items():
         assert torch.equal(value, before[name]), f"{name} moves without a gradient"
 
@@ -308,12 +308,12 @@ def test_any_order_of_threads_gives_the_same_bits(tmp_path: Path, emulated_libra
 def bad_call(change: str) -> None:
     """One call of the stage with one thing wrong."""
     parameters = model(torch.float32, count=20)
-    options: dict[str, Any] = {"leaves": change != "graph", "sh_degree": 2}
+    options: dict[str, Any] = {"detached": change != "graph", "sh_degree": 2}
     if change == "strided":
         parameters["shN"] = torch.cat([parameters["shN"]] * 2, dim=1)[:, :15]
     image, meta = draw(rasterization.rasterization, parameters, 1, **options)
-    leaves, moments, lrs = (
-        meta.get("leaves", Projection(image, image, image, image, None, image, None)),
+    detached, moments, lrs = (
+        meta.get("detached", Projection(image, image, image, image, None, image, None)),
         moments_of(parameters),
         rates(1),
     )
@@ -334,12 +334,12 @@ def bad_call(change: str) -> None:
         more["skip"] = torch.zeros(1)
     if change == "rates":
         more["rates"] = torch.zeros(6, 2)
-    stage.project_update(leaves, moments, lrs, **more)
+    stage.project_update(detached, moments, lrs, **more)
 
 
 BAD = {
-    "graph": "leaves=True",
-    "backward": "means2d of the leaves must have a gradient",
+    "graph": "detached=True",
+    "backward": "the detached means2d must have a gradient",
     "step": "step must be at least 1",
     "moving": "moving must be a number of from 8 to 15, but is 7",
     "moment": "exp_avg_sq of quats must have shape",
@@ -366,11 +366,11 @@ def test_several_cameras_are_refused(backend: str) -> None:
     viewmats, Ks = (matrices.float().repeat(2, 1, 1) for matrices in (view.viewmats, view.Ks))
     image, _, meta = rasterization.rasterization(
         p["means"], p["quats"], p["scales"], p["opacities"], (p["sh0"], p["shN"]), viewmats, Ks, WIDTH, HEIGHT,
-        raw=True, sh_degree=1, leaves=True,
+        raw=True, sh_degree=1, detached=True,
     )  # fmt: skip
     pull(image)
-    with pytest.raises(SplatlearnError, match="leaves must be of one camera, but are of 2"):
-        stage.project_update(meta["leaves"], moments_of(p), rates(1), step=1)
+    with pytest.raises(SplatlearnError, match="detached must be of one camera, but are of 2"):
+        stage.project_update(meta["detached"], moments_of(p), rates(1), step=1)
 
 
 def test_the_structs_have_room_for_six() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import splatlearn
 from splatlearn.errors import SplatlearnError
-from splatlearn.ops import room as rooms
+from splatlearn.ops import capacity as capacities
 from splatlearn.ops.rasterization import rasterization
 
 pytestmark = pytest.mark.usefixtures("backend")
@@ -88,7 +88,7 @@ def test_sh_degree_limits_the_bases() -> None:
 def test_packed_is_only_a_layout(name: str) -> None:
     case, results = scenes.case(name), []
     for packed in (True, False):
-        scene = case.scene.leaves()
+        scene = case.scene.detached()
         render, alphas, _ = rasterization(**scene.arguments(), **case.options, packed=packed)
         (render.square().sum() + alphas.sum()).backward()
         results.append([render, alphas, *(v.grad for v in scene.tensors().values() if v.grad is not None)])
@@ -142,7 +142,7 @@ def test_cameras_do_not_meet() -> None:
 
 
 def test_arguments_are_left_alone() -> None:
-    scene = scenes.case("degree-2").scene.leaves()
+    scene = scenes.case("degree-2").scene.detached()
     before = {name: value.detach().clone() for name, value in scene.tensors().items()}
     render, alphas, _ = rasterization(**scene.arguments())
     (render.sum() + alphas.sum()).backward()
@@ -153,7 +153,7 @@ def test_arguments_are_left_alone() -> None:
 def test_without_gradients() -> None:
     scene = scenes.case("degree-2").scene
     with torch.no_grad():
-        render, _, meta = rasterization(**scene.leaves().arguments())
+        render, _, meta = rasterization(**scene.detached().arguments())
     assert not render.requires_grad and not meta["means2d"].requires_grad, "a graph is kept under no_grad"
 
 
@@ -258,7 +258,7 @@ def test_a_scene_too_large_for_memory_is_refused_before_it_is_allocated(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     scene = scenes.make(70, 600, 1024, 1024, degree=0, sizes_px=(500.0, 900.0), opacities=(0.9, 1.0))
-    monkeypatch.setattr(rooms, "available_memory", lambda: 10**7)
+    monkeypatch.setattr(capacities, "available_memory", lambda: 10**7)
     with pytest.raises(SplatlearnError, match=r"need [\d,]+ bytes") as caught:
         rasterization(**scene.to(torch.float32).arguments())
     assert "10,000,000" in str(caught.value), "the error does not say what is available"

@@ -12,8 +12,8 @@ from tape import Tape, poison
 
 from splatlearn import checkpoint, config, loop, run
 from splatlearn.errors import SplatlearnError
-from splatlearn.ops import room as rooms
-from splatlearn.ops.recording import CudaRecorder, Recorder, apart
+from splatlearn.ops import capacity as capacities
+from splatlearn.ops.recording import CudaRecorder, Recorder, host_callback
 from splatlearn.scene.training import replay
 from splatlearn.scene.training.replay import Replays
 from splatlearn.scene.training.task import SceneTask
@@ -105,7 +105,7 @@ def test_replays_have_the_bits_of_training_without(
 ) -> None:
     plain, tape = make(folder), Tape()
     losses = learn(plain, 40)
-    rooms._capacities.clear()
+    capacities._capacities.clear()
     task = make(folder, tape)
     replayed = counted(task, monkeypatch)
     assert learn(task, 40) == losses, "losses differ, or those of an earlier replay are told"
@@ -121,7 +121,7 @@ def test_a_view_without_room_is_made_again_and_recorded_anew(
 ) -> None:
     plain = make(folder)
     losses = learn(plain, 30)
-    rooms._capacities.clear()
+    capacities._capacities.clear()
     task = make(folder, Tape())
     original, update = replay.RecordedStep.__init__, SceneTask.update
     cramped_at: list[int] = []
@@ -130,7 +130,7 @@ def test_a_view_without_room_is_made_again_and_recorded_anew(
     def cramped(self: Any, task: Any, *arguments: Any) -> None:
         if task._step in (6, 17) and not cramped_at.count(task._step):
             cramped_at.append(task._step)
-            rooms._capacities[CPU] = rooms.Size(10**5, 30)
+            capacities._capacities[CPU] = capacities.ListSize(10**5, 30)
         original(self, task, *arguments)
 
     def noted(self: Any, step: int, again: bool = False) -> None:
@@ -158,7 +158,7 @@ def test_masks_and_photographs_of_two_kinds(folder: Path, emulated: None, tmp_pa
     more = {"data.masks": tmp_path, "coarse": [], "densify.stop": 0.0, "sh_every": 100}
     plain = make(folder, **more)
     losses = learn(plain, 20)
-    rooms._capacities.clear()
+    capacities._capacities.clear()
     task = make(folder, Tape(), **more)
     assert learn(task, 20) == losses
     assert_same(plain, task, "with masks")
@@ -168,7 +168,7 @@ def test_masks_and_photographs_of_two_kinds(folder: Path, emulated: None, tmp_pa
 def test_a_resumed_run_is_recorded_anew(folder: Path, emulated: None, tmp_path: Path) -> None:
     plain = make(folder)
     losses = learn(plain, 40)
-    rooms._capacities.clear()
+    capacities._capacities.clear()
     task = make(folder, Tape())
     saver = run.Checkpoints(tmp_path, 22)
     loop.fit(task, 30, callbacks=[saver], progress=False, late=True)
@@ -232,7 +232,7 @@ def test_more_kinds_of_views_than_are_kept_are_learned_without(
     monkeypatch.setattr(replay, "MOST", 1)
     plain = make(folder)
     losses = learn(plain, 22)
-    rooms._capacities.clear()
+    capacities._capacities.clear()
     task = make(folder, Tape())
     assert learn(task, 22) == losses
     assert_same(plain, task, "with one recording")
@@ -252,13 +252,13 @@ def test_a_recording_that_fails_leaves_nothing_behind() -> None:
     tape, seen = Tape(), []
 
     def work() -> None:
-        apart(lambda: seen.append("between"))
+        host_callback(lambda: seen.append("between"))
         raise ValueError("an error of the work")
 
     with pytest.raises(ValueError, match="an error of the work"):
         tape.record(work)
     assert tape.abandoned == 1 and not seen, "what is between two pieces was done while recording"
-    apart(lambda: seen.append("now"))
+    host_callback(lambda: seen.append("now"))
     assert seen == ["now"], "a recording that failed goes on recording"
 
 
@@ -267,7 +267,7 @@ def test_pieces_are_replayed_in_order_and_nothing_is_done_before() -> None:
 
     def work() -> torch.Tensor:
         x.add_(1)
-        apart(lambda: seen.append(float(x[0])))
+        host_callback(lambda: seen.append(float(x[0])))
         return x * 2
 
     doubled, again = Tape().record(work)
@@ -286,7 +286,7 @@ CARD = pytest.mark.skipif(not torch.cuda.is_available(), reason="a CUDA graph is
 def test_a_card_replays_the_bits_of_training_without(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = make(folder, device="cuda")
     losses = learn(plain, 40)
-    monkeypatch.setattr(rooms, "_capacities", {})
+    monkeypatch.setattr(capacities, "_capacities", {})
     task = make(folder, device="cuda", cuda_graph=True)
     replayed = counted(task, monkeypatch)
     assert learn(task, 40) == losses, "losses differ, or those of an earlier replay are told"
@@ -304,7 +304,7 @@ def test_a_card_waits_for_nothing_in_a_replay(folder: Path, monkeypatch: pytest.
     torch.cuda.set_sync_debug_mode("error")
     try:
         for step in (7, 8, 9):
-            task.settle()
+            task.resolve()
             view: View = task.batch(step)
             task.loss(task.forward(view), view).backward()  # type: ignore[no-untyped-call]
             task.update(step)

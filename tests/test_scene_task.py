@@ -212,8 +212,8 @@ def test_backward_ends_at_the_2d_gaussians(folder: Path) -> None:
     task.loss(task.forward(view), view).backward()
     assert all(tensor.grad is None for _, tensor in task.named_parameters()), "a gradient takes memory for nothing"
     assert {"2D means2d", "2D conics", "2D opacities", "2D colors"} == {name for name, _ in task.named_gradients()}
-    assert task._rendering is not None and task._rendering.leaves is not None
-    gradient = task._rendering.leaves.conics.grad
+    assert task._rendering is not None and task._rendering.detached is not None
+    gradient = task._rendering.detached.conics.grad
     assert gradient is not None
     gradient[0, 3, 1] = torch.nan
     with pytest.raises(SplatlearnError, match=r"step 4 .*the gradient of '2D conics' has 1 of"):

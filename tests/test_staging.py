@@ -13,7 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from splatlearn import config, loop, run
-from splatlearn.ops import room as rooms
+from splatlearn.ops import capacity as capacities
 from splatlearn.scene.gaussians import Rendering
 from splatlearn.scene.photos import staging
 from splatlearn.scene.photos.staging import Staging, upload
@@ -149,7 +149,7 @@ def test_a_step_on_a_card_waits_for_nothing(folder: Path) -> None:
     torch.cuda.set_sync_debug_mode("error")
     try:
         for step in (4, 5, 6):
-            task.settle()
+            task.resolve()
             view = task.batch(step)
             task.loss(task.forward(view), view).backward()  # type: ignore[no-untyped-call]
             task.update(step)
@@ -169,7 +169,7 @@ class Narrow(SceneTask):
     def batch(self, step: int) -> View:
         view = super().batch(step)
         if step in self.lacking:
-            rooms._capacities.update(dict.fromkeys(rooms._capacities, rooms.Size(10, 10)))
+            capacities._capacities.update(dict.fromkeys(capacities._capacities, capacities.ListSize(10, 10)))
         self.drawn: list[int] = getattr(self, "drawn", [])
         self.redone: list[int] = getattr(self, "redone", [])
         return view

@@ -35,9 +35,9 @@ class ViewerPage(Browser):
         self.events.clear()
         self.call("Page.navigate", url=url + "/?fixedDpr=1")  # else a slow machine is given fewer pixels to draw
         self.wait("document.readyState === 'complete' && document.body.innerText.includes('View')", 90)
-        self.settle()
+        self.resolve()
 
-    def settle(self) -> None:
+    def resolve(self) -> None:
         """Waits until the controls stand still, as a click on what moves goes astray."""
         places: list[Any] = []
 

@@ -14,9 +14,9 @@ import torch
 
 from splatlearn.bench.inputs import Inputs
 from splatlearn.errors import SplatlearnError
+from splatlearn.ops.capacity import Capacity
 from splatlearn.ops.photometric import photometric_loss
 from splatlearn.ops.recording import CudaRecorder, Recorder
-from splatlearn.ops.room import Room
 from splatlearn.ops.workspace import Workspace
 from splatlearn.scene.gaussians import NAMES, Gaussians, Pose, Rendering, pose_of
 from splatlearn.scene.training.optimizer import GaussianAdam
@@ -55,30 +55,30 @@ def assembled(
 
 def ours(inputs: Inputs) -> Contender:
     """Forward, loss, backward, update by the stages; in a room as in training, so that no card is waited for."""
-    gaussians, room, space = inputs.gaussians, Room(inputs.device), Workspace()
+    gaussians, capacity, space = inputs.gaussians, Capacity(inputs.device), Workspace()
     optimizer, rates = GaussianAdam(gaussians), dict.fromkeys(NAMES, RATE)
     last: list[Any] = []  # the view drawn, and where its backward ends
 
     def drawn(index: int) -> torch.Tensor:
-        with room, space:
-            rendering = gaussians(inputs.views[index][0], leaves=True)
-        last[:] = [index, rendering.leaves]
+        with capacity, space:
+            rendering = gaussians(inputs.views[index][0], detached=True)
+        last[:] = [index, rendering.detached]
         return rendering.image  # type: ignore[no-any-return]
 
     def update(again: bool = False) -> None:
-        optimizer.step(rates, room.overflow, again, last[1])
+        optimizer.step(rates, capacity.overflow, again, last[1])
 
     def forward(index: int) -> torch.Tensor:
-        while not room.settle():  # the step before lacked room and is made again
+        while not capacity.resolve():  # the step before lacked room and is made again
             photometric_loss(drawn(last[0]), inputs.views[last[0]][1]).backward()  # type: ignore[no-untyped-call]
             update(again=True)
         return drawn(index)
 
-    viewing, seen = Room(inputs.device), [0]
+    viewing, seen = Capacity(inputs.device), [0]
 
     @torch.no_grad()
     def frame(index: int) -> None:
-        while not viewing.settle():  # the frame before lacked room and is drawn again
+        while not viewing.resolve():  # the frame before lacked room and is drawn again
             with viewing:
                 gaussians(inputs.views[seen[0]][0])
         seen[0] = index
@@ -113,21 +113,21 @@ class _Learner:
     def __init__(self, inputs: Inputs, recorder: Recorder) -> None:
         self.inputs, self.device = inputs, inputs.device
         self.gaussians, self.optimizer = inputs.gaussians, GaussianAdam(inputs.gaussians)
-        self.room, self.strategy = Room(inputs.device), _Still()
+        self.capacity, self.strategy = Capacity(inputs.device), _Still()
         self.background = torch.zeros(3, device=inputs.device)
         self.replays = Replays(self, recorder)
         self.last = 0
 
     def draw(self, view: View, pose: Pose, degree: int) -> Rendering:
         camera = view.camera
-        with self.room:
-            return self.gaussians.draw(pose, camera.width, camera.height, background=self.background, leaves=True)
+        with self.capacity:
+            return self.gaussians.draw(pose, camera.width, camera.height, background=self.background, detached=True)
 
     def compared(self, output: Rendering, batch: View) -> torch.Tensor:
         return photometric_loss(output.image, batch.photo)
 
     def step(self, index: int) -> None:
-        while not self.room.settle():
+        while not self.capacity.resolve():
             self.replays.forget()  # what was recorded has too little room
             self._learn(self.last, again=True)
         self.last = index
@@ -143,7 +143,7 @@ class _Learner:
             return
         rendering = self.draw(view, pose_of(view.camera, self.device), degree)
         self.compared(rendering, view).backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step(rates, self.room.overflow, again, rendering.leaves)
+        self.optimizer.step(rates, self.capacity.overflow, again, rendering.detached)
 
 
 def replayed(inputs: Inputs, recorder: Recorder | None = None) -> Contender:

@@ -12,7 +12,7 @@ from splatlearn.bench.inputs import synthetic
 from splatlearn.bench.measure import measure, median_counts
 from splatlearn.errors import SplatlearnError
 from splatlearn.files import replacing
-from splatlearn.ops.room import available_memory
+from splatlearn.ops.capacity import available_memory
 
 COUNTS = (10_000, 31_623, 100_000, 316_228, 1_000_000, 3_162_278, 10_000_000)
 SIZES = ((944, 531), (1333, 750), (1886, 1061), (2667, 1500), (3771, 2121))  # 0.5, 1, 2, 4 and 8 megapixels

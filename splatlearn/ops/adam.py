@@ -59,7 +59,7 @@ def adam_steps(
         visible: [N] bool, rows (of the first dimension, which all parameters then share) to update; the others and
             their moments stay as they are. None: all.
         skip: [1] int32: where it is not 0 nothing is updated; on a CUDA device it is not waited for. Such is
-            `splatlearn.ops.room.Room.overflow`, of a step that is to be made again. None: update.
+            `splatlearn.ops.capacity.Capacity.overflow`, of a step that is to be made again. None: update.
         rates: [groups, 2] of the parameters' dtype on their device, `step_rates` of each group; for the CUDA kernels,
             which read them as they run, in place of `step` and each `lr`: so a launch that was recorded once can be
             repeated in later steps. None: by `step` and `lr`.

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from splatlearn.errors import SplatlearnError
+from splatlearn.ops import capacity as capacities
 from splatlearn.ops import native, workspace
-from splatlearn.ops import room as rooms
 from splatlearn.ops.checks import check_like, check_number, check_size, check_tensor
 
 TILE = 16
@@ -40,8 +40,8 @@ def sorting(way: str) -> Iterator[None]:
 class Tiles(NamedTuple):
     """Lists of instances (a Gaussian in a tile). M rows of 2D Gaussians, I instances, tiles row-major by camera.
 
-    Within a `Room` on CUDA, where I is not waited for, `gaussian_ids` and `slots` are longer than I and end in numbers
-    without a meaning; where there was no room for I they are all without one, and every tile's list is empty.
+    Within a `Capacity` on CUDA the host does not wait for I: `gaussian_ids` and `slots` are longer than I, and what
+    follows their first I entries has no meaning. Where the capacity was below I, every tile's list is empty.
     """
 
     tile_offsets: Tensor  # [C * tiles + 1] int64: a tile's instances are tile_offsets[t] .. tile_offsets[t + 1]
@@ -75,7 +75,7 @@ def bin(
         camera_ids: [M] int64, or None.
         channels: colour channels that backward will carry, for the memory estimate.
         ahead: on a CUDA device do not wait for the lists' length: they are written into room that earlier views have
-            needed, and `Tiles.ahead`, or the `Room` that this happens in, sees whether it was enough.
+            needed, and `Tiles.ahead`, or the `Capacity` that this happens in, sees whether it was enough.
 
     Raises:
         SplatlearnError: a tensor does not fit, or the lists and their gradients would not fit into memory.
@@ -107,14 +107,14 @@ def bin(
     native.call("bin_count", native.BinCount(inputs, *map(native.pointer, offsets)), means2d)
     tiles = n_cameras * -(-width // TILE) * -(-height // TILE)
     counted = _Counted(inputs, tensors, means2d, counts, row_offsets, block_offsets, tiles, channels)
-    known = rooms.capacity(means2d.device)
+    known = capacities.known_size(means2d.device)
     if not ahead or known is None or not kernels:
         return _write_exactly(counted)
-    room, within = rooms.Size(min(known.rows, rows), known.instances), rooms.current(means2d.device)
+    capacity, within = capacities.ListSize(min(known.rows, rows), known.instances), capacities.current(means2d.device)
     if within is None:
-        return Ahead.begin(counted, room)
-    within.expect(counted.arriving, room, means2d, channels)
-    return _write(counted, room, within.overflow)
+        return Ahead.begin(counted, capacity)
+    within.expect(counted.arriving, capacity, means2d, channels)
+    return _write(counted, capacity, within.overflow)
 
 
 def _checked_cameras(camera_ids: Tensor, shape: tuple[int, ...], n_cameras: int, like: Tensor) -> Tensor:
@@ -139,46 +139,46 @@ class _Counted(NamedTuple):
     n_tiles: int  # of all cameras
     channels: int
 
-    def arriving(self) -> rooms.Arriving:
-        return rooms.Arriving(self.block_offsets[-1])
+    def arriving(self) -> capacities.Arriving:
+        return capacities.Arriving(self.block_offsets[-1])
 
 
-def _write(counted: _Counted, room: rooms.Size, overflow: Tensor | None = None) -> Tiles:
+def _write(counted: _Counted, capacity: capacities.ListSize, overflow: Tensor | None = None) -> Tiles:
     """Lists with room for that much; `overflow` [1] int32 becomes 1 where it is too little."""
     row_offsets = counted.row_offsets
     tile_offsets = row_offsets.new_empty(counted.n_tiles + 1)
     space = workspace.current(row_offsets)
-    row_ids = workspace.empty(space, "row_ids", (room.instances,), row_offsets, torch.int32)
-    slots = workspace.empty(space, "slots", (room.instances,), row_offsets)
+    row_ids = workspace.empty(space, "row_ids", (capacity.instances,), row_offsets, torch.int32)
+    slots = workspace.empty(space, "slots", (capacity.instances,), row_offsets)
     tensors = [counted.counts, row_offsets, counted.block_offsets, tile_offsets, row_ids, slots, overflow]
-    sizes = (*room, native.SORTING[_sorting.get()])
+    sizes = (*capacity, native.SORTING[_sorting.get()])
     native.call("bin_write", native.BinWrite(counted.inputs, *sizes, *map(native.pointer, tensors)), row_offsets)
     return Tiles(tile_offsets, row_ids, slots, row_offsets)
 
 
 def _write_exactly(counted: _Counted) -> Tiles:
     needed = counted.arriving().wait()
-    rooms.refuse_if_too_large(needed.instances, counted.like, counted.channels)
+    capacities.refuse_if_too_large(needed.instances, counted.like, counted.channels)
     if native.runs_kernels(counted.like):
-        rooms.remember(counted.like.device, needed)
+        capacities.remember(counted.like.device, needed)
     return _write(counted, needed)
 
 
 class Ahead:
     """Lists that are written before their length is known, so that a CUDA device need not pause after the count."""
 
-    def __init__(self, counted: _Counted, room: rooms.Size) -> None:
-        self._counted, self._room = counted, room
+    def __init__(self, counted: _Counted, capacity: capacities.ListSize) -> None:
+        self._counted, self._room = counted, capacity
         self._needed = counted.arriving()
-        self.tiles = _write(counted, room)
+        self.tiles = _write(counted, capacity)
 
     @classmethod
-    def begin(cls, counted: _Counted, room: rooms.Size) -> Tiles:
+    def begin(cls, counted: _Counted, capacity: capacities.ListSize) -> Tiles:
         """Lists with room to spare, and what settles them."""
-        ahead = cls(counted, room)
+        ahead = cls(counted, capacity)
         return ahead.tiles._replace(ahead=ahead)
 
-    def settle(self) -> bool:
+    def resolve(self) -> bool:
         """Waits for the count alone; then `tiles` have their exact length.
 
         False: the room was too small, so that all lists were empty, and they have been written again.
@@ -190,7 +190,7 @@ class Ahead:
         if not self._room.holds(needed):
             self.tiles = _write_exactly(self._counted)
             return False
-        rooms.remember(self._counted.like.device, needed)
+        capacities.remember(self._counted.like.device, needed)
         ids, slots = self.tiles.gaussian_ids[: needed.instances], self.tiles.slots[: needed.instances]
         self.tiles = self.tiles._replace(gaussian_ids=ids, slots=slots)
         return True

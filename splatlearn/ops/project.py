@@ -45,7 +45,7 @@ class Options:
     raw: bool = False
 
 
-class Leaves(Projection):
+class DetachedGaussians(Projection):
     """2D Gaussians that are leaves of the graph, where backward ends, and what they were projected from."""
 
     tensors: tuple[Any, ...]  # means, quats, scales, opacities, viewmats, Ks, sh0, shN, camera centres, or None
@@ -73,7 +73,7 @@ def project(
     alpha_threshold: float = 1 / 255,
     raw: bool = False,
     camera_centers: Tensor | None = None,
-    leaves: bool = False,
+    detached: bool = False,
 ) -> Projection:
     """Projects N Gaussians into C pinhole cameras (EWA splatting, Zwicker et al. 2001; Kerbl et al. 2023).
 
@@ -134,8 +134,8 @@ def project(
         centers = _camera_centers(viewmats) if camera_centers is None else _given_centers(camera_centers, viewmats)
     limits = (eps2d, near_plane, far_plane, radius_clip)
     options = Options(width, height, *limits, sh_degree, antialiased, alpha_threshold, raw)
-    if leaves:
-        return _leaves((*tensors, sh0, shN, centers), options)
+    if detached:
+        return _detached((*tensors, sh0, shN, centers), options)
     return Projection(*_Project.apply(*tensors, sh0, shN, centers, options))
 
 
@@ -152,14 +152,14 @@ def _given_centers(centers: Tensor, viewmats: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _leaves(tensors: tuple[Tensor | None, ...], options: Options) -> Leaves:
+def _detached(tensors: tuple[Tensor | None, ...], options: Options) -> DetachedGaussians:
     given = tuple(None if tensor is None else tensor.detach() for tensor in tensors)
-    leaves = Leaves(*_Project.apply(*given, options))
-    for leaf in leaves[:5]:
+    detached = DetachedGaussians(*_Project.apply(*given, options))
+    for leaf in detached[:5]:
         if leaf is not None:
             leaf.requires_grad_()
-    leaves.tensors, leaves.options = given, options
-    return leaves
+    detached.tensors, detached.options = given, options
+    return detached
 
 
 def _camera_centers(viewmats: Tensor) -> Tensor:

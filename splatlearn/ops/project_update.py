@@ -3,9 +3,9 @@
 Training writes gradients of 59 numbers a Gaussian only to read them once. Here they stay in registers: parameters and
 moments are read once and written once, and nothing else of their size exists.
 
-    render, alphas, meta = rasterization(..., sh_degree=3, leaves=True)
+    render, alphas, meta = rasterization(..., sh_degree=3, detached=True)
     loss(render).backward()                                          # ends at the 2D Gaussians
-    project_update(meta["leaves"], moments, lrs, step=step)          # the 3D ones move, in place
+    project_update(meta["detached"], moments, lrs, step=step)          # the 3D ones move, in place
 
 The update is that of `project`'s backward followed by `adam_steps`, bit for bit on the CPU: every Gaussian takes part,
 one that the view does not show with the gradient zero, so that its momentum moves it on as dense Adam does.
@@ -21,7 +21,7 @@ from torch import Tensor
 from splatlearn.errors import SplatlearnError
 from splatlearn.ops import native
 from splatlearn.ops.checks import check_like, check_number, check_tensor
-from splatlearn.ops.project import Leaves, Projection, native_inputs
+from splatlearn.ops.project import DetachedGaussians, Projection, native_inputs
 
 PARAMETERS = ("means", "quats", "scales", "opacities", "sh0", "shN")  # in the order of csrc/abi.h
 PLACES = (0, 1, 2, 3, 6, 7)  # of the parameters among `Leaves.tensors`
@@ -30,7 +30,7 @@ GRADIENTS = ("means2d", "depths", "conics", "opacities", "colors")  # likewise
 
 @torch.no_grad()
 def project_update(
-    leaves: Projection,
+    detached: Projection,
     moments: Mapping[str, tuple[Tensor, Tensor]],
     lrs: Mapping[str, float],
     *,
@@ -44,7 +44,7 @@ def project_update(
     """Updates in place the parameters that `leaves` were projected from, and their moments.
 
     Args:
-        leaves: `meta["leaves"]` of one camera, drawn with `sh_degree`, after `backward`.
+        leaves: `meta["detached"]` of one camera, drawn with `sh_degree`, after `backward`.
         moments: first and second, by the names of `PARAMETERS`, of the parameters' shapes.
         lrs: learning rates by the same names.
         step, betas, eps, skip: as of `splatlearn.ops.adam.adam_steps`, and so `rates` [6, 2], in the order of
@@ -57,11 +57,11 @@ def project_update(
     """
     if step < 1:
         raise SplatlearnError(f"step must be at least 1, but is {step}")
-    if not isinstance(leaves, Leaves) or leaves.options.sh_degree is None:
-        raise SplatlearnError("leaves must be drawn with leaves=True and sh_degree, but are not")
-    if leaves.radii.shape[0] != 1:
-        raise SplatlearnError(f"leaves must be of one camera, but are of {leaves.radii.shape[0]}")
-    tensors, degree = leaves.tensors, leaves.options.sh_degree
+    if not isinstance(detached, DetachedGaussians) or detached.options.sh_degree is None:
+        raise SplatlearnError("detached must come from a call with detached=True and sh_degree, but are not")
+    if detached.radii.shape[0] != 1:
+        raise SplatlearnError(f"detached must be of one camera, but are of {detached.radii.shape[0]}")
+    tensors, degree = detached.tensors, detached.options.sh_degree
     means, shN = tensors[0], tensors[7]
     states = [_state(name, tensors[at], moments) for name, at in zip(PARAMETERS, PLACES, strict=True)]
     for name in PARAMETERS:
@@ -74,9 +74,9 @@ def project_update(
         rates = check_tensor("rates", rates, (len(PARAMETERS), 2), means)
         if not native.runs_kernels(means):
             raise SplatlearnError("rates are read by the CUDA kernels alone, but the parameters are on the CPU")
-    gradients = [_gradient(name, getattr(leaves, name)) for name in GRADIENTS]
-    inputs = native_inputs(tensors, leaves.options)
-    pointers = map(native.pointer, [leaves.radii, leaves.colors, *gradients])
+    gradients = [_gradient(name, getattr(detached, name)) for name in GRADIENTS]
+    inputs = native_inputs(tensors, detached.options)
+    pointers = map(native.pointer, [detached.radii, detached.colors, *gradients])
     params = native.ProjectUpdate(
         native.ProjectBackward(inputs, *pointers, *[None] * 6, shN.shape[1]),
         moving,
@@ -105,7 +105,9 @@ def _state(name: str, parameter: Tensor, moments: Mapping[str, tuple[Tensor, Ten
 def _gradient(name: str, leaf: Tensor) -> Tensor | None:
     """What backward brought to a leaf; nothing only to depths, which a picture may not show."""
     if leaf.grad is None and name != "depths":
-        raise SplatlearnError(f"{name} of the leaves must have a gradient, but have none: call backward first")
+        raise SplatlearnError(
+            f"{name} of the detached 2D Gaussians must have a gradient, but have none: call backward first"
+        )
     return None if leaf.grad is None else check_tensor(f"the gradient of {name}", leaf.grad, tuple(leaf.shape), leaf)
 
 

@@ -57,7 +57,7 @@ def rasterization(
     transmittance_threshold: float = 1e-4,
     raw: bool = False,
     camera_centers: Tensor | None = None,
-    leaves: bool = False,
+    detached: bool = False,
     **unsupported: Any,
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """Renders N 3D Gaussians into C images. Gradients flow to all float tensors, viewmats, Ks and backgrounds included.
@@ -80,14 +80,14 @@ def rasterization(
         alpha_threshold, transmittance_threshold: cut-offs of the method; 0 switches one off.
         raw: scales are logarithms and opacities logits, which stage project activates; gradients are to these.
         camera_centers: [C, 3] world, if known; see `splatlearn.ops.project.project`.
-        leaves: backward ends at the 2D Gaussians, meta["leaves"], from which `splatlearn.ops.project_update` goes on.
+        leaves: backward ends at the 2D Gaussians, meta["detached"], from which `splatlearn.ops.project_update` goes on.
 
     Returns:
         render_colors [C, H, W, X], render_alphas [C, H, W, 1], and a dict of what happened: means2d (in the graph, px,
         takes retain_grad), radii, depths, conics, opacities, tiles_per_gauss, isect_offsets [C, tiles_y, tiles_x],
-        flatten_ids, width, height, tile_width, tile_height, tile_size, n_cameras. On a CUDA device the host waits for
-        the length of flatten_ids alone; within a `splatlearn.ops.room.Room` not even for that: then they end in numbers
-        without a meaning.
+        flatten_ids, width, height, tile_width, tile_height, tile_size, n_cameras. On a CUDA device the host waits
+        only for the length of flatten_ids. Within a `splatlearn.ops.capacity.Capacity` it waits for nothing: the
+        entries of flatten_ids beyond the number of instances then have no meaning.
 
     Raises:
         SplatlearnError: an argument of another shape, dtype or value, or lists too large for the memory.
@@ -105,7 +105,7 @@ def rasterization(
         sh_degree=sh_degree if "RGB" in render_mode else None,
         antialiased=rasterize_mode == "antialiased", alpha_threshold=alpha_threshold, raw=raw,
         camera_centers=camera_centers,
-        leaves=leaves,
+        detached=detached,
     )  # fmt: skip
     shown = projection.colors if features is None else features
     ids = _visible(projection) if packed else None
@@ -124,9 +124,9 @@ def rasterization(
     )  # fmt: skip
     if render_mode.endswith("ED"):
         render = torch.cat([render[..., :-1], render[..., -1:] / alphas.clamp(min=1e-10)], dim=-1)
-    settled = tiles if tiles.ahead is None else tiles.ahead.tiles
-    meta = _meta(rows, settled, ids, cameras, width, height)
-    return render, alphas, meta | {"leaves": projection} if leaves else meta
+    resolved = tiles if tiles.ahead is None else tiles.ahead.tiles
+    meta = _meta(rows, resolved, ids, cameras, width, height)
+    return render, alphas, meta | {"detached": projection} if detached else meta
 
 
 def _refuse_unsupported(camera_model: str, arguments: dict[str, Any]) -> None:

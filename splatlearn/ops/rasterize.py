@@ -150,7 +150,7 @@ class _Rasterize(torch.autograd.Function):
 
         schedule = draw(tiles)
         if tiles.ahead is not None:
-            if not tiles.ahead.settle():
+            if not tiles.ahead.resolve():
                 schedule = draw(tiles.ahead.tiles)
             tiles = tiles.ahead.tiles
         given = (means2d, conics, opacities, colors, backgrounds)

@@ -16,12 +16,12 @@ import torch
 Result = TypeVar("Result")
 Action = Callable[[], object]
 
-_apart: ContextVar[Callable[[Action], None] | None] = ContextVar("apart", default=None)
+_host_callback: ContextVar[Callable[[Action], None] | None] = ContextVar("host_callback", default=None)
 
 
-def apart(action: Action) -> None:
+def host_callback(action: Action) -> None:
     """Does what only the host can do: now, or where work is being recorded, at this very place of each replay."""
-    recorded = _apart.get()
+    recorded = _host_callback.get()
     if recorded is None:
         action()
     else:
@@ -43,7 +43,7 @@ class Recorder(ABC):
             pieces.extend((self.end(), action))
             self.begin()
 
-        token = _apart.set(divide)
+        token = _host_callback.set(divide)
         self.begin()
         try:
             result = work()
@@ -51,7 +51,7 @@ class Recorder(ABC):
             self.abandon()
             raise
         finally:
-            _apart.reset(token)
+            _host_callback.reset(token)
         pieces.append(self.end())
 
         def replay() -> None:

@@ -62,11 +62,11 @@ class Workspace:
         known = self._memory.get(name)
         if known is not None and known.numel() >= needed:
             return known
-        room = needed if known is None else needed + needed // 8  # what has changed once will change again
+        size = needed if known is None else needed + needed // 8  # what has changed once will change again
         del known
         self._memory.pop(name, None)  # so that old and new memory are never there together
         self._shaped.pop(name, None)
-        made = own_pages((room,), torch.uint8) if room >= PAGES_FROM else torch.empty(room, dtype=torch.uint8)
+        made = own_pages((size,), torch.uint8) if size >= PAGES_FROM else torch.empty(size, dtype=torch.uint8)
         self._memory[name] = made
         return made
 

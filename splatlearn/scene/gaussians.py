@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from splatlearn.errors import SplatlearnError
 from splatlearn.ops.bin import bin
-from splatlearn.ops.project import Leaves, project
+from splatlearn.ops.project import DetachedGaussians, project
 from splatlearn.ops.rasterize import rasterize
 from splatlearn.scene.cameras import Camera
 from splatlearn.scene.formats.ply import read_ply, write_ply
@@ -35,7 +35,7 @@ class Rendering(NamedTuple):
     means2d: Tensor  # [1, N, 2] px, in the graph
     radii: Tensor  # [1, N, 2] int32 px, 0: not drawn
     colors: Tensor  # [1, N, 3] seen from the camera, in the graph
-    leaves: Leaves | None = None  # where backward ends, if not at the parameters
+    detached: DetachedGaussians | None = None  # where backward ends, if not at the parameters
 
 
 class Pose(NamedTuple):
@@ -190,7 +190,7 @@ class Gaussians(nn.Module):
         background: Tensor | None = None,
         sh_degree: int | None = None,
         antialiased: bool = False,
-        leaves: bool = False,
+        detached: bool = False,
     ) -> Rendering:
         """Draws the scene from a camera.
 
@@ -202,7 +202,7 @@ class Gaussians(nn.Module):
         """
         return self.draw(
             pose_of(camera, self.means.device), camera.width, camera.height,
-            background=background, sh_degree=sh_degree, antialiased=antialiased, leaves=leaves,
+            background=background, sh_degree=sh_degree, antialiased=antialiased, detached=detached,
         )  # fmt: skip
 
     def draw(
@@ -214,14 +214,14 @@ class Gaussians(nn.Module):
         background: Tensor | None = None,
         sh_degree: int | None = None,
         antialiased: bool = False,
-        leaves: bool = False,
+        detached: bool = False,
     ) -> Rendering:
         """Draws the scene from a pose that is on its device already; otherwise as `forward`."""
         splats = project(
             self.means, self.quats, self.scales, self.opacities, self.sh0, self.shN,
             pose.viewmat, pose.K, width, height,
             sh_degree=self.sh_degree if sh_degree is None else min(sh_degree, self.sh_degree),
-            antialiased=antialiased, raw=True, camera_centers=pose.center, leaves=leaves,
+            antialiased=antialiased, raw=True, camera_centers=pose.center, detached=detached,
         )  # fmt: skip
         assert splats.colors is not None
         ellipses = (splats.means2d, splats.conics, splats.opacities)
@@ -229,7 +229,7 @@ class Gaussians(nn.Module):
         behind = None if background is None else background[None]
         image, alpha = rasterize(*ellipses, splats.colors, behind, tiles, width, height, records=splats.records)
         # squeeze, as the gradient of image[0] would be copied into zeros
-        ends = splats if isinstance(splats, Leaves) else None
+        ends = splats if isinstance(splats, DetachedGaussians) else None
         return Rendering(image.squeeze(0), alpha.squeeze(0), splats.means2d, splats.radii, splats.colors, ends)
 
 

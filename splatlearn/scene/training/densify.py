@@ -149,12 +149,12 @@ class AdaptiveDensity:
         config, n = self.config, len(self.gaussians)
         if config.score == "error":
             assert self.survey is not None
-            score, least, room = self.survey(config.views), 0.0, self._budget(step) - n
+            score, least, capacity = self.survey(config.views), 0.0, self._budget(step) - n
         else:
-            score, least, room = self.pull / self.seen.clamp(min=1), config.gradient, config.cap - n
+            score, least, capacity = self.pull / self.seen.clamp(min=1), config.gradient, config.cap - n
         chosen = score > least
-        if int(chosen.sum()) > room:
-            first = score.argsort(descending=True, stable=True)[: max(room, 0)]
+        if int(chosen.sum()) > capacity:
+            first = score.argsort(descending=True, stable=True)[: max(capacity, 0)]
             chosen = torch.zeros_like(chosen).index_fill_(0, first, True) & chosen
         return chosen
 

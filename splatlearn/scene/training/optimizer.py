@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from splatlearn.ops.adam import Group, adam_steps
-from splatlearn.ops.project import Leaves
+from splatlearn.ops.project import DetachedGaussians
 from splatlearn.ops.project_update import project_update
 from splatlearn.scene.gaussians import NAMES, Gaussians
 
@@ -25,7 +25,11 @@ class GaussianAdam:
         return torch.zeros_like(parameter), torch.zeros_like(parameter)
 
     def step(
-        self, rates: dict[str, float], skip: Tensor | None = None, again: bool = False, leaves: Leaves | None = None
+        self,
+        rates: dict[str, float],
+        skip: Tensor | None = None,
+        again: bool = False,
+        detached: DetachedGaussians | None = None,
     ) -> None:
         """One update.
 
@@ -36,15 +40,15 @@ class GaussianAdam:
                 parameter is ever written; None: with the parameters' gradients, which are then cleared.
         """
         self.steps += not again
-        if leaves is None:
+        if detached is None:
             self._step_by_gradients(rates, skip)
         else:
-            moving = self._moving_with(leaves)
-            project_update(leaves, self.moments, rates, step=self.steps, eps=EPS, moving=moving, skip=skip)
+            moving = self._moving_with(detached)
+            project_update(detached, self.moments, rates, step=self.steps, eps=EPS, moving=moving, skip=skip)
 
-    def _moving_with(self, leaves: Leaves) -> int:
+    def _moving_with(self, detached: DetachedGaussians) -> int:
         """How many bases of shN may have moments after an update from these leaves."""
-        degree = leaves.options.sh_degree
+        degree = detached.options.sh_degree
         assert degree is not None  # Gaussians have colours
         self.moving = max(self.moving, (degree + 1) ** 2 - 1)
         return self.moving
@@ -59,13 +63,13 @@ class GaussianAdam:
         self.moving = self.gaussians.shN.shape[1]
         adam_steps(groups, step=self.steps, eps=EPS, skip=skip)
 
-    def record(self, leaves: Leaves, rates: Tensor, skip: Tensor) -> None:
+    def record(self, detached: DetachedGaussians, rates: Tensor, skip: Tensor) -> None:
         """The device's part of `step`, to be recorded, with rates [6, 2] that it reads each time.
 
         `rates` are rows of `step_rates`, for each name of `project_update.PARAMETERS`.
         """
-        moving, unread = self._moving_with(leaves), dict.fromkeys(NAMES, 0.0)
-        project_update(leaves, self.moments, unread, step=1, eps=EPS, moving=moving, skip=skip, rates=rates)
+        moving, unread = self._moving_with(detached), dict.fromkeys(NAMES, 0.0)
+        project_update(detached, self.moments, unread, step=1, eps=EPS, moving=moving, skip=skip, rates=rates)
 
     def rearrange(self, source: Tensor, changed: dict[str, Tensor], fresh: Tensor) -> None:
         """Makes Gaussian i of the new set a copy of Gaussian `source[i]`, with its moments.

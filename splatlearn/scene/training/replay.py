@@ -14,11 +14,11 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from splatlearn.ops import room as rooms
+from splatlearn.ops import capacity as capacities
 from splatlearn.ops.adam import step_rates
+from splatlearn.ops.capacity import Capacity
 from splatlearn.ops.project_update import PARAMETERS
 from splatlearn.ops.recording import Recorder
-from splatlearn.ops.room import Room
 from splatlearn.scene.gaussians import NAMES, Gaussians, Pose, Rendering, pose_numbers
 from splatlearn.scene.photos.staging import refill
 from splatlearn.scene.training.densify import Strategy
@@ -34,7 +34,7 @@ class Learner(Protocol):
 
     gaussians: Gaussians
     optimizer: GaussianAdam
-    room: Room
+    capacity: Capacity
     background: Tensor
 
     @property
@@ -77,7 +77,7 @@ class Replays:
         The first view of a kind is: a kernel is loaded when it is first used, which cannot be recorded.
         """
         key = _Key(view.camera.width, view.camera.height, degree, view.photo.dtype, view.mask is not None)
-        if key not in self._met or rooms.capacity(self._task.device) is None:
+        if key not in self._met or capacities.known_size(self._task.device) is None:
             self._met.add(key)
             return None
         if any(other.degree != degree for other in self._kept):
@@ -149,14 +149,14 @@ class RecordedStep:
         return rendering._replace(image=rendering.image.detach(), alpha=rendering.alpha.detach()), loss.detach()
 
     def _change(self) -> None:
-        task, overflow, leaves = self._task, self._task.room.overflow, self._rendering.leaves
-        assert leaves is not None
+        task, overflow, detached = self._task, self._task.capacity.overflow, self._rendering.detached
+        assert detached is not None
         task.strategy.observe(self._rendering, overflow)
-        task.optimizer.record(leaves, self._numbers[POSE:].view(-1, 2), overflow)
+        task.optimizer.record(detached, self._numbers[POSE:].view(-1, 2), overflow)
 
 
 def _owned(task: Learner) -> list[Tensor]:
     """The tensors of a task that a step reads or writes, and that something else may replace."""
     parameters = [getattr(task.gaussians, name) for name in NAMES]
     moments = [moment for name in NAMES for moment in task.optimizer.moments[name]]
-    return [*parameters, *moments, *task.strategy.state().values(), task.room.overflow, task.background]
+    return [*parameters, *moments, *task.strategy.state().values(), task.capacity.overflow, task.background]

@@ -9,9 +9,9 @@ from torch import Tensor
 from splatlearn.devices import choose_device
 from splatlearn.errors import SplatlearnError
 from splatlearn.loop import Task
+from splatlearn.ops.capacity import Capacity
 from splatlearn.ops.photometric import photometric_loss
 from splatlearn.ops.recording import CudaRecorder
-from splatlearn.ops.room import Room
 from splatlearn.ops.workspace import Workspace
 from splatlearn.scene.cameras import Camera
 from splatlearn.scene.gaussians import NAMES, Gaussians, Pose, Rendering, pose_of
@@ -54,7 +54,7 @@ class SceneTask(Task[View, Rendering]):
         self.background = torch.tensor(config.data.background, device=self.device)
         self.queue: list[int] = []  # training cameras still to come in this round, last first
         self.staging = Staging(self.device)
-        self.room = Room(self.device)
+        self.capacity = Capacity(self.device)
         self.space = Workspace()
         self.replays: Replays | None = None  # None: each step is queued kernel by kernel
         if config.cuda_graph and self.device.type == "cuda":
@@ -66,7 +66,7 @@ class SceneTask(Task[View, Rendering]):
         self._view: View | None = None  # of the last step
         self._shown: Tensor | None = None  # what its photograph was compared with
         self._updated = True  # whether its update has been made, or at least sent to the device
-        self._remade: Tensor | None = None  # its loss, where it had to be made again
+        self._retried: Tensor | None = None  # its loss, where it had to be made again
 
     def _begin(self) -> Gaussians:
         config = self.config
@@ -119,7 +119,7 @@ class SceneTask(Task[View, Rendering]):
 
     def draw(self, view: View, pose: Pose, degree: int) -> Rendering:
         """The picture that a step compares with the view's photograph; backward ends at its 2D Gaussians."""
-        with self.room, self.space:
+        with self.capacity, self.space:
             return self.gaussians.draw(
                 pose,
                 view.camera.width,
@@ -127,7 +127,7 @@ class SceneTask(Task[View, Rendering]):
                 background=self.background,
                 sh_degree=degree,
                 antialiased=self.config.antialiased,
-                leaves=True,
+                detached=True,
             )
 
     def loss(self, output: Rendering, batch: View) -> Tensor:
@@ -151,11 +151,11 @@ class SceneTask(Task[View, Rendering]):
         if self._recorded is not None:
             self._recorded.update(again)
         else:
-            self.strategy.observe(self._rendering, self.room.overflow)
-            self.optimizer.step(self._rates(step), self.room.overflow, again, self._rendering.leaves)
+            self.strategy.observe(self._rendering, self.capacity.overflow)
+            self.optimizer.step(self._rates(step), self.capacity.overflow, again, self._rendering.detached)
         self._rendering = None
         if self.exposures is not None:
-            self.exposures.step(self._exposure_rate(step), self.room.overflow, again)
+            self.exposures.step(self._exposure_rate(step), self.capacity.overflow, again)
         self._updated = True
         if self.queue:  # the next photograph is on its way while the device works on this step
             camera = self.scene.train[self.queue[-1]]
@@ -163,7 +163,7 @@ class SceneTask(Task[View, Rendering]):
 
     def after_update(self, step: int) -> None:
         if self.strategy.changes(step):
-            self._make_whole()
+            self._retry()
             self._forget_recordings()
             self.strategy.after_update(step, self.generator)
             give_back()
@@ -185,21 +185,21 @@ class SceneTask(Task[View, Rendering]):
                 rendering = rendering._replace(image=self.exposures.corrected(rendering.image, camera.name))
         return rendering, view.photo, view.mask
 
-    def settle(self) -> Tensor | None:
-        self._make_whole()
-        remade, self._remade = self._remade, None
-        return remade
+    def resolve(self) -> Tensor | None:
+        self._retry()
+        retried, self._retried = self._retried, None
+        return retried
 
-    def _make_whole(self) -> None:
+    def _retry(self) -> None:
         """Makes the last step again as long as its lists lacked room on the device, which then changed nothing."""
-        while not self.room.settle():
+        while not self.capacity.resolve():
             assert self._view is not None
             self._forget_recordings()
             for _, parameter in self.named_parameters():
                 parameter.grad = None
             loss = self.loss(self.forward(self._view), self._view)
             loss.backward()  # type: ignore[no-untyped-call]
-            self._remade = loss.detach()
+            self._retried = loss.detach()
             if self._updated:
                 self.update(self._step, again=True)
 
@@ -268,13 +268,13 @@ class SceneTask(Task[View, Rendering]):
     def named_gradients(self) -> list[tuple[str, Tensor]]:
         """Of the 2D Gaussians, where backward ends, and of whatever else is learned."""
         found = [(name, tensor.grad) for name, tensor in self.named_parameters()]
-        if self._rendering is not None and self._rendering.leaves is not None:
-            leaves = self._rendering.leaves._asdict()
-            found += [(f"2D {name}", tensor.grad) for name, tensor in leaves.items() if tensor is not None]
+        if self._rendering is not None and self._rendering.detached is not None:
+            detached = self._rendering.detached._asdict()
+            found += [(f"2D {name}", tensor.grad) for name, tensor in detached.items() if tensor is not None]
         return [(name, gradient) for name, gradient in found if gradient is not None]
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        self._make_whole()
+        self._retry()
         tensors = self.gaussians.tensors() | self.optimizer.state() | self.strategy.state()
         if self.exposures is not None:
             tensors |= self.exposures.state()

@@ -1,8 +1,8 @@
-"""Room for the lists of stage bin on CUDA: how much there is, and `Room`, with which a training step waits for nothing.
+"""Capacity of the lists of stage bin on CUDA, and `Capacity`, with which a training step never blocks on the device.
 
 How many instances (a Gaussian in a tile) a view has is known on the device alone, so the lists are written into room
 that earlier views have needed. `rasterization` waits for the count, and nothing else, before it returns. Within a
-`Room` it does not: lists that lack room stay empty, a flag on the device says so, and whatever is given the flag
+`Capacity` it does not: lists that lack room stay empty, a flag on the device says so, and whatever is given the flag
 changes nothing until the host has learned of it. A training step, the same for every backend:
 
     room = Room(device)
@@ -31,38 +31,38 @@ from torch import Tensor
 
 from splatlearn.errors import SplatlearnError
 from splatlearn.ops import native
-from splatlearn.ops.recording import apart
+from splatlearn.ops.recording import host_callback
 
 MAX_INSTANCES = 2**31 - 1  # on CUDA, where an instance's number has 32 bits
 # Scratch bytes an instance while the CUDA kernels sort: two keys, two values and a row, and the sort's own buffers.
 SORT_BYTES = 28
 
 
-class Size(NamedTuple):
+class ListSize(NamedTuple):
     """What the lists of a view need, or have room for."""
 
     rows: int  # 2D Gaussians that touch a tile
     instances: int
 
-    def holds(self, needed: "Size") -> bool:
+    def holds(self, needed: "ListSize") -> bool:
         return needed.rows <= self.rows and needed.instances <= self.instances
 
 
 # What to make room for, by device: a quarter more than a view has needed, slowly forgotten.
-_capacities: dict[torch.device, Size] = {}
-_current: ContextVar["Room | None"] = ContextVar("room", default=None)
+_capacities: dict[torch.device, ListSize] = {}
+_current: ContextVar["Capacity | None"] = ContextVar("capacity", default=None)
 
 
-def capacity(device: torch.device) -> Size | None:
+def known_size(device: torch.device) -> ListSize | None:
     """What to make room for before a view's own size is known; None before the first view."""
     return _capacities.get(device)
 
 
-def remember(device: torch.device, needed: Size) -> None:
+def remember(device: torch.device, needed: ListSize) -> None:
     """Notes what a view has needed."""
-    before = _capacities.get(device, Size(0, 0))
+    before = _capacities.get(device, ListSize(0, 0))
     grown = (max(new + new // 4 + 1024, old - old // 64) for new, old in zip(needed, before, strict=True))
-    _capacities[device] = Size(*(min(count, MAX_INSTANCES) for count in grown))
+    _capacities[device] = ListSize(*(min(count, MAX_INSTANCES) for count in grown))
 
 
 class Arriving:
@@ -75,37 +75,37 @@ class Arriving:
             self._event = torch.cuda.Event()
             self._event.record(torch.cuda.current_stream(size.device))
 
-    def wait(self) -> Size:
+    def wait(self) -> ListSize:
         if self._event is not None:
             self._event.synchronize()
-        return Size(*map(int, self._size))
+        return ListSize(*map(int, self._size))
 
 
 class _Pending(NamedTuple):
     """A view whose lists were written before their length was known."""
 
     needed: Arriving
-    room: Size
+    capacity: ListSize
     like: Tensor  # of the view's dtype and device
     channels: int
 
 
-class Room:
+class Capacity:
     """While `with room:` lasts, `rasterization` on the room's device waits for nothing; see the head of this file."""
 
     def __init__(self, device: torch.device | str) -> None:
         self.overflow = torch.zeros(1, dtype=torch.int32, device=device)  # 1: a view since `settle` lacked room
         self._pending: list[_Pending] = []
-        self._tokens: list[Token[Room | None]] = []
+        self._tokens: list[Token[Capacity | None]] = []
 
-    def __enter__(self) -> "Room":
+    def __enter__(self) -> "Capacity":
         self._tokens.append(_current.set(self))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         _current.reset(self._tokens.pop())
 
-    def settle(self) -> bool:
+    def resolve(self) -> bool:
         """Whether all views since the last call had room; if not, they have it the next time.
 
         Raises:
@@ -113,7 +113,7 @@ class Room:
         """
         pending, self._pending = self._pending, []
         sizes = [view.needed.wait() for view in pending]
-        lacking = [(view, size) for view, size in zip(pending, sizes, strict=True) if not view.room.holds(size)]
+        lacking = [(view, size) for view, size in zip(pending, sizes, strict=True) if not view.capacity.holds(size)]
         if lacking:
             self.overflow.zero_()
         for view, size in lacking:
@@ -122,15 +122,15 @@ class Room:
             remember(self.overflow.device, size)
         return not lacking
 
-    def expect(self, arriving: Callable[[], Arriving], room: Size, like: Tensor, channels: int) -> None:
+    def expect(self, arriving: Callable[[], Arriving], capacity: ListSize, like: Tensor, channels: int) -> None:
         """For stage bin: notes a view that is written into this room; one that is recorded, at each replay."""
-        apart(lambda: self._pending.append(_Pending(arriving(), room, like, channels)))
+        host_callback(lambda: self._pending.append(_Pending(arriving(), capacity, like, channels)))
 
 
-def current(device: torch.device) -> Room | None:
+def current(device: torch.device) -> Capacity | None:
     """The room that views on `device` are to be written into without waiting."""
-    room = _current.get()
-    return room if room is not None and room.overflow.device == device else None
+    capacity = _current.get()
+    return capacity if capacity is not None and capacity.overflow.device == device else None
 
 
 def refuse_if_too_large(instances: int, like: Tensor, channels: int) -> None:
