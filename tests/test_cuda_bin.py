@@ -24,11 +24,11 @@ WAYS = pytest.mark.parametrize("way", ["all", "tile"])
 
 
 @pytest.mark.parametrize("backend", KERNELS, indirect=True)
-@pytest.mark.parametrize("room", [(1, 10**5), (10**5, 1), (40, 40), (10**5, 10**5)], ids=str)
+@pytest.mark.parametrize("capacity", [(1, 10**5), (10**5, 1), (40, 40), (10**5, 10**5)], ids=str)
 @pytest.mark.parametrize("name", ["67x67", "five-cameras", "aside", "none"])
 @WAYS
 def test_lists_made_ahead_are_those_made_exactly(
-    way: str, name: str, room: tuple[int, int], backend: str, monkeypatch: pytest.MonkeyPatch
+    way: str, name: str, capacity: tuple[int, int], backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(capacities, "_capacities", {})
     exact = draw(name, torch.float32)
@@ -36,11 +36,11 @@ def test_lists_made_ahead_are_those_made_exactly(
     call = native.call
     monkeypatch.setattr(native, "call", lambda stage, *rest: (calls.append(stage), call(stage, *rest))[1])
     for device in ("cpu", "cuda:0"):
-        capacities._capacities[torch.device(device)] = capacities.Size(*room)
+        capacities._capacities[torch.device(device)] = capacities.ListSize(*capacity)
     with sorting(way):
         ahead = draw(name, torch.float32)
-    needed = capacities.Size(int((exact["tiles_per_gauss"] > 0).sum()), len(exact["flatten_ids"]))
-    again = not capacities.Size(*room).holds(needed)
+    needed = capacities.ListSize(int((exact["tiles_per_gauss"] > 0).sum()), len(exact["flatten_ids"]))
+    again = not capacities.ListSize(*capacity).holds(needed)
     assert calls.count("rasterize_forward") == 1 + again, "not drawn again exactly where the room is too small"
     for key, value in exact.items():
         assert torch.equal(ahead[key], value), f"{key} depends on the room that its lists had"
@@ -161,7 +161,7 @@ def test_rows_of_no_camera_are_in_no_list(way: str, backend: str) -> None:
     native.call("bin_count", native.BinCount(inputs, *map(native.pointer, offsets)), row_offsets)
     counted = stage_bin._Counted(inputs, tuple(tensors), tensors[0], *offsets, 2, 3)
     with sorting(way):
-        lists = stage_bin._write(counted, capacities.Size(4, 4))
+        lists = stage_bin._write(counted, capacities.ListSize(4, 4))
     assert row_offsets.tolist() == [0, 1, 1, 1, 2], "a row of no camera has instances, whose gradients nobody writes"
     assert lists.tile_offsets.tolist() == [0, 1, 2], "a row of no camera is drawn"
     assert lists.gaussian_ids[:2].tolist() == [0, 3], "a row is in another camera's list"

@@ -48,7 +48,7 @@ WAITS = (
     "aten.unique", "aten._unique2", "aten.bincount", "aten.repeat_interleave.Tensor",
 )  # fmt: skip
 # Where CPU tensors alone are looked at: the line has a guard `is_cuda`, or the function another branch for CUDA.
-GUARDED = {("room.py", "wait"), ("project.py", "_camera_centers")}
+GUARDED = {("capacity.py", "wait"), ("project.py", "_camera_centers")}
 
 
 class Waits(TorchDispatchMode):
