@@ -1,4 +1,5 @@
-// Adam over a piece of memory, for the stages that update: adam.cpp, and project_update.cpp, whose gradients are its own.
+// Adam over a piece of memory, for the stages that update: adam.cpp, and project_update.cpp, whose gradients are its
+// own.
 #pragma once
 #include "cpu.h"
 
@@ -16,7 +17,8 @@ template <class S> void adam_lanes(const AdamRates<S> &rates, const S *gradient,
 }
 
 // What is left over is done in lanes as well, so that a scalar's bits do not depend on where it lies.
-template <class S> void adam_span(const AdamRates<S> &rates, const S *gradient, int64_t count, S *parameter, S *m, S *v) {
+template <class S>
+void adam_span(const AdamRates<S> &rates, const S *gradient, int64_t count, S *parameter, S *m, S *v) {
     constexpr int L = Lanes<S>::count;
     int64_t i = 0;
     for (; i + L <= count; i += L) adam_lanes(rates, gradient + i, parameter + i, m + i, v + i);

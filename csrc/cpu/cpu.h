@@ -19,8 +19,8 @@ enum Failure { kOutOfMemory = -1, kBadScalar = -2, kCrowdedTile = -3 };
 SPLATLEARN_STAGES(SPLATLEARN_DECLARE)
 #undef SPLATLEARN_DECLARE
 
-// Scratch memory of one call, which the thread's later calls find again. Not std::vector: its code would be shared between instruction-set
-// levels by the linker.
+// Scratch memory of one call, which the thread's later calls find again. Not std::vector: its code would be shared
+// between instruction-set levels by the linker.
 template <class T> class Buffer {
 public:
     explicit Buffer(int64_t count) : data_(static_cast<T *>(take_scratch(size_t(count) * sizeof(T)))) {}
@@ -36,7 +36,9 @@ private:
 };
 
 // Calls f<float>() or f<double>() as the context says.
-#define SPLATLEARN_BY_SCALAR(params, context, function)                                                                     \
-    ((context).scalar_bytes == 4 ? function<float>(params) : (context).scalar_bytes == 8 ? function<double>(params) : kBadScalar)
+#define SPLATLEARN_BY_SCALAR(params, context, function) \
+    ((context).scalar_bytes == 4   ? function<float>(params) \
+     : (context).scalar_bytes == 8 ? function<double>(params) \
+                                   : kBadScalar)
 
 }  // namespace SPLATLEARN_NAMESPACE

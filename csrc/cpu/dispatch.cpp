@@ -13,7 +13,9 @@
 
 #define SPLATLEARN_DECLARE(name, Params) int name(const Params &params);
 #define SPLATLEARN_DECLARE_LEVEL(level) \
-    namespace splatlearn_##level { SPLATLEARN_STAGES(SPLATLEARN_DECLARE) double multiply_adds(int threads, int64_t rounds); }
+    namespace splatlearn_##level { \
+        SPLATLEARN_STAGES(SPLATLEARN_DECLARE) double multiply_adds(int threads, int64_t rounds); \
+    }
 SPLATLEARN_LEVELS(SPLATLEARN_DECLARE_LEVEL)
 
 namespace {
@@ -34,10 +36,12 @@ const Level &chosen() {
 #if defined(__x86_64__)
     static const Level levels[] = {
 #define SPLATLEARN_HERE splatlearn_v4
-        {"x86-64-v4", __builtin_cpu_supports("x86-64-v4") != 0, SPLATLEARN_HERE::multiply_adds, SPLATLEARN_STAGES(SPLATLEARN_FUNCTION)},
+        {"x86-64-v4", __builtin_cpu_supports("x86-64-v4") != 0, SPLATLEARN_HERE::multiply_adds,
+         SPLATLEARN_STAGES(SPLATLEARN_FUNCTION)},
 #undef SPLATLEARN_HERE
 #define SPLATLEARN_HERE splatlearn_v3
-        {"x86-64-v3", __builtin_cpu_supports("x86-64-v3") != 0, SPLATLEARN_HERE::multiply_adds, SPLATLEARN_STAGES(SPLATLEARN_FUNCTION)},
+        {"x86-64-v3", __builtin_cpu_supports("x86-64-v3") != 0, SPLATLEARN_HERE::multiply_adds,
+         SPLATLEARN_STAGES(SPLATLEARN_FUNCTION)},
 #undef SPLATLEARN_HERE
 #define SPLATLEARN_HERE splatlearn_v2
         {"x86-64-v2", true, SPLATLEARN_HERE::multiply_adds, SPLATLEARN_STAGES(SPLATLEARN_FUNCTION)},
@@ -45,7 +49,8 @@ const Level &chosen() {
     };
 #else
 #define SPLATLEARN_HERE splatlearn_portable
-    static const Level levels[] = {{"portable", true, SPLATLEARN_HERE::multiply_adds, SPLATLEARN_STAGES(SPLATLEARN_FUNCTION)}};
+    static const Level levels[] = {
+        {"portable", true, SPLATLEARN_HERE::multiply_adds, SPLATLEARN_STAGES(SPLATLEARN_FUNCTION)}};
 #undef SPLATLEARN_HERE
 #endif
     static const Level *const best = [] {
@@ -64,7 +69,9 @@ extern "C" {
 SPLATLEARN_EXPORT const char *splatlearn_isa_level() { return chosen().name; }
 
 // Makes multiply-adds on so many threads, and returns how many operations they were: csrc/cpu/peak.cpp.
-SPLATLEARN_EXPORT double splatlearn_multiply_adds(int threads, int64_t rounds) { return chosen().multiply_adds(threads, rounds); }
+SPLATLEARN_EXPORT double splatlearn_multiply_adds(int threads, int64_t rounds) {
+    return chosen().multiply_adds(threads, rounds);
+}
 
 SPLATLEARN_EXPORT const char *splatlearn_error(int code) {
     switch (code) {

@@ -44,9 +44,9 @@ template <class S> struct Lanes {
 
 template <class S> struct ScalarOf<Lanes<S>> { using type = S; };
 
-#define SPLATLEARN_OPERATOR(op)                                                                                             \
-    template <class S> SPLATLEARN_HD Lanes<S> operator op(Lanes<S> a, Lanes<S> b) { return a.v op b.v; }                    \
-    template <class S> SPLATLEARN_HD Lanes<S> operator op(Lanes<S> a, S b) { return a.v op b; }                             \
+#define SPLATLEARN_OPERATOR(op) \
+    template <class S> SPLATLEARN_HD Lanes<S> operator op(Lanes<S> a, Lanes<S> b) { return a.v op b.v; } \
+    template <class S> SPLATLEARN_HD Lanes<S> operator op(Lanes<S> a, S b) { return a.v op b; } \
     template <class S> SPLATLEARN_HD Lanes<S> operator op(S a, Lanes<S> b) { return a op b.v; }
 SPLATLEARN_OPERATOR(+)
 SPLATLEARN_OPERATOR(-)
@@ -59,9 +59,13 @@ template <class S> SPLATLEARN_HD Lanes<S> operator-(Lanes<S> a) { return -a.v; }
 #if defined(__AVX512F__)
 template <> struct Mask<float> { __mmask16 m; };
 template <> struct Mask<double> { __mmask8 m; };
-#define SPLATLEARN_COMPARE(op, code)                                                                                        \
-    SPLATLEARN_HD Mask<float> operator op(Lanes<float> a, Lanes<float> b) { return {_mm512_cmp_ps_mask((__m512)a.v, (__m512)b.v, code)}; } \
-    SPLATLEARN_HD Mask<double> operator op(Lanes<double> a, Lanes<double> b) { return {_mm512_cmp_pd_mask((__m512d)a.v, (__m512d)b.v, code)}; }
+#define SPLATLEARN_COMPARE(op, code) \
+    SPLATLEARN_HD Mask<float> operator op(Lanes<float> a, Lanes<float> b) { \
+        return {_mm512_cmp_ps_mask((__m512)a.v, (__m512)b.v, code)}; \
+    } \
+    SPLATLEARN_HD Mask<double> operator op(Lanes<double> a, Lanes<double> b) { \
+        return {_mm512_cmp_pd_mask((__m512d)a.v, (__m512d)b.v, code)}; \
+    }
 SPLATLEARN_COMPARE(<, _CMP_LT_OQ)
 SPLATLEARN_COMPARE(<=, _CMP_LE_OQ)
 SPLATLEARN_COMPARE(>, _CMP_GT_OQ)
@@ -124,9 +128,13 @@ typedef __m256 NativeFloats;
 typedef __m256d NativeDoubles;
 #endif
 #if defined(SPLATLEARN_NATIVE)  // an instruction each, which the compiler does not find by itself
-#define SPLATLEARN_EITHER(name, op)                                                                                         \
-    SPLATLEARN_HD Lanes<float> name(Lanes<float> a, Lanes<float> b) { return (Lanes<float>::Vector)SPLATLEARN_NATIVE(op##_ps)((NativeFloats)a.v, (NativeFloats)b.v); } \
-    SPLATLEARN_HD Lanes<double> name(Lanes<double> a, Lanes<double> b) { return (Lanes<double>::Vector)SPLATLEARN_NATIVE(op##_pd)((NativeDoubles)a.v, (NativeDoubles)b.v); }
+#define SPLATLEARN_EITHER(name, op) \
+    SPLATLEARN_HD Lanes<float> name(Lanes<float> a, Lanes<float> b) { \
+        return (Lanes<float>::Vector)SPLATLEARN_NATIVE(op##_ps)((NativeFloats)a.v, (NativeFloats)b.v); \
+    } \
+    SPLATLEARN_HD Lanes<double> name(Lanes<double> a, Lanes<double> b) { \
+        return (Lanes<double>::Vector)SPLATLEARN_NATIVE(op##_pd)((NativeDoubles)a.v, (NativeDoubles)b.v); \
+    }
 SPLATLEARN_EITHER(minimum, min)
 SPLATLEARN_EITHER(maximum, max)
 #undef SPLATLEARN_EITHER
@@ -144,15 +152,23 @@ template <class S, class F> SPLATLEARN_HD Lanes<S> each(Lanes<S> a, F f) {
     return out;
 }
 #if defined(SPLATLEARN_NATIVE)
-SPLATLEARN_HD Lanes<float> square_root(Lanes<float> a) { return (Lanes<float>::Vector)SPLATLEARN_NATIVE(sqrt_ps)((NativeFloats)a.v); }
-SPLATLEARN_HD Lanes<double> square_root(Lanes<double> a) { return (Lanes<double>::Vector)SPLATLEARN_NATIVE(sqrt_pd)((NativeDoubles)a.v); }
+SPLATLEARN_HD Lanes<float> square_root(Lanes<float> a) {
+    return (Lanes<float>::Vector)SPLATLEARN_NATIVE(sqrt_ps)((NativeFloats)a.v);
+}
+SPLATLEARN_HD Lanes<double> square_root(Lanes<double> a) {
+    return (Lanes<double>::Vector)SPLATLEARN_NATIVE(sqrt_pd)((NativeDoubles)a.v);
+}
 #else
-template <class S> SPLATLEARN_HD Lanes<S> square_root(Lanes<S> a) { return each(a, [](S x) { return square_root(x); }); }
+template <class S> SPLATLEARN_HD Lanes<S> square_root(Lanes<S> a) {
+    return each(a, [](S x) { return square_root(x); });
+}
 #endif
-template <class S> SPLATLEARN_HD Lanes<S> logarithm(Lanes<S> a) { return each(a, [](S x) { return logarithm(x); }); }
+template <class S> SPLATLEARN_HD Lanes<S> logarithm(Lanes<S> a) {
+    return each(a, [](S x) { return logarithm(x); });
+}
 
-// 2^x for x in [-126, 127]: x = n + f, and a minimax polynomial of degree 5 in f (relative error 8e-8 before rounding), scaled by 2^n.
-// Outside the range the result has no meaning; callers mask it.
+// 2^x for x in [-126, 127]: x = n + f, and a minimax polynomial of degree 5 in f (relative error 8e-8 before rounding),
+// scaled by 2^n. Outside the range the result has no meaning; callers mask it.
 #if defined(__AVX512F__)
 SPLATLEARN_HD Lanes<float> exponential2(Lanes<float> x) {
     typedef Lanes<float>::Vector V;
@@ -179,10 +195,13 @@ SPLATLEARN_HD Lanes<float> exponential2(Lanes<float> x) {
     return (V)((I)p + ((I)shifted << 23));
 }
 #endif
-SPLATLEARN_HD Lanes<double> exponential2(Lanes<double> x) { return each(x, [](double y) { return exp2(y); }); }
+SPLATLEARN_HD Lanes<double> exponential2(Lanes<double> x) {
+    return each(x, [](double y) { return exp2(y); });
+}
 
-// e^x for any x: x = n ln 2 + r, where ln 2 is split in two so that r keeps its digits, and the Taylor polynomial of degree 7 in r,
-// |r| <= 0.35 (relative error 6e-9 before rounding). Above 88.7 it is infinite, below -87.3, where floats lose digits, 0.
+// e^x for any x: x = n ln 2 + r, where ln 2 is split in two so that r keeps its digits, and the Taylor polynomial of
+// degree 7 in r, |r| <= 0.35 (relative error 6e-9 before rounding). Above 88.7 it is infinite, below -87.3, where
+// floats lose digits, 0.
 SPLATLEARN_HD Lanes<float> exponential(Lanes<float> x) {
     typedef Lanes<float>::Vector V;
     typedef LaneTypes<float>::Integers I;
@@ -196,20 +215,29 @@ SPLATLEARN_HD Lanes<float> exponential(Lanes<float> x) {
     p = r * p + 0.5f;
     p = r * p + 1.f;
     p = r * p + 1.f;
-    const I half = ((I)shifted << 23) >> 24, rest = ((I)shifted << 23 >> 23) - half;  // two factors, as 2^128 is no float
+    const I half = ((I)shifted << 23) >> 24,
+            rest = ((I)shifted << 23 >> 23) - half;  // two factors, as 2^128 is no float
     V power = (V)((half + 127) << 23), other = (V)((rest + 127) << 23);
     Lanes<float> value = Lanes<float>(p * power * other), zero{};
     value = select(x < -87.3f, zero, select(x > 88.72283f, zero + 1.f / 0.f, value));
     return select(x == x, value, x);
 }
-SPLATLEARN_HD Lanes<double> exponential(Lanes<double> x) { return each(x, [](double y) { return exp(y); }); }
+SPLATLEARN_HD Lanes<double> exponential(Lanes<double> x) {
+    return each(x, [](double y) { return exp(y); });
+}
 
-template <class S> SPLATLEARN_HD Lanes<S> load(const S *p) { Lanes<S> out; std::memcpy(&out.v, p, sizeof out.v); return out; }
+template <class S> SPLATLEARN_HD Lanes<S> load(const S *p) {
+    Lanes<S> out;
+    std::memcpy(&out.v, p, sizeof out.v);
+    return out;
+}
 template <class S> SPLATLEARN_HD void store(S *p, Lanes<S> a) { std::memcpy(p, &a.v, sizeof a.v); }
 
-// Sums over the lanes, of n registers at once, by halving and always in the same order: two registers exchange halves and are
-// added, so that each level leaves half as many. Shuffles, as a way through memory would keep the registers there.
-template <class S, int half> SPLATLEARN_HD typename Lanes<S>::Vector fold(typename Lanes<S>::Vector a, typename Lanes<S>::Vector b) {
+// Sums over the lanes, of n registers at once, by halving and always in the same order: two registers exchange halves
+// and are added, so that each level leaves half as many. Shuffles, as a way through memory would keep the registers
+// there.
+template <class S, int half>
+SPLATLEARN_HD typename Lanes<S>::Vector fold(typename Lanes<S>::Vector a, typename Lanes<S>::Vector b) {
     constexpr int L = Lanes<S>::count;
     typename LaneTypes<S>::Integers own{}, partner{};  // lanes whose bit `half` is clear add up a, the others b
 #pragma GCC unroll 16

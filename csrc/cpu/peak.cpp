@@ -1,4 +1,5 @@
-// The most float32 multiply-adds that the cores can make: what the benchmark holds the stages against. No stage calls it.
+// The most float32 multiply-adds that the cores can make: what the benchmark holds the stages against. No stage calls
+// it.
 #include "cpu.h"
 
 namespace SPLATLEARN_NAMESPACE {

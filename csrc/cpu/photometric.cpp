@@ -1,9 +1,11 @@
-// L1 + SSIM and the gradient to the image on the CPU, in one pass over strips of the picture whose filtered rows stay in cache.
+// L1 + SSIM and the gradient to the image on the CPU, in one pass over strips of the picture whose filtered rows stay
+// in cache.
 //
-// Channels are interleaved, so a horizontal window is a sum of neighbours D scalars apart and SIMD lanes run along the row whatever D
-// is. Rows come in groups of five, the radius of the window: a vertical window over a group reaches the group before it, the group itself and the
-// one after it. Three stages follow each other down the strip, a group apart: rows filtered horizontally; filtered vertically to the
-// window means, SSIM and its gradients to the means; those filtered again, which gives the gradient to the image.
+// Channels are interleaved, so a horizontal window is a sum of neighbours D scalars apart and SIMD lanes run along the
+// row whatever D is. Rows come in groups of five, the radius of the window: a vertical window over a group reaches the
+// group before it, the group itself and the one after it. Three stages follow each other down the strip, a group apart:
+// rows filtered horizontally; filtered vertically to the window means, SSIM and its gradients to the means; those
+// filtered again, which gives the gradient to the image.
 #include "cpu.h"
 
 #include "../math/ssim.h"
@@ -11,8 +13,8 @@
 namespace SPLATLEARN_NAMESPACE {
 namespace {
 
-constexpr int kGroup = kWindowRadius;             // rows
-constexpr int64_t kStrip = 512;                   // scalars of a row, about: fixed, so that sums do not depend on the threads
+constexpr int kGroup = kWindowRadius;  // rows
+constexpr int64_t kStrip = 512;        // scalars of a row, about: fixed, so that sums do not depend on the threads
 
 int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
@@ -51,18 +53,22 @@ private:
     int64_t stride_;
 };
 
-// A strip of columns of one image, and some rows of it. Columns count from two margins left of the strip's first: the image's and the
-// target's rows reach two margins beyond the strip, window means and their gradients one, gradients to the image none.
+// A strip of columns of one image, and some rows of it. Columns count from two margins left of the strip's first: the
+// image's and the target's rows reach two margins beyond the strip, window means and their gradients one, gradients to
+// the image none.
 template <class S> struct Patch {
     static constexpr int L = Lanes<S>::count;
     const splatlearn_Photometric &p;
-    const int64_t scalars, margin, width;         // of an image's row; of a margin; of the strip, in whole registers
-    const int64_t image, begin, end;              // begin..end-1: the strip's scalars
-    S *const v;                                   // rows of three gradients for a group
-    const Groups<S> pictures, means, gradients;   // the image and the target as they are; filtered along the row: five maps, and three
-    double *const sums;                           // [height][2] of the strip: |x - y| and SSIM
+    const int64_t scalars, margin, width;  // of an image's row; of a margin; of the strip, in whole registers
+    const int64_t image, begin, end;       // begin..end-1: the strip's scalars
+    S *const v;                            // rows of three gradients for a group
+    const Groups<S> pictures, means,
+        gradients;       // the image and the target as they are; filtered along the row: five maps, and three
+    double *const sums;  // [height][2] of the strip: |x - y| and SSIM
 
-    static int64_t margin_of(const splatlearn_Photometric &p) { return round_up(int64_t(kWindowRadius) * p.channels, L); }
+    static int64_t margin_of(const splatlearn_Photometric &p) {
+        return round_up(int64_t(kWindowRadius) * p.channels, L);
+    }
     static int64_t width_of(const splatlearn_Photometric &p, int64_t strips) {
         return round_up((int64_t(p.width) * p.channels + strips - 1) / strips, L);
     }
@@ -71,11 +77,12 @@ template <class S> struct Patch {
         return 3 * kGroup * wide + Groups<S>::scratch(2 + 5 + 3, wide);
     }
 
-    Patch(const splatlearn_Photometric &params, int64_t image_index, int64_t strip, int64_t strips, S *memory, double *sums_of_strip)
-        : p(params), scalars(int64_t(p.width) * p.channels), margin(margin_of(p)), width(width_of(p, strips)), image(image_index),
-          begin(strip * width), end(begin + width < scalars ? begin + width : scalars), v(memory), pictures(v + 3 * kGroup * wide(), 2, wide()),
-          means(pictures.end(), 5, wide()), gradients(means.end(), 3, wide()),
-          sums(sums_of_strip) {}
+    Patch(const splatlearn_Photometric &params, int64_t image_index, int64_t strip, int64_t strips, S *memory,
+          double *sums_of_strip)
+        : p(params), scalars(int64_t(p.width) * p.channels), margin(margin_of(p)), width(width_of(p, strips)),
+          image(image_index), begin(strip * width), end(begin + width < scalars ? begin + width : scalars), v(memory),
+          pictures(v + 3 * kGroup * wide(), 2, wide()), means(pictures.end(), 5, wide()),
+          gradients(means.end(), 3, wide()), sums(sums_of_strip) {}
 
     int64_t wide() const { return width + 4 * margin; }
     int64_t at(int row) const { return (image * p.height + row) * scalars; }  // of a row's first scalar
@@ -96,16 +103,21 @@ template <class S> struct Patch {
 
     void filter(int64_t group, int first) const {
         for (int r = 0; r < kGroup; ++r) {
-            if (!in_image(first + r)) { means.clear(group, r); continue; }
+            if (!in_image(first + r)) {
+                means.clear(group, r);
+                continue;
+            }
             S *const x = pictures.row(group, r, 0), *const y = pictures.row(group, r, 1);
-            S *const to[5] = {means.row(group, r, 0), means.row(group, r, 1), means.row(group, r, 2), means.row(group, r, 3), means.row(group, r, 4)};
+            S *const to[5] = {means.row(group, r, 0), means.row(group, r, 1), means.row(group, r, 2),
+                              means.row(group, r, 3), means.row(group, r, 4)};
             load_row(first + r, x, y);
             for (int64_t j = margin; j < wide() - margin; j += L) horizontal_products(x + j, y + j, j, to);
         }
     }
 
     void load_row(int row, S *x, S *y) const {
-        int64_t from = begin - 2 * margin, skipped = from < 0 ? -from : 0, until = from + wide() < scalars ? wide() : scalars - from;
+        int64_t from = begin - 2 * margin, skipped = from < 0 ? -from : 0,
+                until = from + wide() < scalars ? wide() : scalars - from;
         std::memset(x, 0, size_t(skipped) * sizeof(S));
         std::memset(y, 0, size_t(skipped) * sizeof(S));
         std::memset(x + until, 0, size_t(wide() - until) * sizeof(S));
@@ -127,7 +139,8 @@ template <class S> struct Patch {
 #pragma GCC unroll 5
         for (int k = 1; k <= kWindowRadius; ++k) {
             const int64_t away = k * p.channels;
-            const Lanes<S> xa = load(x - away), xb = load(x + away), ya = load(y - away), yb = load(y + away), w{S(kWindow[k])};
+            const Lanes<S> xa = load(x - away), xb = load(x + away), ya = load(y - away), yb = load(y + away),
+                           w{S(kWindow[k])};
             mx = mx + w * (xa + xb);
             my = my + w * (ya + yb);
             mxx = mxx + w * (xa * xa + xb * xb);
@@ -167,7 +180,10 @@ template <class S> struct Patch {
             const int row = first + r;
             if (row >= counted_from && row < counted_to) sums[2 * row + 1] = double(sum(totals[r]));
             if (!p.v_image) continue;
-            if (!in_image(row)) { gradients.clear(group, r); continue; }
+            if (!in_image(row)) {
+                gradients.clear(group, r);
+                continue;
+            }
             for (int map = 0; map < 3; ++map) horizontal(v_row(map, r), gradients.row(group, r, map));
         }
     }
@@ -176,7 +192,8 @@ template <class S> struct Patch {
         for (int64_t j = 2 * margin; j < wide() - 2 * margin; j += L) {
             Lanes<S> out = S(kWindow[0]) * load(from + j);
 #pragma GCC unroll 5
-            for (int k = 1; k <= kWindowRadius; ++k) out = out + S(kWindow[k]) * (load(from + j - k * p.channels) + load(from + j + k * p.channels));
+            for (int k = 1; k <= kWindowRadius; ++k)
+                out = out + S(kWindow[k]) * (load(from + j - k * p.channels) + load(from + j + k * p.channels));
             store(to + j, out);
         }
     }
@@ -190,7 +207,8 @@ template <class S> struct Patch {
                 gradients.vertical(group, map, j, chain);
                 for (int r = 0; r < kGroup; ++r) store(v_row(map, r) + j, chain[r]);  // these rows are free here
             }
-        for (int r = 0; r < kGroup && first + r < p.height; ++r) image_row(first + r, r, pictures.row(group, r, 0), pictures.row(group, r, 1));
+        for (int r = 0; r < kGroup && first + r < p.height; ++r)
+            image_row(first + r, r, pictures.row(group, r, 0), pictures.row(group, r, 1));
     }
 
     void image_row(int row, int r, const S *x, const S *y) const {
@@ -203,31 +221,41 @@ template <class S> struct Patch {
             const Lanes<S> difference = select(columns < Lanes<S>(S(end)), xj - yj, Lanes<S>{});
             total = total + absolute(difference);
             if (!p.v_image) continue;
-            const Lanes<S> sign = select(difference > S(0), Lanes<S>(l1_scale), select(difference < S(0), Lanes<S>(-l1_scale), Lanes<S>{}));
+            const Lanes<S> sign = select(difference > S(0), Lanes<S>(l1_scale),
+                                         select(difference < S(0), Lanes<S>(-l1_scale), Lanes<S>{}));
             const Lanes<S> chain = load(out + j) + S(2) * xj * load(v_row(1, r) + j) + yj * load(v_row(2, r) + j);
             store(out + j, sign + ssim_scale * chain);
         }
         sums[2 * row] = double(sum(total));
-        if (p.v_image) std::memcpy(static_cast<S *>(p.v_image) + at(row) + begin, out + 2 * margin, size_t(end - begin) * sizeof(S));
+        if (p.v_image)
+            std::memcpy(static_cast<S *>(p.v_image) + at(row) + begin, out + 2 * margin,
+                        size_t(end - begin) * sizeof(S));
     }
 };
 
 template <class S> int evaluate(const splatlearn_Photometric &p) {
     const int64_t scalars = int64_t(p.width) * p.channels, strips = (scalars + kStrip - 1) / kStrip;
-    const int64_t wanted = 4 * int64_t(p.context.threads), parts = (wanted + p.n_images * strips - 1) / (p.n_images * strips);
-    const int64_t rows = round_up((p.height + parts - 1) / parts, kGroup), bands = (p.height + rows - 1) / rows;  // rows a work item
+    const int64_t wanted = 4 * int64_t(p.context.threads),
+                  parts = (wanted + p.n_images * strips - 1) / (p.n_images * strips);
+    const int64_t rows = round_up((p.height + parts - 1) / parts, kGroup),
+                  bands = (p.height + rows - 1) / rows;  // rows a work item
     const int64_t scratch = Patch<S>::scratch(Patch<S>::margin_of(p), Patch<S>::width_of(p, strips));
     Buffer<S> memory(p.context.threads * scratch);
     Buffer<double> sums(2 * p.n_images * strips * p.height);
     if (!memory || !sums) return kOutOfMemory;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(p.context.threads)
     for (int64_t item = 0; item < p.n_images * strips * bands; ++item) {
-        const int64_t strip = item / bands, first = item % bands * rows, last = first + rows < p.height ? first + rows : p.height;
-        Patch<S> patch(p, strip / strips, strip % strips, strips, memory.get() + omp_get_thread_num() * scratch, sums.get() + 2 * strip * p.height);
+        const int64_t strip = item / bands, first = item % bands * rows,
+                      last = first + rows < p.height ? first + rows : p.height;
+        Patch<S> patch(p, strip / strips, strip % strips, strips, memory.get() + omp_get_thread_num() * scratch,
+                       sums.get() + 2 * strip * p.height);
         patch.run(int(first), int(last));
     }
     double l1 = 0, similarity = 0;
-    for (int64_t i = 0; i < p.n_images * strips * p.height; ++i) { l1 += sums[2 * i]; similarity += sums[2 * i + 1]; }
+    for (int64_t i = 0; i < p.n_images * strips * p.height; ++i) {
+        l1 += sums[2 * i];
+        similarity += sums[2 * i + 1];
+    }
     const double count = double(p.n_images) * p.height * double(scalars);
     *p.l1 = l1 / count;
     *p.ssim = similarity / count;

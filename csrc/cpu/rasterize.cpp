@@ -14,14 +14,15 @@ template <class S, int D> struct ForwardTile {
     const Centres<S> &centres;
     const TilePlace place;
     const int channels;
-    S *const color;                         // [D][kPixels]
+    S *const color;  // [D][kPixels]
     alignas(64) S transmittance[kPixels];
-    alignas(64) S cut[kPixels];             // log2 of the alpha from which a splat is drawn; infinite where the pixel has stopped
+    alignas(64) S cut[kPixels];  // log2 of the alpha from which a splat is drawn; infinite where the pixel has stopped
     int32_t stops[kPixels];
     int live = 0, live_in[kBlocks] = {};
     Chunk<S, D> chunk;
 
-    ForwardTile(const splatlearn_RasterizeForward &o, const Scene<S> &s, const Centres<S> &pixels, int64_t tile, S *scratch)
+    ForwardTile(const splatlearn_RasterizeForward &o, const Scene<S> &s, const Centres<S> &pixels, int64_t tile,
+                S *scratch)
         : out(o), scene(s), centres(pixels), place(s, tile), channels(D ? D : o.inputs.channels), color(scratch) {
         std::memset(color, 0, size_t(channels) * kPixels * sizeof(S));
         for (int i = 0; i < kPixels; ++i) stops[i] = INT32_MAX;
@@ -47,24 +48,28 @@ template <class S, int D> struct ForwardTile {
             chunk.prefetch(scene, ids + k + kChunk, after < kChunk ? after : kChunk);
             uint64_t reaching[kBlocks] = {};  // bit i: splat i of the chunk reaches the block
             for (int i = 0; i < n; i += L)
-                chunk.for_blocks(i, place, scene.log2_cut, [&](int block, Mask<S> those) { reaching[block] |= uint64_t(bits(those)) << i; });
+                chunk.for_blocks(i, place, scene.log2_cut,
+                                 [&](int block, Mask<S> those) { reaching[block] |= uint64_t(bits(those)) << i; });
             for (int block = 0; block < kBlocks; ++block) {
                 if (!live_in[block]) continue;
-                for (int at = block * kBlockPixels; at < (block + 1) * kBlockPixels; at += L) walk(int32_t(k), at, reaching[block]);
+                for (int at = block * kBlockPixels; at < (block + 1) * kBlockPixels; at += L)
+                    walk(int32_t(k), at, reaching[block]);
             }
         }
         write();
     }
 
     __attribute__((noinline)) void walk(int32_t first, int at, uint64_t reaching) {
-        const Lanes<S> x = load(centres.x + at), y = load(centres.y + at), stop_below(scene.stop_below), largest{S(kAlphaMax)};
+        const Lanes<S> x = load(centres.x + at), y = load(centres.y + at), stop_below(scene.stop_below),
+                       largest{S(kAlphaMax)};
         Lanes<S> T = load(transmittance + at), here = load(cut + at), fixed[kFixed];
         const int n_channels = D ? D : channels;
         for (int d = 0; d < D; ++d) fixed[d] = load(color + d * kPixels + at);
         for (; reaching; reaching &= reaching - 1) {
             const int i = __builtin_ctzll(reaching);
             const Lanes<S> dx = x - chunk.x[i], dy = y - chunk.y[i];
-            const Lanes<S> power = chunk.log2_opacity[i] - dx * (chunk.a[i] * dx + chunk.b[i] * dy) - dy * (chunk.c[i] * dy);
+            const Lanes<S> power =
+                chunk.log2_opacity[i] - dx * (chunk.a[i] * dx + chunk.b[i] * dy) - dy * (chunk.c[i] * dy);
             const auto drawn = power >= here;
             if (L < kTile && !any(drawn)) continue;
             const Lanes<S> alpha = select(drawn, minimum(exponential2(power), largest), Lanes<S>{});
@@ -81,8 +86,10 @@ template <class S, int D> struct ForwardTile {
 #pragma GCC unroll 4
                 for (int d = 0; d < D; ++d) fixed[d] = fixed[d] + weight * chunk.color[i * D + d];
             } else {
-                const S *c = static_cast<const S *>(scene.in.colors) + int64_t(scene.in.row_ids[place.begin + first + i]) * channels;
-                for (int d = 0; d < n_channels; ++d) store(color + d * kPixels + at, load(color + d * kPixels + at) + weight * c[d]);
+                const S *c = static_cast<const S *>(scene.in.colors) +
+                             int64_t(scene.in.row_ids[place.begin + first + i]) * channels;
+                for (int d = 0; d < n_channels; ++d)
+                    store(color + d * kPixels + at, load(color + d * kPixels + at) + weight * c[d]);
             }
         }
         store(transmittance + at, T);
@@ -102,17 +109,21 @@ template <class S, int D> struct ForwardTile {
             for (int x = 0; x < place.width; x += kBlock) {
                 const int64_t pixel = place.pixel(row) + x;
                 const int at = in_blocks(x, row), n = place.width - x;
-                if (n >= kBlock) put(pixel, at, kBlock);
-                else put(pixel, at, n);
+                if (n >= kBlock)
+                    put(pixel, at, kBlock);
+                else
+                    put(pixel, at, n);
             }
     }
 
     // Pixels beside each other in a block.
     SPLATLEARN_HD void put(int64_t pixel, int at, int n) const {
-        const S *background = scene.in.backgrounds ? static_cast<const S *>(scene.in.backgrounds) + place.camera * channels : nullptr;
+        const S *background =
+            scene.in.backgrounds ? static_cast<const S *>(scene.in.backgrounds) + place.camera * channels : nullptr;
         const int n_channels = D ? D : channels;
         const S *__restrict T = transmittance + at, *__restrict values = color + at;
-        S *__restrict T_out = static_cast<S *>(out.transmittance) + pixel, *__restrict alphas = static_cast<S *>(out.alphas) + pixel;
+        S *__restrict T_out = static_cast<S *>(out.transmittance) + pixel, *__restrict alphas =
+                                                                               static_cast<S *>(out.alphas) + pixel;
         S *__restrict render = static_cast<S *>(out.render) + pixel * n_channels;
         for (int i = 0; i < n; ++i) T_out[i] = T[i];
         for (int i = 0; i < n; ++i) alphas[i] = S(1) - T[i];
@@ -134,7 +145,9 @@ template <class S, int D> int forward_channels(const splatlearn_RasterizeForward
     longest_first(out.inputs.tile_offsets, scene.tiles, order.get());
 #pragma omp parallel for schedule(dynamic, 1) num_threads(out.inputs.context.threads)
     for (int64_t i = 0; i < scene.tiles; ++i)
-        ForwardTile<S, D>(out, scene, centres, order[i], scratch.get() + int64_t(omp_get_thread_num()) * out.inputs.channels * kPixels).run();
+        ForwardTile<S, D>(out, scene, centres, order[i],
+                          scratch.get() + int64_t(omp_get_thread_num()) * out.inputs.channels * kPixels)
+            .run();
     return 0;
 }
 

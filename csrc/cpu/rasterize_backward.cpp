@@ -1,6 +1,6 @@
-// The gradients of alpha compositing on the CPU: the list of a tile is walked in reverse, and moments are summed per (Gaussian, tile)
-// into one row of gradients. A second pass adds each Gaussian's rows in a fixed order (rasterize_sums.cpp): no atomics, the same bits
-// for any number of threads.
+// The gradients of alpha compositing on the CPU: the list of a tile is walked in reverse, and moments are summed per
+// (Gaussian, tile) into one row of gradients. A second pass adds each Gaussian's rows in a fixed order
+// (rasterize_sums.cpp): no atomics, the same bits for any number of threads.
 #include "rasterize.h"
 
 namespace SPLATLEARN_NAMESPACE {
@@ -21,33 +21,37 @@ template <class S, int D, bool Abs> struct BackwardTile {
     const Scene<S> &scene;
     const TilePlace place;
     const int channels, columns_of_row;
-    S *const wide_color;                    // [D][kPixels] gradient of the image where D is not known when compiled
-    Lanes<S> *const wide_sums;              // [D] sums of colour gradients, likewise
+    S *const wide_color;        // [D][kPixels] gradient of the image where D is not known when compiled
+    Lanes<S> *const wide_sums;  // [D] sums of colour gradients, likewise
     Pixels<S, D> pixels[kPixels / L];
-    int32_t ends[kBlocks] = {};             // of the part of the list that any pixel of the block drew
-    int64_t end = 0;                        // the furthest of them
+    int32_t ends[kBlocks] = {};  // of the part of the list that any pixel of the block drew
+    int64_t end = 0;             // the furthest of them
     Chunk<S, D> chunk;
-    alignas(64) S blocks[kChunk];           // of each of its splats the blocks that it reaches, as the bits of a number
+    alignas(64) S blocks[kChunk];  // of each of its splats the blocks that it reaches, as the bits of a number
 
     BackwardTile(const splatlearn_RasterizeBackward &g, const Scene<S> &s, int64_t tile, S *scratch, S *v_background)
-        : grad(g), scene(s), place(s, tile), channels(D ? D : g.inputs.channels), columns_of_row(kMoments + channels + (Abs ? 2 : 0)),
-          wide_color(scratch), wide_sums(reinterpret_cast<Lanes<S> *>(scratch + channels * kPixels)) {
+        : grad(g), scene(s), place(s, tile), channels(D ? D : g.inputs.channels),
+          columns_of_row(kMoments + channels + (Abs ? 2 : 0)), wide_color(scratch),
+          wide_sums(reinterpret_cast<Lanes<S> *>(scratch + channels * kPixels)) {
         place.prefetch<false>(grad.stops, 1);
         place.prefetch<false>(static_cast<const S *>(grad.transmittance), 1);
         place.prefetch<false>(static_cast<const S *>(grad.v_render), channels);
         for (int d = 0; v_background && d < channels; ++d) v_background[d] = S(0);
         for (int row = 0; row < kTile; ++row) {
             const int width = row < place.height ? place.width : 0;
-            if (width == kTile) begin_row(row, kTile, v_background);
-            else begin_row(row, width, v_background);
+            if (width == kTile)
+                begin_row(row, kTile, v_background);
+            else
+                begin_row(row, width, v_background);
         }
         for (int block = 0; block < kBlocks; ++block) end = ends[block] > end ? ends[block] : end;
     }
 
-    // The state of a row of pixels behind all that was drawn on it. Not inlined: beside these loops the compiler has kept the sums of the
-    // walk in memory, at twice its time.
+    // The state of a row of pixels behind all that was drawn on it. Not inlined: beside these loops the compiler has
+    // kept the sums of the walk in memory, at twice its time.
     __attribute__((noinline)) void begin_row(int row, int width, S *v_background) {
-        const S *background = scene.in.backgrounds ? static_cast<const S *>(scene.in.backgrounds) + place.camera * channels : nullptr;
+        const S *background =
+            scene.in.backgrounds ? static_cast<const S *>(scene.in.backgrounds) + place.camera * channels : nullptr;
         const int n_channels = D ? D : channels;
         const int64_t pixel = place.pixel(row);
         const S *const v = static_cast<const S *>(grad.v_render) + pixel * n_channels;
@@ -88,7 +92,9 @@ template <class S, int D, bool Abs> struct BackwardTile {
     }
     static constexpr int kPiece = kBlock < L ? kBlock : L;  // pixels beside each other in a block and in a register
 
-    S *row_of(int64_t k) const { return static_cast<S *>(grad.instance_rows) + grad.slots[place.begin + k] * columns_of_row; }
+    S *row_of(int64_t k) const {
+        return static_cast<S *>(grad.instance_rows) + grad.slots[place.begin + k] * columns_of_row;
+    }
 
     void run() {
         const int32_t *ids = scene.in.row_ids + place.begin;
@@ -103,7 +109,8 @@ template <class S, int D, bool Abs> struct BackwardTile {
 
     // Not inlined, as begin_row.
     __attribute__((noinline)) void gather(int64_t first, const int32_t *ids, int n) {
-        for (int i = 0; i < n; ++i) __builtin_prefetch(row_of(first + i), 1);  // rows of gradients lie apart: under way together
+        for (int i = 0; i < n; ++i)
+            __builtin_prefetch(row_of(first + i), 1);  // rows of gradients lie apart: under way together
         chunk.gather(scene, place, ids, n);
         for (int i = 0; i < n; i += L) {
             const Lanes<S> positions = ramp<S>() + S(first + i);
@@ -118,9 +125,11 @@ template <class S, int D, bool Abs> struct BackwardTile {
 
     void undo(int64_t k, int i, uint32_t reached) {
         const S log2_cut = scene.log2_cut;
-        const Lanes<S> at_x(chunk.x[i]), at_y(chunk.y[i]), a(chunk.a[i]), b(chunk.b[i]), c(chunk.c[i]), log2_opacity(chunk.log2_opacity[i]);
+        const Lanes<S> at_x(chunk.x[i]), at_y(chunk.y[i]), a(chunk.a[i]), b(chunk.b[i]), c(chunk.c[i]),
+            log2_opacity(chunk.log2_opacity[i]);
         S fixed[kFixed];
-        const S *const color = D ? fixed : static_cast<const S *>(scene.in.colors) + int64_t(scene.in.row_ids[place.begin + k]) * channels;
+        const S *const color =
+            D ? fixed : static_cast<const S *>(scene.in.colors) + int64_t(scene.in.row_ids[place.begin + k]) * channels;
         for (int d = 0; d < D; ++d) fixed[d] = chunk.color[i * D + d];
         const int n_channels = D ? D : channels;  // a constant where it can be, so that the sums stay in registers
         Lanes<S> m0{}, mx{}, my{}, mxx{}, mxy{}, myy{}, abs_x{}, abs_y{}, fixed_sums[kFixed];
@@ -181,13 +190,15 @@ template <class S, int D, bool Abs> int backward_channels(const splatlearn_Raste
     Scene<S> scene(grad.inputs);
     const int64_t channels = grad.inputs.channels, per_thread = channels * (kPixels + Lanes<S>::count);
     Buffer<int64_t> order(scene.tiles);
-    Buffer<S> scratch(int64_t(grad.inputs.context.threads) * per_thread), tile_backgrounds(grad.v_backgrounds ? scene.tiles * channels : 1);
+    Buffer<S> scratch(int64_t(grad.inputs.context.threads) * per_thread),
+        tile_backgrounds(grad.v_backgrounds ? scene.tiles * channels : 1);
     if (!scene.splats || !order || !scratch || !tile_backgrounds) return kOutOfMemory;
     longest_first(grad.inputs.tile_offsets, scene.tiles, order.get());
 #pragma omp parallel for schedule(dynamic, 1) num_threads(grad.inputs.context.threads)
     for (int64_t i = 0; i < scene.tiles; ++i)
         BackwardTile<S, D, Abs>(grad, scene, order[i], scratch.get() + omp_get_thread_num() * per_thread,
-                                grad.v_backgrounds ? tile_backgrounds.get() + order[i] * channels : nullptr).run();
+                                grad.v_backgrounds ? tile_backgrounds.get() + order[i] * channels : nullptr)
+            .run();
     sum_rows(grad, scene, kMoments + int(channels) + (Abs ? 2 : 0));
     for (int64_t c = 0; grad.v_backgrounds && c < grad.inputs.n_cameras; ++c)
         for (int64_t d = 0; d < channels; ++d) {
@@ -200,7 +211,8 @@ template <class S, int D, bool Abs> int backward_channels(const splatlearn_Raste
 }
 
 template <class S> int backward(const splatlearn_RasterizeBackward &grad) {
-    if (grad.inputs.absgrad) return grad.inputs.channels == 3 ? backward_channels<S, 3, true>(grad) : backward_channels<S, 0, true>(grad);
+    if (grad.inputs.absgrad)
+        return grad.inputs.channels == 3 ? backward_channels<S, 3, true>(grad) : backward_channels<S, 0, true>(grad);
     switch (grad.inputs.channels) {
         case 1: return backward_channels<S, 1, false>(grad);
         case 3: return backward_channels<S, 3, false>(grad);
@@ -211,6 +223,8 @@ template <class S> int backward(const splatlearn_RasterizeBackward &grad) {
 
 }  // namespace
 
-int rasterize_backward(const splatlearn_RasterizeBackward &params) { return SPLATLEARN_BY_SCALAR(params, params.inputs.context, backward); }
+int rasterize_backward(const splatlearn_RasterizeBackward &params) {
+    return SPLATLEARN_BY_SCALAR(params, params.inputs.context, backward);
+}
 
 }  // namespace SPLATLEARN_NAMESPACE

@@ -1,4 +1,5 @@
-// The scratch memory of scratch.h: a few blocks a thread, the smallest that is large enough is given, and what lies idle is freed.
+// The scratch memory of scratch.h: a few blocks a thread, the smallest that is large enough is given, and what lies
+// idle is freed.
 #include "scratch.h"
 
 #include <cstdint>
@@ -7,8 +8,9 @@
 namespace splatlearn_scratch {
 namespace {
 
-constexpr int kBlocks = 16;            // a call holds at most six
-constexpr uint64_t kIdle = 256;        // takes after which a block that was of no use to them is freed: some twenty training steps
+constexpr int kBlocks = 16;  // a call holds at most six
+constexpr uint64_t kIdle =
+    256;  // takes after which a block that was of no use to them is freed: some twenty training steps
 constexpr size_t kLine = 64;
 
 struct Block {

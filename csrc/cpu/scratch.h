@@ -1,4 +1,5 @@
-// Scratch memory that a thread keeps from call to call: pages that are freed and asked for again in each step cost more than they hold.
+// Scratch memory that a thread keeps from call to call: pages that are freed and asked for again in each step cost more
+// than they hold.
 #pragma once
 #include <cstddef>
 

@@ -1,4 +1,5 @@
-// Adam on CUDA: one pass over all parameter groups in one launch, a thread a scalar; rows that were not visible can be left out.
+// Adam on CUDA: one pass over all parameter groups in one launch, a thread a scalar; rows that were not visible can be
+// left out.
 #include "stage.h"
 
 #include "../math/adam.h"
@@ -46,8 +47,15 @@ template <class S> SPLATLEARN_KERNEL __launch_bounds__(kThreads) void adam_kerne
 
 template <class S> Group<S> group_of(const splatlearn_Adam &p, unsigned first_block, int64_t rows, const S *live) {
     const AdamRates<S> rates = adam_rates<S>(p.learning_rate, p.beta1, p.beta2, p.eps, p.step);
-    return {rates, p.count, rows > 0 ? p.count / rows : 1, first_block, static_cast<S *>(p.parameter),
-            static_cast<S *>(p.exp_avg), static_cast<S *>(p.exp_avg_sq), static_cast<const S *>(p.gradient), live};
+    return {rates,
+            p.count,
+            rows > 0 ? p.count / rows : 1,
+            first_block,
+            static_cast<S *>(p.parameter),
+            static_cast<S *>(p.exp_avg),
+            static_cast<S *>(p.exp_avg_sq),
+            static_cast<const S *>(p.gradient),
+            live};
 }
 
 template <class S> int update_groups(const splatlearn_AdamGroups &p) {
@@ -68,8 +76,12 @@ template <class S> int update_groups(const splatlearn_AdamGroups &p) {
 
 }  // namespace
 
-int adam_groups(const splatlearn_AdamGroups &params) { return SPLATLEARN_BY_SCALAR(params, params.context, update_groups); }
-int adam(const splatlearn_Adam &params) { return adam_groups({params.context, 1, &params, 0, nullptr, nullptr, nullptr}); }
+int adam_groups(const splatlearn_AdamGroups &params) {
+    return SPLATLEARN_BY_SCALAR(params, params.context, update_groups);
+}
+int adam(const splatlearn_Adam &params) {
+    return adam_groups({params.context, 1, &params, 0, nullptr, nullptr, nullptr});
+}
 int64_t adam_scratch(const splatlearn_Adam &) { return 0; }
 
 }  // namespace SPLATLEARN_NAMESPACE

@@ -1,11 +1,11 @@
-// L1 + SSIM and the gradient to the image on CUDA, in one pass over strips of columns: no map of window means or of their
-// gradients leaves the multiprocessor, so that a picture is read once and its gradient written once.
+// L1 + SSIM and the gradient to the image on CUDA, in one pass over strips of columns: no map of window means or of
+// their gradients leaves the multiprocessor, so that a picture is read once and its gradient written once.
 //
-// A block walks down a strip, a row of pixels at a time, with all channels of a picture of three. A thread holds one channel of
-// kPixels neighbouring pixels: it filters each row along the row, from shared memory, and down the columns in registers, to
-// the window means. Their SSIM gives three maps of gradients, whose rows go through the same two filters, five rows later.
-// Both windows reach five pixels, so a block reads ten columns and rows more on each side than it writes the gradient of.
-// Sums go block by block into scratch memory and are added in a fixed order.
+// A block walks down a strip, a row of pixels at a time, with all channels of a picture of three. A thread holds one
+// channel of kPixels neighbouring pixels: it filters each row along the row, from shared memory, and down the columns
+// in registers, to the window means. Their SSIM gives three maps of gradients, whose rows go through the same two
+// filters, five rows later. Both windows reach five pixels, so a block reads ten columns and rows more on each side
+// than it writes the gradient of. Sums go block by block into scratch memory and are added in a fixed order.
 #include "stage.h"
 
 #include "../math/ssim.h"
@@ -16,27 +16,32 @@ namespace {
 constexpr int kThreads = 96;
 constexpr int kFinalThreads = 256;
 constexpr int kReach = 2 * kWindowRadius;
-constexpr int kBlocks = 396;          // aimed at: three a multiprocessor of an H200, as many as its registers hold
-constexpr int kRowsMin = 16;          // a block also walks 21 rows without a gradient
-constexpr int kRing = kReach + 3;     // rows kept: the gradient is written eleven steps after a row is read, a twelfth is being read
+constexpr int kBlocks = 396;  // aimed at: three a multiprocessor of an H200, as many as its registers hold
+constexpr int kRowsMin = 16;  // a block also walks 21 rows without a gradient
+constexpr int kRing =
+    kReach + 3;  // rows kept: the gradient is written eleven steps after a row is read, a twelfth is being read
 
 template <class S> SPLATLEARN_DEVICE S weight(int distance) {
-    constexpr S weights[kWindowRadius + 1] = {S(kWindow[0]), S(kWindow[1]), S(kWindow[2]), S(kWindow[3]), S(kWindow[4]), S(kWindow[5])};
+    constexpr S weights[kWindowRadius + 1] = {S(kWindow[0]), S(kWindow[1]), S(kWindow[2]),
+                                              S(kWindow[3]), S(kWindow[4]), S(kWindow[5])};
     return weights[distance < 0 ? -distance : distance];
 }
 
-// Columns of a block and where a row of them lies in shared memory, so that neighbouring threads touch neighbouring words.
+// Columns of a block and where a row of them lies in shared memory, so that neighbouring threads touch neighbouring
+// words.
 template <class S, int Channels> struct Strip {
-    static constexpr int kPixels = sizeof(S) == 4 ? 2 : 1;             // of a thread, as registers allow
-    static constexpr int kColumns = kThreads / Channels * kPixels;     // with window means
-    static constexpr int kOwn = kColumns - kReach;                     // with a gradient
-    static constexpr int kWide = kColumns + kReach;                    // that are read
-    static constexpr int kLoads = (kWide * Channels + kThreads - 1) / kThreads;  // of a thread, a row
+    static constexpr int kPixels = sizeof(S) == 4 ? 2 : 1;                           // of a thread, as registers allow
+    static constexpr int kColumns = kThreads / Channels * kPixels;                   // with window means
+    static constexpr int kOwn = kColumns - kReach;                                   // with a gradient
+    static constexpr int kWide = kColumns + kReach;                                  // that are read
+    static constexpr int kLoads = (kWide * Channels + kThreads - 1) / kThreads;      // of a thread, a row
     static constexpr int kPlane = (kWide * Channels / kPixels + 15) / 32 * 32 + 16;  // planes begin 16 banks apart
     static constexpr int kRow = kPixels * kPlane;
     static_assert(kThreads % Channels == 0 && kWide % kPixels == 0 && kOwn > 0, "threads hold whole pixels");
 
-    static SPLATLEARN_DEVICE constexpr int at(int column) { return column % kPixels * kPlane + column / kPixels * Channels; }
+    static SPLATLEARN_DEVICE constexpr int at(int column) {
+        return column % kPixels * kPlane + column / kPixels * Channels;
+    }
 };
 
 template <class S> struct Params {
@@ -68,21 +73,24 @@ struct Place {
 // Rows on their way from global memory: each is loaded while the row before is worked on.
 template <class S, class Target, int Channels> struct Reader {
     using Shape = Strip<S, Channels>;
-    const S *image;        // at the first pixel of the row to load
+    const S *image;  // at the first pixel of the row to load
     const Target *target;
     int row, height, row_scalars;
-    int from[Shape::kLoads], to[Shape::kLoads];  // of what a thread reads: in the row of the picture, in that of shared memory; or -1
+    int from[Shape::kLoads],
+        to[Shape::kLoads];  // of what a thread reads: in the row of the picture, in that of shared memory; or -1
     S x[Shape::kLoads];
     Target y[Shape::kLoads];
 
     SPLATLEARN_DEVICE Reader(const splatlearn_Photometric &p, const Place &place)
         : image(static_cast<const S *>(p.image) + place.at(p, place.first - kReach)),
-          target(static_cast<const Target *>(p.target) + place.at(p, place.first - kReach)), row(place.first - kReach), height(p.height),
-          row_scalars(p.width * p.channels) {
+          target(static_cast<const Target *>(p.target) + place.at(p, place.first - kReach)), row(place.first - kReach),
+          height(p.height), row_scalars(p.width * p.channels) {
 #pragma unroll
         for (int i = 0; i < Shape::kLoads; ++i) {
-            const int scalar = int(threadIdx.x) + i * kThreads, wide = scalar / Channels, column = place.column - kReach + wide;
-            from[i] = wide < Shape::kWide && column >= 0 && column < p.width ? column * p.channels + scalar % Channels : -1;
+            const int scalar = int(threadIdx.x) + i * kThreads, wide = scalar / Channels,
+                      column = place.column - kReach + wide;
+            from[i] =
+                wide < Shape::kWide && column >= 0 && column < p.width ? column * p.channels + scalar % Channels : -1;
             to[i] = wide < Shape::kWide ? Shape::at(wide) + scalar % Channels : -1;
         }
     }
@@ -126,7 +134,8 @@ template <class S, int Pixels> SPLATLEARN_DEVICE S window(const S (&taps)[Pixels
     return out;
 }
 
-template <class S, int Channels, int Pixels> SPLATLEARN_DEVICE void read_taps(const S *row, S (&taps)[Pixels + kReach]) {
+template <class S, int Channels, int Pixels>
+SPLATLEARN_DEVICE void read_taps(const S *row, S (&taps)[Pixels + kReach]) {
 #pragma unroll
     for (int k = 0; k < Pixels + kReach; ++k) taps[k] = row[Strip<S, Channels>::at(k) + threadIdx.x];
 }
@@ -145,8 +154,8 @@ template <class S> struct Column {
 
 // ---- value and gradient ----
 
-// What a thread keeps on its way down. What the first rows leave unfinished, or shared memory holds beyond what was written, reaches
-// only windows that are not asked for.
+// What a thread keeps on its way down. What the first rows leave unfinished, or shared memory holds beyond what was
+// written, reaches only windows that are not asked for.
 template <class S, int Channels> struct Walk {
     using Shape = Strip<S, Channels>;
     static constexpr int kPixels = Shape::kPixels, kRow = Shape::kRow, kTaps = kPixels + kReach;
@@ -210,7 +219,8 @@ template <class S, int Channels> struct Walk {
         }
     }
 
-    SPLATLEARN_DEVICE void write(int row, const S (&chain)[3][kPixels], const S *sums, const S *differences, S l1_scale, S ssim_scale) const {
+    SPLATLEARN_DEVICE void write(int row, const S (&chain)[3][kPixels], const S *sums, const S *differences, S l1_scale,
+                                 S ssim_scale) const {
         S *const out = static_cast<S *>(p.v_image) + place.at(p, row) + threadIdx.x % Channels;
 #pragma unroll
         for (int i = 0; i < kPixels; ++i) {
@@ -218,7 +228,8 @@ template <class S, int Channels> struct Walk {
             const int at = Shape::at(i + kWindowRadius) + threadIdx.x;
             const S s = sums[at], d = differences[at];
             const S sign = d > S(0) ? l1_scale : d < S(0) ? -l1_scale : S(0);
-            out[int64_t(column + i) * p.channels] = sign + ssim_scale * (chain[0][i] + s * chain[1][i] + d * chain[2][i]);
+            out[int64_t(column + i) * p.channels] =
+                sign + ssim_scale * (chain[0][i] + s * chain[1][i] + d * chain[2][i]);
         }
     }
 };
@@ -315,7 +326,8 @@ template <class S, int Channels> int evaluate_channels(const splatlearn_Photomet
     if (!fits(arena, p.context)) return kScratchTooSmall;
     if (blocks > INT32_MAX) return kTooMany;
     const cudaStream_t stream = stream_of(p.context);
-    const auto kernel = p.target_is_uint8 ? photometric_kernel<S, uint8_t, Channels> : photometric_kernel<S, S, Channels>;
+    const auto kernel =
+        p.target_is_uint8 ? photometric_kernel<S, uint8_t, Channels> : photometric_kernel<S, S, Channels>;
     SPLATLEARN_TRY(SPLATLEARN_LAUNCH((kernel), unsigned(blocks), kThreads, stream, params));
     const MeanParams mean = {p, params.sums, blocks, double(p.n_images) * p.height * p.width * p.channels};
     return SPLATLEARN_LAUNCH((mean_kernel<S>), 1, kFinalThreads, stream, mean);
@@ -328,8 +340,10 @@ template <class S> int evaluate(const splatlearn_Photometric &p) {
 template <class S> int64_t scratch_of(const splatlearn_Photometric &p) {
     Arena arena(nullptr);
     int64_t blocks = 0;
-    if (p.channels == 3) layout<S, 3>(p, arena, blocks);
-    else layout<S, 1>(p, arena, blocks);
+    if (p.channels == 3)
+        layout<S, 3>(p, arena, blocks);
+    else
+        layout<S, 1>(p, arena, blocks);
     return arena.used();
 }
 

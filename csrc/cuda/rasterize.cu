@@ -1,4 +1,5 @@
-// Alpha compositing on CUDA, forward: see rasterize.h for how a tile's threads work; backward is in rasterize_backward.cu.
+// Alpha compositing on CUDA, forward: see rasterize.h for how a tile's threads work; backward is in
+// rasterize_backward.cu.
 #include "rasterize.h"
 
 namespace SPLATLEARN_NAMESPACE {
@@ -9,12 +10,14 @@ namespace {
 constexpr int kPackThreads = 128;
 constexpr int kPixels = 2;  // of a thread
 
-template <class S, int D> SPLATLEARN_KERNEL __launch_bounds__(kPackThreads) void pack_kernel(splatlearn_RasterizeForward out) {
+template <class S, int D>
+SPLATLEARN_KERNEL __launch_bounds__(kPackThreads) void pack_kernel(splatlearn_RasterizeForward out) {
     const int64_t row = int64_t(blockIdx.x) * kPackThreads + threadIdx.x;
     if (row >= out.inputs.n_rows) return;
     const S opacity = static_cast<const S *>(out.inputs.opacities)[row];
     if (!(opacity > S(0))) return;  // in no list
-    const S *mean = static_cast<const S *>(out.inputs.means2d) + 2 * row, *conic = static_cast<const S *>(out.inputs.conics) + 3 * row;
+    const S *mean = static_cast<const S *>(out.inputs.means2d) + 2 * row,
+            *conic = static_cast<const S *>(out.inputs.conics) + 3 * row;
     const S *color = static_cast<const S *>(out.inputs.colors) + out.inputs.channels * row;
     store_record<S, D>(out.new_records, row, mean, conic, opacity, color);
 }
@@ -26,7 +29,8 @@ template <class S> struct ForwardParams {
     S log2_cut, stop_below;
 };
 
-// The state of a pixel. D > 0: its colour is held in registers; D = 0: any number of channels, added to the image at once.
+// The state of a pixel. D > 0: its colour is held in registers; D = 0: any number of channels, added to the image at
+// once.
 template <class S, int D> struct Drawn {
     S transmittance, color[D > 0 ? D : 1];
     int stop;  // the first splat that is not drawn; 0 beyond the picture
@@ -54,7 +58,8 @@ template <class S, int D> struct Drawn {
 };
 
 template <class S, int D>
-SPLATLEARN_KERNEL __launch_bounds__(kThreads<kPixels>, kResident<S, kPixels>) void rasterize_forward_kernel(ForwardParams<S> p) {
+SPLATLEARN_KERNEL __launch_bounds__(kThreads<kPixels>,
+                                    kResident<S, kPixels>) void rasterize_forward_kernel(ForwardParams<S> p) {
     constexpr int P = kPixels, kBatch = kThreads<P>;
     static_assert(kSpan % kBatch == 0, "spans end where batches do");
     SPLATLEARN_SHARED(Record<S>, records, kBatch);
@@ -106,7 +111,9 @@ SPLATLEARN_KERNEL __launch_bounds__(kThreads<kPixels>, kResident<S, kPixels>) vo
                 S held[D > 0 ? D : 1];
 #pragma unroll
                 for (int d = 0; d < D; ++d) held[d] = record.color(d);
-                const S *c = D > 0 ? held : static_cast<const S *>(in.colors) + int64_t(in.row_ids[place.begin + first + i]) * channels;
+                const S *c =
+                    D > 0 ? held
+                          : static_cast<const S *>(in.colors) + int64_t(in.row_ids[place.begin + first + i]) * channels;
 #pragma unroll
                 for (int r = 0; r < P; ++r) {
                     if (!(hits[r] >> bit & 1)) continue;
@@ -137,12 +144,14 @@ template <class S, int D> int forward_channels(const splatlearn_RasterizeForward
     const cudaStream_t stream = stream_of(out.inputs.context);
     if (tiles_of(out.inputs) >= INT32_MAX) return kTooMany;
     if (out.new_records)
-        SPLATLEARN_TRY(SPLATLEARN_LAUNCH((pack_kernel<S, D>), blocks_for(out.inputs.n_rows, kPackThreads), kPackThreads, stream, out));
+        SPLATLEARN_TRY(SPLATLEARN_LAUNCH((pack_kernel<S, D>), blocks_for(out.inputs.n_rows, kPackThreads), kPackThreads,
+                                         stream, out));
     SPLATLEARN_TRY(order_tiles(out));
     // Backward recovers T by division, so a pixel always stops before T leaves the range of normal numbers.
     const S stop_below = maximum(S(out.inputs.transmittance_threshold), sizeof(S) == 4 ? S(1e-35) : S(1e-300));
     const ForwardParams<S> params = {out, log2_threshold(S(out.inputs.alpha_threshold)), stop_below};
-    return SPLATLEARN_LAUNCH((rasterize_forward_kernel<S, D>), unsigned(tiles_of(out.inputs)), kThreads<kPixels>, stream, params);
+    return SPLATLEARN_LAUNCH((rasterize_forward_kernel<S, D>), unsigned(tiles_of(out.inputs)), kThreads<kPixels>,
+                             stream, params);
 }
 
 template <class S> int forward(const splatlearn_RasterizeForward &out) {
@@ -156,7 +165,9 @@ template <class S> int forward(const splatlearn_RasterizeForward &out) {
 
 }  // namespace
 
-int rasterize_forward(const splatlearn_RasterizeForward &params) { return SPLATLEARN_BY_SCALAR(params, params.inputs.context, forward); }
+int rasterize_forward(const splatlearn_RasterizeForward &params) {
+    return SPLATLEARN_BY_SCALAR(params, params.inputs.context, forward);
+}
 int64_t rasterize_forward_scratch(const splatlearn_RasterizeForward &) { return 0; }
 
 }  // namespace SPLATLEARN_NAMESPACE

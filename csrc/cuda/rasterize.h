@@ -1,25 +1,28 @@
-// What the files of stage rasterize share: where the threads of a tile stand, what they bring in, and what its backward hands on.
+// What the files of stage rasterize share: where the threads of a tile stand, what they bring in, and what its backward
+// hands on.
 //
-// A block is a 16x16 tile. Its pixels are eight units of 8x4, four in the left half and four in the right; a warp has P of them,
-// one above the other, and so each of its threads has P pixels in a column. The tile's list passes through shared memory in
-// batches; the thread that brings a record in also finds the units that it reaches (units.h). Ballots over these masks then
-// name what a warp walks, and what it evaluates of each splat.
+// A block is a 16x16 tile. Its pixels are eight units of 8x4, four in the left half and four in the right; a warp has P
+// of them, one above the other, and so each of its threads has P pixels in a column. The tile's list passes through
+// shared memory in batches; the thread that brings a record in also finds the units that it reaches (units.h). Ballots
+// over these masks then name what a warp walks, and what it evaluates of each splat.
 //
-// P is 2 forward: the longest list is waited for, and so gets four warps. Backward walks a long list in spans, side by side, for
-// forward has kept the transmittance and colour of the pixels between them; it has the more work that pixels can share, and P is 4.
+// P is 2 forward: the longest list is waited for, and so gets four warps. Backward walks a long list in spans, side by
+// side, for forward has kept the transmittance and colour of the pixels between them; it has the more work that pixels
+// can share, and P is 4.
 #pragma once
 #include "record.h"
 #include "units.h"
 
 namespace SPLATLEARN_NAMESPACE {
 
-constexpr int kMoments = 6;       // of a gradient row: 6 moments, D colours, 2 absolute mean gradients
-constexpr int kSumsBefore = 8;    // of sums made by atomic additions: 6 moments, 2 absolute, D colours, in fours
+constexpr int kMoments = 6;     // of a gradient row: 6 moments, D colours, 2 absolute mean gradients
+constexpr int kSumsBefore = 8;  // of sums made by atomic additions: 6 moments, 2 absolute, D colours, in fours
 constexpr int kSpan = SPLATLEARN_SPAN;
 
-template <int P> constexpr int kThreads = kTile * kTile / P;
+template <int P> constexpr int kThreads = kTile *kTile / P;
 template <int P> constexpr int kWarps = kThreads<P> / kWarp;
-// Blocks that a multiprocessor is to hold at once: up to 72 registers a thread of two pixels, 80 of four, 168 for double.
+// Blocks that a multiprocessor is to hold at once: up to 72 registers a thread of two pixels, 80 of four, 168 for
+// double.
 template <class S, int P> constexpr int kResident = (sizeof(S) == 8 ? 12 : P == 2 ? 28 : 24) / kWarps<P>;
 
 SPLATLEARN_HD int64_t tiles_of(const splatlearn_RasterizeInputs &in) {
@@ -34,7 +37,7 @@ template <int P> struct Place {
     int lane, warp, unit;  // unit: the uppermost of the warp
     int pixel_x, pixel_y;  // the uppermost of the thread
     int width, height;
-    bool last = true;      // the list ends with what is walked
+    bool last = true;  // the list ends with what is walked
 
     SPLATLEARN_DEVICE Place(const splatlearn_RasterizeInputs &in, int tile) : width(in.width), height(in.height) {
         const int tiles_x = tiles_across(width), per_image = tiles_x * tiles_across(height);
@@ -58,8 +61,11 @@ template <int P> struct Place {
         if (!last) count = length;
     }
     SPLATLEARN_DEVICE bool inside(int r) const { return pixel_x < width && pixel_y + r * kUnitHeight < height; }
-    SPLATLEARN_DEVICE int64_t pixel(int r) const { return (camera * height + pixel_y + r * kUnitHeight) * width + pixel_x; }
-    // What a pixel has where instance `at` of the lists begins a span but no list: 1 + D numbers (RasterizeForward.checkpoints).
+    SPLATLEARN_DEVICE int64_t pixel(int r) const {
+        return (camera * height + pixel_y + r * kUnitHeight) * width + pixel_x;
+    }
+    // What a pixel has where instance `at` of the lists begins a span but no list: 1 + D numbers
+    // (RasterizeForward.checkpoints).
     template <class S> SPLATLEARN_DEVICE S *checkpoint(S *checkpoints, int64_t at, int r, int channels) const {
         const int in_tile = (pixel_y - y + r * kUnitHeight) * kTile + pixel_x - x;
         return checkpoints + (at / kSpan * (kTile * kTile) + in_tile) * (1 + channels);
@@ -72,8 +78,8 @@ template <class S, int Size> struct Batch {
     uint8_t *reached;    // [Size] the units that each reaches
 
     // The block's threads bring in n records from position `first` of the list on, each a whole one in vector loads.
-    template <int P>
-    SPLATLEARN_DEVICE void load(const splatlearn_RasterizeInputs &in, const Place<P> &place, int first, int n, S log2_cut) const {
+    template <int P> SPLATLEARN_DEVICE void load(const splatlearn_RasterizeInputs &in, const Place<P> &place, int first,
+                                                 int n, S log2_cut) const {
         static_assert(Size <= kThreads<P>, "a thread brings in one record");
         const int i = threadIdx.x;
         if (i >= n) return;
@@ -90,7 +96,9 @@ template <class S> struct Column {
         constant = splat.log2_opacity - splat.a * dx * dx;
         linear = -splat.b * dx;
     }
-    SPLATLEARN_DEVICE S log2_alpha(const Splat<S> &splat, S dy) const { return constant + dy * (linear - splat.c * dy); }
+    SPLATLEARN_DEVICE S log2_alpha(const Splat<S> &splat, S dy) const {
+        return constant + dy * (linear - splat.c * dy);
+    }
 };
 
 // Writes tile_order and spans (rasterize_order.cu).

@@ -1,11 +1,11 @@
 // Alpha compositing on CUDA, backward: each tile's list in reverse (math/blend.h), moments summed over its pixels.
 //
-// A block walks one span of a list. Behind a span that is not the list's last it begins with the transmittance that forward has kept,
-// and with the colour that is still to come: the whole picture's less what was drawn before.
+// A block walks one span of a list. Behind a span that is not the list's last it begins with the transmittance that
+// forward has kept, and with the colour that is still to come: the whole picture's less what was drawn before.
 //
-// A thread sums what its column of pixels says of a splat, a warp what its threads do (walk.h), and the warps follow in fixed
-// order. Then, once an instance, sums go either into a row of gradients of its own, the same bits at every run, or by
-// atomic additions to its Gaussian, which needs no memory for rows. rasterize_sums.cu makes gradients of either.
+// A thread sums what its column of pixels says of a splat, a warp what its threads do (walk.h), and the warps follow in
+// fixed order. Then, once an instance, sums go either into a row of gradients of its own, the same bits at every run,
+// or by atomic additions to its Gaussian, which needs no memory for rows. rasterize_sums.cu makes gradients of either.
 #include "atomics.h"
 #include "walk.h"
 
@@ -37,14 +37,16 @@ template <class S, class W> struct Undone {
 #pragma unroll
         for (int d = 0; d < W::D; ++d) v_color[d] = first + d < channels ? v[first + d] : S(0);
         transmittance = static_cast<const S *>(p.grad.transmittance)[pixel];
-        const S *background = in.backgrounds ? static_cast<const S *>(in.backgrounds) + place.camera * channels : nullptr;
+        const S *background =
+            in.backgrounds ? static_cast<const S *>(in.backgrounds) + place.camera * channels : nullptr;
         behind = p.grad.v_alphas ? -static_cast<const S *>(p.grad.v_alphas)[pixel] : S(0);
         if (place.last || stop <= place.count) {
             for (int d = 0; background && d < channels; ++d) behind += background[d] * v[d];
             stop = stop < place.count ? stop : place.count;
             return;
         }
-        const S *kept = place.checkpoint(static_cast<const S *>(p.grad.checkpoints), place.begin + place.count, r, channels);
+        const S *kept =
+            place.checkpoint(static_cast<const S *>(p.grad.checkpoints), place.begin + place.count, r, channels);
         const S *render = static_cast<const S *>(p.grad.render) + pixel * channels;
         S rest = transmittance * behind;
         for (int d = 0; d < channels; ++d) rest += (render[d] - kept[1 + d]) * v[d];
@@ -53,9 +55,10 @@ template <class S, class W> struct Undone {
         stop = place.count;
     }
 
-    // Undoes a splat that was drawn here and adds what it says to the thread's sums. c: its colour; v: the pixel's dL/drender,
-    // where the channels are not held.
-    SPLATLEARN_DEVICE void undo(const BackwardParams<S> &p, const Splat<S> &splat, S power, S dx, S dy, const S *c, const S *v, S *sums) {
+    // Undoes a splat that was drawn here and adds what it says to the thread's sums. c: its colour; v: the pixel's
+    // dL/drender, where the channels are not held.
+    SPLATLEARN_DEVICE void undo(const BackwardParams<S> &p, const Splat<S> &splat, S power, S dx, S dy, const S *c,
+                                const S *v, S *sums) {
         const S raw = exponential2(power), alpha = minimum(raw, S(kAlphaMax));
         S q = S(0), g;
         if constexpr (W::All) {
@@ -114,7 +117,8 @@ template <class S, class W> struct Summed {
     SPLATLEARN_DEVICE void store_rows(const BackwardParams<S> &p, int columns) const {
         S *const rows = static_cast<S *>(p.grad.instance_rows);
         for (int k = threadIdx.x; k < n * W::kSums; k += kThreads<P>) {
-            const int i = k / W::kSums, j = k % W::kSums, column = W::column_of(j, p.grad.inputs.channels, p.first_channel);
+            const int i = k / W::kSums, j = k % W::kSums,
+                      column = W::column_of(j, p.grad.inputs.channels, p.first_channel);
             const S sum = total(i, j);
             if (column >= 0) rows[slots[i] * columns + column] = sum;
         }
@@ -125,21 +129,23 @@ template <class S, class W> struct Summed {
             const int i = k / W::kParts, part = k % W::kParts;
             if (!any(i)) continue;
             Part<S> sums;
-            for (int j = 0; j < 4; ++j) sums.v[j] = W::sum_of(4 * part + j) >= 0 ? total(i, W::sum_of(4 * part + j)) : S(0);
+            for (int j = 0; j < 4; ++j)
+                sums.v[j] = W::sum_of(4 * part + j) >= 0 ? total(i, W::sum_of(4 * part + j)) : S(0);
             add_atomically(p.sums + int64_t(ids[i]) * parts_of(p.grad.inputs.channels) + first + part, sums);
         }
     }
 };
 
 template <class S, class W>
-SPLATLEARN_KERNEL __launch_bounds__(kThreads<kPixels>, kResident<S, kPixels>) void rasterize_backward_kernel(BackwardParams<S> p) {
+SPLATLEARN_KERNEL __launch_bounds__(kThreads<kPixels>,
+                                    kResident<S, kPixels>) void rasterize_backward_kernel(BackwardParams<S> p) {
     constexpr int P = kPixels, kSums = W::kSums, kMasks = kBatch / kWarp;
     SPLATLEARN_SHARED(Record<S>, records, kBatch);
     SPLATLEARN_SHARED(uint8_t, reached, kBatch);
     SPLATLEARN_SHARED(int32_t, ids, kBatch);
     SPLATLEARN_SHARED(int64_t, slots, kBatch);
     SPLATLEARN_SHARED(S, partial, kBatch * kWarps<P> * kSums);
-    SPLATLEARN_SHARED(unsigned, drawn, kWarps<P> * kMasks);
+    SPLATLEARN_SHARED(unsigned, drawn, kWarps<P> *kMasks);
     SPLATLEARN_SHARED(int, ends, kWarps<P>);
     const splatlearn_RasterizeInputs &in = p.grad.inputs;
     const int64_t span = p.grad.spans[blockIdx.x];
@@ -147,7 +153,8 @@ SPLATLEARN_KERNEL __launch_bounds__(kThreads<kPixels>, kResident<S, kPixels>) vo
     Place<P> place(in, int(span >> 32));
     place.narrow(int(span), p.grad.checkpoints ? kSpan : INT32_MAX);
     const Batch<S, kBatch> batch = {records, reached};
-    const int channels = W::All ? W::D : in.channels, columns = W::All ? W::kSums : kMoments + channels + (in.absgrad ? 2 : 0);
+    const int channels = W::All ? W::D : in.channels,
+              columns = W::All ? W::kSums : kMoments + channels + (in.absgrad ? 2 : 0);
     Undone<S, W> pixels[P];
     int unit_ends[P], end = 0;  // of what any pixel of a unit drew, and then of the block
 #pragma unroll
@@ -159,14 +166,16 @@ SPLATLEARN_KERNEL __launch_bounds__(kThreads<kPixels>, kResident<S, kPixels>) vo
     if (place.lane == 0) ends[place.warp] = end;
     __syncthreads();
     for (int w = 0; w < kWarps<P>; ++w) end = max(end, ends[w]);
-    for (int64_t j = threadIdx.x; !p.sums && j < int64_t(place.count - end) * kSums; j += kThreads<P>) {  // what no pixel drew
+    for (int64_t j = threadIdx.x; !p.sums && j < int64_t(place.count - end) * kSums;
+         j += kThreads<P>) {  // what no pixel drew
         const int column = W::column_of(int(j % kSums), channels, p.first_channel);
         const int64_t slot = p.grad.slots[place.begin + end + j / kSums];
         if (column >= 0) static_cast<S *>(p.grad.instance_rows)[slot * columns + column] = S(0);
     }
 
     const LaneBits bits(place.lane);
-    const int sum_of_lane = W::sum_of_lane(place.lane), own = kept(sum_of_lane < 0 ? -1 : place.warp * kSums + sum_of_lane);
+    const int sum_of_lane = W::sum_of_lane(place.lane),
+              own = kept(sum_of_lane < 0 ? -1 : place.warp * kSums + sum_of_lane);
     for (int first = end > 0 ? (end - 1) / kBatch * kBatch : -1; first >= 0; first -= kBatch) {
         const int n = end - first < kBatch ? end - first : kBatch;
         __syncthreads();  // the sums of the batch before have been read
@@ -200,8 +209,11 @@ SPLATLEARN_KERNEL __launch_bounds__(kThreads<kPixels>, kResident<S, kPixels>) vo
                 for (int r = 0; r < P; ++r) {
                     if (!(hits[r] >> bit & 1)) continue;
                     const S row = r > 0 ? dy + S(r * kUnitHeight) : dy, power = column.log2_alpha(splat, row);
-                    const S *v = W::All || !W::Moments ? nullptr : static_cast<const S *>(p.grad.v_render) + place.pixel(r) * channels;
-                    if ((power >= p.log2_cut) & (k < pixels[r].stop)) pixels[r].undo(p, splat, power, column.dx, row, c, v, sums);
+                    const S *v = W::All || !W::Moments
+                                     ? nullptr
+                                     : static_cast<const S *>(p.grad.v_render) + place.pixel(r) * channels;
+                    if ((power >= p.log2_cut) & (k < pixels[r].stop))
+                        pixels[r].undo(p, splat, power, column.dx, row, c, v, sums);
                 }
                 bool any = false;
 #pragma unroll
@@ -215,21 +227,27 @@ SPLATLEARN_KERNEL __launch_bounds__(kThreads<kPixels>, kResident<S, kPixels>) vo
         }
         __syncthreads();
         const Summed<S, W> done = {partial, drawn, slots, ids, n};
-        if (p.sums) done.add_sums(p);
-        else done.store_rows(p, columns);
+        if (p.sums)
+            done.add_sums(p);
+        else
+            done.store_rows(p, columns);
     }
 }
 
 template <class S, class W> int walk(const BackwardParams<S> &params) {
     const splatlearn_RasterizeInputs &in = params.grad.inputs;
     const unsigned spans = unsigned(tiles_of(in) + in.n_instances / kSpan);
-    return SPLATLEARN_LAUNCH((rasterize_backward_kernel<S, W>), spans, kThreads<kPixels>, stream_of(in.context), params);
+    return SPLATLEARN_LAUNCH((rasterize_backward_kernel<S, W>), spans, kThreads<kPixels>, stream_of(in.context),
+                             params);
 }
 
-// Any number of channels: the moments in one walk, the colours a few at a time in others, for their weights do not depend on colours.
+// Any number of channels: the moments in one walk, the colours a few at a time in others, for their weights do not
+// depend on colours.
 template <class S> int walk_wide(BackwardParams<S> params) {
-    if (params.grad.inputs.absgrad) SPLATLEARN_TRY((walk<S, Walk<0, false, true, true>>(params)));
-    else SPLATLEARN_TRY((walk<S, Walk<0, false, true, false>>(params)));
+    if (params.grad.inputs.absgrad)
+        SPLATLEARN_TRY((walk<S, Walk<0, false, true, true>>(params)));
+    else
+        SPLATLEARN_TRY((walk<S, Walk<0, false, true, false>>(params)));
     for (; params.first_channel < params.grad.inputs.channels; params.first_channel += kChunk)
         SPLATLEARN_TRY((walk<S, Walk<kChunk, false, false, false>>(params)));
     return 0;
@@ -237,7 +255,8 @@ template <class S> int walk_wide(BackwardParams<S> params) {
 
 template <class S> int walk_channels(const BackwardParams<S> &params) {
     const int channels = params.grad.inputs.channels;
-    if (params.grad.inputs.absgrad) return channels == 3 ? walk<S, Walk<3, true, true, true>>(params) : walk_wide(params);
+    if (params.grad.inputs.absgrad)
+        return channels == 3 ? walk<S, Walk<3, true, true, true>>(params) : walk_wide(params);
     switch (channels) {
         case 1: return walk<S, Walk<1, true, true, false>>(params);
         case 3: return walk<S, Walk<3, true, true, false>>(params);
@@ -251,7 +270,8 @@ template <class S> struct BackwardScratch {
     int64_t sums_size;
     S *tile_backgrounds;
     BackwardScratch(Arena &arena, const splatlearn_RasterizeBackward &grad)
-        : sums(nullptr), sums_size(grad.atomic ? grad.inputs.n_rows * parts_of(grad.inputs.channels) : 0), tile_backgrounds(nullptr) {
+        : sums(nullptr), sums_size(grad.atomic ? grad.inputs.n_rows * parts_of(grad.inputs.channels) : 0),
+          tile_backgrounds(nullptr) {
         if (sums_size) sums = arena.take<Part<S>>(sums_size);
         if (grad.v_backgrounds) tile_backgrounds = arena.take<S>(tiles_of(grad.inputs) * grad.inputs.channels);
     }
@@ -264,7 +284,9 @@ template <class S> int backward(const splatlearn_RasterizeBackward &grad) {
     const BackwardScratch<S> scratch(arena, grad);
     if (!fits(arena, in.context)) return kScratchTooSmall;
     if (tiles_of(in) + in.n_instances / kSpan >= INT32_MAX) return kTooMany;
-    if (scratch.sums) SPLATLEARN_TRY(failure_of(cudaMemsetAsync(scratch.sums, 0, size_t(scratch.sums_size) * sizeof(Part<S>), stream)));
+    if (scratch.sums)
+        SPLATLEARN_TRY(
+            failure_of(cudaMemsetAsync(scratch.sums, 0, size_t(scratch.sums_size) * sizeof(Part<S>), stream)));
     const BackwardParams<S> params = {grad, log2_threshold(S(in.alpha_threshold)), 0, scratch.sums};
     SPLATLEARN_TRY(walk_channels(params));
     SPLATLEARN_TRY(gradients_of_rows(params));
@@ -279,7 +301,9 @@ template <class S> int64_t scratch_of(const splatlearn_RasterizeBackward &grad) 
 
 }  // namespace
 
-int rasterize_backward(const splatlearn_RasterizeBackward &params) { return SPLATLEARN_BY_SCALAR(params, params.inputs.context, backward); }
+int rasterize_backward(const splatlearn_RasterizeBackward &params) {
+    return SPLATLEARN_BY_SCALAR(params, params.inputs.context, backward);
+}
 int64_t rasterize_backward_scratch(const splatlearn_RasterizeBackward &params) {
     return params.inputs.context.scalar_bytes == 4 ? scratch_of<float>(params) : scratch_of<double>(params);
 }

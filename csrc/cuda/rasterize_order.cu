@@ -1,7 +1,7 @@
 // In which order the blocks of stage rasterize take tiles, and backward the spans of their lists: the longest first.
 //
-// A card starts blocks by their number as others end. A long list that came last would be waited for while most of the card
-// is idle. Lists are dealt over classes of length, which is enough; no result depends on the order within a class.
+// A card starts blocks by their number as others end. A long list that came last would be waited for while most of the
+// card is idle. Lists are dealt over classes of length, which is enough; no result depends on the order within a class.
 #include "rasterize.h"
 
 namespace SPLATLEARN_NAMESPACE {

@@ -1,25 +1,27 @@
-// The end of stage rasterize's backward on CUDA: from rows or sums of moments to the gradients of each 2D Gaussian, and the
-// gradients of the backgrounds. Every sum but those that came by atomic additions has a fixed order.
+// The end of stage rasterize's backward on CUDA: from rows or sums of moments to the gradients of each 2D Gaussian, and
+// the gradients of the backgrounds. Every sum but those that came by atomic additions has a fixed order.
 #include "rasterize.h"
 
 namespace SPLATLEARN_NAMESPACE {
 namespace {
 
 constexpr int kSumThreads = kThreads<2>;  // tiles with two pixels a thread, and Gaussians
-constexpr int kOwnRows = 64;  // the rows of a Gaussian that has more are summed by a warp
+constexpr int kOwnRows = 64;              // the rows of a Gaussian that has more are summed by a warp
 
 // Whether a Gaussian is in a list: without one it was never packed. No tile has a list where the lists lacked room.
 SPLATLEARN_DEVICE bool listed(const splatlearn_RasterizeBackward &grad, int64_t row) {
     return grad.inputs.tile_offsets[tiles_of(grad.inputs)] > 0 && grad.row_offsets[row] < grad.row_offsets[row + 1];
 }
 
-template <class S> SPLATLEARN_DEVICE void store_moments(const BackwardParams<S> &p, int64_t row, bool listed, const S *sums) {
+template <class S>
+SPLATLEARN_DEVICE void store_moments(const BackwardParams<S> &p, int64_t row, bool listed, const S *sums) {
     const splatlearn_RasterizeBackward &grad = p.grad;
     S *v_mean = static_cast<S *>(grad.v_means2d) + 2 * row, *v_conic = static_cast<S *>(grad.v_conics) + 3 * row;
     S &v_opacity = static_cast<S *>(grad.v_opacities)[row];
     if (listed) {
         const Moments<S> moments = {sums[0], sums[1], sums[2], sums[3], sums[4], sums[5]};
-        moments_backward<S>(static_cast<const Record<S> *>(grad.inputs.records)[row].splat(), moments, v_mean, v_conic, v_opacity);
+        moments_backward<S>(static_cast<const Record<S> *>(grad.inputs.records)[row].splat(), moments, v_mean, v_conic,
+                            v_opacity);
     } else {
         v_mean[0] = v_mean[1] = v_conic[0] = v_conic[1] = v_conic[2] = v_opacity = S(0);
     }
@@ -28,8 +30,8 @@ template <class S> SPLATLEARN_DEVICE void store_moments(const BackwardParams<S> 
 // ---- of rows ----
 
 // Sums columns first..first+N-1 of a Gaussian's rows from `begin`, every `stride`th.
-template <class S, int N>
-SPLATLEARN_DEVICE void sum_columns(const S *rows, int64_t begin, int64_t end, int stride, int columns, int first, S *sums) {
+template <class S, int N> SPLATLEARN_DEVICE void sum_columns(const S *rows, int64_t begin, int64_t end, int stride,
+                                                             int columns, int first, S *sums) {
     for (int j = 0; j < N; ++j) sums[j] = S(0);
     for (int64_t slot = begin; slot < end; slot += stride) {
         const S *row = rows + slot * columns + first;
@@ -47,13 +49,15 @@ SPLATLEARN_DEVICE void store_columns(const BackwardParams<S> &p, int64_t row, bo
     for (int j = 0; j < N; ++j) {
         const int column = first + j - kMoments;
         if (column < 0 || column >= channels + (p.grad.inputs.absgrad ? 2 : 0)) continue;
-        if (column < channels) static_cast<S *>(p.grad.v_colors)[row * channels + column] = sums[j];
-        else static_cast<S *>(p.grad.v_means2d_abs)[2 * row + column - channels] = sums[j];
+        if (column < channels)
+            static_cast<S *>(p.grad.v_colors)[row * channels + column] = sums[j];
+        else
+            static_cast<S *>(p.grad.v_means2d_abs)[2 * row + column - channels] = sums[j];
     }
 }
 
-// Adds the rows of each Gaussian in a fixed order and turns moments into gradients: a thread a Gaussian, but a warp for those
-// of many rows.
+// Adds the rows of each Gaussian in a fixed order and turns moments into gradients: a thread a Gaussian, but a warp for
+// those of many rows.
 template <class S> SPLATLEARN_KERNEL __launch_bounds__(kSumThreads) void sum_rows_kernel(BackwardParams<S> p) {
     constexpr int N = kMoments + 3;  // columns at a time: all of them where there are three channels
     const splatlearn_RasterizeBackward &grad = p.grad;
@@ -72,7 +76,8 @@ template <class S> SPLATLEARN_KERNEL __launch_bounds__(kSumThreads) void sum_row
         const int64_t row = mine - lane + __ffs(int(rest)) - 1;
         for (int first = 0; first < columns; first += N) {
             S sums[N];
-            sum_columns<S, N>(rows, grad.row_offsets[row] + lane, grad.row_offsets[row + 1], kWarp, columns, first, sums);
+            sum_columns<S, N>(rows, grad.row_offsets[row] + lane, grad.row_offsets[row + 1], kWarp, columns, first,
+                              sums);
             for (int j = 0; j < N; ++j) sums[j] = warp_sum(sums[j]);
             if (lane == 0) store_columns<S, N>(p, row, true, first, sums);
         }
@@ -89,7 +94,8 @@ template <class S> SPLATLEARN_KERNEL __launch_bounds__(kSumThreads, 8) void unpa
     const Part<S> *sums = p.sums + row * parts_of(channels), low = sums[0], high = sums[1];
     const S moments[kMoments] = {low.v[0], low.v[1], low.v[2], low.v[3], high.v[0], high.v[1]};
     store_moments(p, row, listed(grad, row), moments);
-    for (int j = 0; grad.inputs.absgrad && j < 2; ++j) static_cast<S *>(grad.v_means2d_abs)[2 * row + j] = high.v[2 + j];
+    for (int j = 0; grad.inputs.absgrad && j < 2; ++j)
+        static_cast<S *>(grad.v_means2d_abs)[2 * row + j] = high.v[2 + j];
     for (int d = 0; d < channels; ++d)
         static_cast<S *>(grad.v_colors)[row * channels + d] = sums[(kSumsBefore + d) / 4].v[(kSumsBefore + d) % 4];
 }
@@ -102,7 +108,8 @@ template <class S> struct BackgroundParams {
     int64_t tiles_per_image;
 };
 
-template <class S> SPLATLEARN_KERNEL __launch_bounds__(kSumThreads) void tile_backgrounds_kernel(BackgroundParams<S> p) {
+template <class S>
+SPLATLEARN_KERNEL __launch_bounds__(kSumThreads) void tile_backgrounds_kernel(BackgroundParams<S> p) {
     SPLATLEARN_SHARED(S, warps, kWarps<2>);
     const Place<2> place(p.grad.inputs, int(blockIdx.x));
     const int channels = p.grad.inputs.channels;
@@ -144,15 +151,18 @@ template <class S> SPLATLEARN_KERNEL __launch_bounds__(kSumThreads) void backgro
 template <class S> int gradients_of_rows(const BackwardParams<S> &params) {
     const splatlearn_RasterizeInputs &in = params.grad.inputs;
     const unsigned blocks = blocks_for(in.n_rows, kSumThreads);
-    if (params.sums) return SPLATLEARN_LAUNCH((unpack_sums_kernel<S>), blocks, kSumThreads, stream_of(in.context), params);
+    if (params.sums)
+        return SPLATLEARN_LAUNCH((unpack_sums_kernel<S>), blocks, kSumThreads, stream_of(in.context), params);
     return SPLATLEARN_LAUNCH((sum_rows_kernel<S>), blocks, kSumThreads, stream_of(in.context), params);
 }
 
 template <class S> int gradients_of_backgrounds(const splatlearn_RasterizeBackward &grad, S *tile_sums) {
     const cudaStream_t stream = stream_of(grad.inputs.context);
     const BackgroundParams<S> params = {grad, tile_sums, tiles_of(grad.inputs) / grad.inputs.n_cameras};
-    SPLATLEARN_TRY(SPLATLEARN_LAUNCH((tile_backgrounds_kernel<S>), unsigned(tiles_of(grad.inputs)), kSumThreads, stream, params));
-    return SPLATLEARN_LAUNCH((backgrounds_kernel<S>), unsigned(grad.inputs.n_cameras * grad.inputs.channels), kSumThreads, stream, params);
+    SPLATLEARN_TRY(
+        SPLATLEARN_LAUNCH((tile_backgrounds_kernel<S>), unsigned(tiles_of(grad.inputs)), kSumThreads, stream, params));
+    return SPLATLEARN_LAUNCH((backgrounds_kernel<S>), unsigned(grad.inputs.n_cameras * grad.inputs.channels),
+                             kSumThreads, stream, params);
 }
 
 template int gradients_of_rows(const BackwardParams<float> &);

@@ -1,7 +1,8 @@
-// A 2D Gaussian as the blend reads it, written by stage project, or by stage rasterize from tensors of any other origin:
-// twelve numbers in three parts, each loaded and stored whole, 16 bytes for float.
+// A 2D Gaussian as the blend reads it, written by stage project, or by stage rasterize from tensors of any other
+// origin: twelve numbers in three parts, each loaded and stored whole, 16 bytes for float.
 //
-//   part 0: x, y, A, B    part 1: C, log2 opacity, colour 0, colour 1    part 2: colours 2 to 5     (A, B, C: math/blend.h)
+//   part 0: x, y, A, B    part 1: C, log2 opacity, colour 0, colour 1    part 2: colours 2 to 5     (A, B, C:
+//   math/blend.h)
 #pragma once
 #include "../math/blend.h"
 #include "stage.h"
@@ -25,8 +26,8 @@ template <class S> struct Record {
 static_assert(sizeof(Record<float>) == 4 * SPLATLEARN_RECORD, "the caller allocates records of that many numbers");
 
 // D colours, at most kRecordColors; the others are zero.
-template <class S, int D>
-SPLATLEARN_DEVICE void store_record(real *records, int64_t row, const S mean[2], const S conic[3], S opacity, const S *color) {
+template <class S, int D> SPLATLEARN_DEVICE void store_record(real *records, int64_t row, const S mean[2],
+                                                              const S conic[3], S opacity, const S *color) {
     const Splat<S> splat = pack_splat(mean, conic, opacity);
     S c[kRecordColors];
 #pragma unroll

@@ -1,8 +1,10 @@
-// Which of a tile's eight 8x4 units of pixels a splat reaches, found once by the thread that brings it into shared memory.
+// Which of a tile's eight 8x4 units of pixels a splat reaches, found once by the thread that brings it into shared
+// memory.
 //
-// A test as in math/tile.h, with what the four rows of units share taken out and one instruction for each root and division.
-// It may only err towards reaching: whether a pixel is drawn is decided by its alpha. So the determinant is taken low by
-// more than all roundings together (the approximations err by 2^-22 each), margins are widened, and NaN reaches.
+// A test as in math/tile.h, with what the four rows of units share taken out and one instruction for each root and
+// division. It may only err towards reaching: whether a pixel is drawn is decided by its alpha. So the determinant is
+// taken low by more than all roundings together (the approximations err by 2^-22 each), margins are widened, and NaN
+// reaches.
 #pragma once
 #include "../math/blend.h"
 #include "../math/tile.h"
@@ -35,11 +37,13 @@ template <class S> SPLATLEARN_DEVICE unsigned reached_units(const Splat<S> &spla
     unsigned reached = 0;
 #pragma unroll
     for (int r = 0; r < kUnitRows; ++r) {
-        const S first = top + S(r * kUnitHeight), low = max(first, -y_max), high = min(first + S(kUnitHeight - 1), y_max);
+        const S first = top + S(r * kUnitHeight), low = max(first, -y_max),
+                high = min(first + S(kUnitHeight - 1), y_max);
         const S y_right = min(max(y_of_x_max, low), high), y_left = min(max(-y_of_x_max, low), high);
         const S right = near_root(max(square - bend * y_right * y_right, S(0))) - slope * y_right;
         const S outer = -near_root(max(square - bend * y_left * y_left, S(0))) - slope * y_left;
-        const S margin = S(0.01) + S(1e-5) * (right - outer), last = right + margin - left, begin = outer - margin - left;
+        const S margin = S(0.01) + S(1e-5) * (right - outer), last = right + margin - left,
+                begin = outer - margin - left;
         const bool misses = low > high;
         if (!misses && !(last < S(0)) && !(begin > S(kUnitWidth - 1))) reached |= 1u << r;
         if (!misses && !(last < S(kUnitWidth)) && !(begin > S(2 * kUnitWidth - 1))) reached |= 1u << (kUnitRows + r);

@@ -1,14 +1,15 @@
 // What backward's walk over a tile's list sums for each splat, and how a warp sums it.
 //
-// The pixels of a thread lie in a column, so they share dx, and so do the four lanes of the warp below one another. Of the six
-// moments only g, g dy and g dy^2 are summed by pixel and over those lanes; dx then makes the other three of two of them.
+// The pixels of a thread lie in a column, so they share dx, and so do the four lanes of the warp below one another. Of
+// the six moments only g, g dy and g dy^2 are summed by pixel and over those lanes; dx then makes the other three of
+// two of them.
 #pragma once
 #include "rasterize.h"
 
 namespace SPLATLEARN_NAMESPACE {
 
-// D: channels whose colour gradients are summed; All: they are all the channels there are, else the others are read from memory
-// where q needs them; Moments, Abs: the moments, the absolute mean gradients.
+// D: channels whose colour gradients are summed; All: they are all the channels there are, else the others are read
+// from memory where q needs them; Moments, Abs: the moments, the absolute mean gradients.
 template <int D_, bool All_, bool Moments_, bool Abs_> struct Walk {
     static constexpr int D = D_;
     static constexpr bool All = All_, Moments = Moments_, Abs = Abs_;

@@ -1,5 +1,5 @@
-// CUDA for g++, as far as the kernels of csrc/cuda use it: the words of csrc/cuda/launch.h, thread indices, barriers, warp
-// operations, atomics and intrinsics. Kernels include launch.h, not this file; machine.h tells how threads run.
+// CUDA for g++, as far as the kernels of csrc/cuda use it: the words of csrc/cuda/launch.h, thread indices, barriers,
+// warp operations, atomics and intrinsics. Kernels include launch.h, not this file; machine.h tells how threads run.
 #pragma once
 #include <math.h>
 #include <stdint.h>
@@ -19,10 +19,10 @@
 #define __launch_bounds__(...)
 #define SPLATLEARN_KERNEL
 #define SPLATLEARN_DEVICE inline
-#define SPLATLEARN_SHARED(Type, name, count)                                                                                \
-    static ::splatlearn_emulator::SharedArray name##_array;                                                                 \
-    Type(&name)[count] =                                                                                                    \
-        *static_cast<Type(*)[count]>(::splatlearn_emulator::machine.shared(name##_array, sizeof(Type[count]), alignof(Type)))
+#define SPLATLEARN_SHARED(Type, name, count) \
+    static ::splatlearn_emulator::SharedArray name##_array; \
+    Type(&name)[count] = *static_cast<Type(*)[count]>( \
+        ::splatlearn_emulator::machine.shared(name##_array, sizeof(Type[count]), alignof(Type)))
 #define SPLATLEARN_LAUNCH(kernel, grid, block, stream, ...) \
     ::SPLATLEARN_NAMESPACE::launch(#kernel, kernel, grid, block, stream, __VA_ARGS__)
 
@@ -66,7 +66,9 @@ int launch(const char *name, void (*kernel)(Formal...), dim3 grid, dim3 block, c
 
 #define SPLATLEARN_SITE const char *file = __builtin_FILE(), int line = __builtin_LINE()
 
-inline void __syncthreads(SPLATLEARN_SITE) { ::splatlearn_emulator::machine.barrier(false, {"__syncthreads", file, line}); }
+inline void __syncthreads(SPLATLEARN_SITE) {
+    ::splatlearn_emulator::machine.barrier(false, {"__syncthreads", file, line});
+}
 inline int __syncthreads_count(int predicate, SPLATLEARN_SITE) {
     return ::splatlearn_emulator::machine.barrier(predicate != 0, {"__syncthreads_count", file, line});
 }
@@ -97,7 +99,8 @@ inline int lane() { return machine.current->lane; }
 }  // namespace splatlearn_emulator
 
 inline void __syncwarp(unsigned mask = 0xffffffffu, SPLATLEARN_SITE) {
-    ::splatlearn_emulator::machine.exchange(::splatlearn_emulator::Exchange::kSync, mask, 0, 0, {"__syncwarp", file, line});
+    ::splatlearn_emulator::machine.exchange(::splatlearn_emulator::Exchange::kSync, mask, 0, 0,
+                                            {"__syncwarp", file, line});
 }
 template <class T> T __shfl_sync(unsigned mask, T value, int source, int width = 32, SPLATLEARN_SITE) {
     const int from = (::splatlearn_emulator::lane() & -width) | (source & (width - 1));
@@ -120,12 +123,12 @@ template <class T> T __shfl_xor_sync(unsigned mask, T value, int bits, int width
 }
 
 // name(mask, value): what all lanes of the mask get from the exchange, as `result` of `all`.
-#define SPLATLEARN_WARP(Result, name, Value, what, result)                                                                  \
-    inline Result name(unsigned mask, Value value, SPLATLEARN_SITE) {                                                       \
-        using ::splatlearn_emulator::Exchange;                                                                              \
-        auto &machine = ::splatlearn_emulator::machine;                                                                     \
-        const uint32_t all = uint32_t(machine.exchange(what, mask, uint32_t(value), 0, {#name, file, line}));               \
-        return result;                                                                                                      \
+#define SPLATLEARN_WARP(Result, name, Value, what, result) \
+    inline Result name(unsigned mask, Value value, SPLATLEARN_SITE) { \
+        using ::splatlearn_emulator::Exchange; \
+        auto &machine = ::splatlearn_emulator::machine; \
+        const uint32_t all = uint32_t(machine.exchange(what, mask, uint32_t(value), 0, {#name, file, line})); \
+        return result; \
     }
 SPLATLEARN_WARP(unsigned, __ballot_sync, int, Exchange::kBallot, all)
 SPLATLEARN_WARP(int, __any_sync, int, Exchange::kBallot, all != 0)
@@ -158,16 +161,19 @@ template <class T, class Change> T atomically(T *place, Change change) {
 
 }  // namespace splatlearn_emulator
 
-#define SPLATLEARN_ATOMIC(name, changed, ...)                                                                               \
-    template <class T> T name(T *place, ::splatlearn_emulator::Exactly<T> value) {                                          \
-        static_assert(::splatlearn_emulator::is_one_of<T, __VA_ARGS__>, "no such atomic on a GPU");                         \
-        return ::splatlearn_emulator::atomically(place, [value](T old) -> T { (void)old; return changed; });                \
+#define SPLATLEARN_ATOMIC(name, changed, ...) \
+    template <class T> T name(T *place, ::splatlearn_emulator::Exactly<T> value) { \
+        static_assert(::splatlearn_emulator::is_one_of<T, __VA_ARGS__>, "no such atomic on a GPU"); \
+        return ::splatlearn_emulator::atomically(place, [value](T old) -> T { \
+            (void)old; \
+            return changed; \
+        }); \
     }
 SPLATLEARN_ATOMIC(atomicAdd, old + value, int, unsigned, unsigned long long, float, double)
 SPLATLEARN_ATOMIC(atomicSub, old - value, int, unsigned)
 SPLATLEARN_ATOMIC(atomicMin, old < value ? old : value, int, unsigned, long long, unsigned long long)
 SPLATLEARN_ATOMIC(atomicMax, old > value ? old : value, int, unsigned, long long, unsigned long long)
-SPLATLEARN_ATOMIC(atomicAnd, old & value, int, unsigned, unsigned long long)
+SPLATLEARN_ATOMIC(atomicAnd, old &value, int, unsigned, unsigned long long)
 SPLATLEARN_ATOMIC(atomicOr, old | value, int, unsigned, unsigned long long)
 SPLATLEARN_ATOMIC(atomicXor, old ^ value, int, unsigned, unsigned long long)
 SPLATLEARN_ATOMIC(atomicExch, value, int, unsigned, unsigned long long, float)
@@ -194,11 +200,11 @@ inline unsigned __brev(unsigned x) {
     return reversed;
 }
 
-#define SPLATLEARN_BITS(name, From, To)     \
-    inline To name(From from) {             \
-        To to;                              \
-        memcpy(&to, &from, sizeof to);      \
-        return to;                          \
+#define SPLATLEARN_BITS(name, From, To) \
+    inline To name(From from) { \
+        To to; \
+        memcpy(&to, &from, sizeof to); \
+        return to; \
     }
 SPLATLEARN_BITS(__float_as_int, float, int)
 SPLATLEARN_BITS(__float_as_uint, float, unsigned)
@@ -214,8 +220,8 @@ inline float __fdividef(float x, float y) { return x / y; }
 inline float rsqrtf(float x) { return 1 / sqrtf(x); }
 inline double rsqrt(double x) { return 1 / sqrt(x); }
 
-#define SPLATLEARN_EXTREMES(Type)                                       \
-    inline Type min(Type a, Type b) { return b < a ? b : a; }           \
+#define SPLATLEARN_EXTREMES(Type) \
+    inline Type min(Type a, Type b) { return b < a ? b : a; } \
     inline Type max(Type a, Type b) { return a < b ? b : a; }
 SPLATLEARN_EXTREMES(int)
 SPLATLEARN_EXTREMES(unsigned)

@@ -46,7 +46,8 @@ SPLATLEARN_UNWATCHED void complete(Warp &warp, int me) {
 
 }  // namespace
 
-SPLATLEARN_UNWATCHED uint64_t Machine::exchange(Exchange what, uint32_t mask, uint64_t value, int source, const Site &site) {
+SPLATLEARN_UNWATCHED uint64_t Machine::exchange(Exchange what, uint32_t mask, uint64_t value, int source,
+                                                const Site &site) {
     Warp &warp = state.warps[current->warp];
     const int lane = current->lane;
     const uint32_t me = 1u << lane;
@@ -60,7 +61,8 @@ SPLATLEARN_UNWATCHED uint64_t Machine::exchange(Exchange what, uint32_t mask, ui
     if (mask & ~warp.alive)
         fail("%s with mask 0x%08x, which names lanes that have returned or never were", site.operation, mask);
 #if defined(__SANITIZE_THREAD__)
-    // Only __syncwarp orders memory; a group has a place of its own among the alternating ones, by the parity of its rounds.
+    // Only __syncwarp orders memory; a group has a place of its own among the alternating ones, by the parity of its
+    // rounds.
     static char tokens[kMaxWarps][kWarpSize][2];
     static unsigned rounds[kMaxWarps][kWarpSize];
     const int group = __builtin_ctz(mask);

@@ -1,7 +1,7 @@
 // A fiber is a stack and the place where it was left. Each thread of an emulated block is one. A switch between them is
-// written by hand on x86-64 and costs a few nanoseconds; elsewhere, or with SPLATLEARN_UCONTEXT, it is ucontext's, ten times slower.
-// Built with a sanitizer, every switch is announced to it: without that ASan takes another stack for a wild one, and TSan
-// takes all fibers for one thread.
+// written by hand on x86-64 and costs a few nanoseconds; elsewhere, or with SPLATLEARN_UCONTEXT, it is ucontext's, ten
+// times slower. Built with a sanitizer, every switch is announced to it: without that ASan takes another stack for a
+// wild one, and TSan takes all fibers for one thread.
 #pragma once
 #include <stddef.h>
 
@@ -31,10 +31,10 @@ struct Fiber {
 #else
     void *stack_pointer, *frame_pointer, *resume_at;
 #endif
-    char *stack;             // lowest address; null for the stack of the host
+    char *stack;  // lowest address; null for the stack of the host
     size_t stack_bytes;
-    void *fake_stack;        // ASan's
-    void *token;             // TSan's
+    void *fake_stack;  // ASan's
+    void *token;       // TSan's
 };
 
 // Gives the fiber a stack if it has none, and lets the next switch to it enter `entry`, which must never return.
@@ -62,9 +62,9 @@ SPLATLEARN_UNWATCHED inline void change(Fiber &from, Fiber &to) {
 #if defined(SPLATLEARN_UCONTEXT)
     swapcontext(&from.context, &to.context);
 #else
-    // Everything that a call need not preserve is named as overwritten, so that the compiler saves what lives; nothing is
-    // pushed, since the code around may use the red zone below its stack pointer. A jump, not a return: its target is the
-    // same for all fibers, and the processor's stack of return addresses stays in step.
+    // Everything that a call need not preserve is named as overwritten, so that the compiler saves what lives; nothing
+    // is pushed, since the code around may use the red zone below its stack pointer. A jump, not a return: its target
+    // is the same for all fibers, and the processor's stack of return addresses stays in step.
     Fiber *a = &from, *b = &to;
     asm volatile(
         "movq %%rsp, %c[sp](%[a])\n\t"
@@ -78,9 +78,9 @@ SPLATLEARN_UNWATCHED inline void change(Fiber &from, Fiber &to) {
         : [a] "+D"(a), [b] "+S"(b)
         : [sp] "i"(offsetof(Fiber, stack_pointer)), [fp] "i"(offsetof(Fiber, frame_pointer)),
           [pc] "i"(offsetof(Fiber, resume_at))
-        : "rax", "rbx", "rcx", "rdx", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "xmm0", "xmm1", "xmm2", "xmm3",
-          "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15", "memory",
-          "cc");
+        : "rax", "rbx", "rcx", "rdx", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "xmm0", "xmm1", "xmm2",
+          "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15",
+          "memory", "cc");
 #endif
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_finish_switch_fiber(from.fake_stack, nullptr, nullptr);

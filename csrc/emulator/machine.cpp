@@ -1,4 +1,5 @@
-// How the emulated multiprocessor runs a grid: blocks one by one, their threads, barriers and shared memory (machine.h).
+// How the emulated multiprocessor runs a grid: blocks one by one, their threads, barriers and shared memory
+// (machine.h).
 #include <mutex>
 #include <stdio.h>
 #include <stdlib.h>
@@ -136,8 +137,10 @@ SPLATLEARN_UNWATCHED int Machine::barrier(bool predicate, const Site &site) {
             shuffle_lanes(state.warps[w]);
         }
         shuffle_warps();
-        if (state.random) go_to(next(nullptr));
-        else state.warps[current->warp].ready &= ~(1u << current->lane);
+        if (state.random)
+            go_to(next(nullptr));
+        else
+            state.warps[current->warp].ready &= ~(1u << current->lane);
     }
     state.barrier_site[me] = nullptr;
     acquire(token);
@@ -150,7 +153,8 @@ SPLATLEARN_UNWATCHED void *Machine::shared(SharedArray &array, size_t bytes, siz
         state.shared_declared = (state.shared_declared + alignment - 1) / alignment * alignment + bytes;
         const size_t begin = (state.shared_used + kRedZone + alignment - 1) / alignment * alignment;
         if (state.shared_declared > kSharedBytes || begin + bytes + kRedZone > kArenaBytes)
-            fail("it declares %zu bytes of shared memory or more; a block has %zu", state.shared_declared, kSharedBytes);
+            fail("it declares %zu bytes of shared memory or more; a block has %zu", state.shared_declared,
+                 kSharedBytes);
         array.data = arena + begin;
         array.block = state.block;
         state.shared_used = begin + bytes;

@@ -1,10 +1,10 @@
 // The emulated multiprocessor: one block at a time, its threads as fibers, 32 of them a warp.
 //
 // A thread runs until it waits: at a barrier for its block, at a warp operation for the lanes of its mask. Then another
-// thread of its warp goes on, or, if all of them wait, another warp. Who goes first, and in which order blocks run, is drawn
-// from SPLATLEARN_EMULATOR_SEED (0 or unset: ascending), so that what depends on an order that the kernel does not enforce
-// differs between seeds. Shared memory holds NaNs when a block begins. What could not go on, or would be undefined on a GPU,
-// fails the launch with a message; nothing hangs. One launch runs at a time in a process.
+// thread of its warp goes on, or, if all of them wait, another warp. Who goes first, and in which order blocks run, is
+// drawn from SPLATLEARN_EMULATOR_SEED (0 or unset: ascending), so that what depends on an order that the kernel does
+// not enforce differs between seeds. Shared memory holds NaNs when a block begins. What could not go on, or would be
+// undefined on a GPU, fails the launch with a message; nothing hangs. One launch runs at a time in a process.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
@@ -32,10 +32,10 @@ struct Thread {
 enum class Exchange { kShuffle, kBallot, kAdd, kMin, kMax, kAnd, kOr, kXor, kMatch, kSync };
 
 struct Warp {
-    uint32_t alive, ready, waiting;      // lanes that have not returned; that can go on; that wait at a warp operation
-    int first_lane;                      // the schedule: where the search for the next lane begins, and its direction
+    uint32_t alive, ready, waiting;  // lanes that have not returned; that can go on; that wait at a warp operation
+    int first_lane;                  // the schedule: where the search for the next lane begins, and its direction
     bool down;
-    const Site *site[kWarpSize];         // of the operation that a lane waits at, here and below; on that lane's stack
+    const Site *site[kWarpSize];  // of the operation that a lane waits at, here and below; on that lane's stack
     Exchange exchange[kWarpSize];
     uint32_t mask[kWarpSize];
     int source[kWarpSize];

@@ -50,9 +50,12 @@ SPLATLEARN_UNWATCHED void say_where_threads_are() {
             if (!told[j] && same(what, doing(j))) told[j] = true, ++count;
         const uint3 &at = state.threads[i].index;
         say("%s %d thread%s from (%u,%u,%u) ", phrases++ ? "," : ":", count, count == 1 ? "" : "s", at.x, at.y, at.z);
-        if (what.returned) say(count == 1 ? "has returned" : "have returned");
-        else if (!what.site) say(count == 1 ? "runs" : "run");
-        else say("at %s", what.site->operation);
+        if (what.returned)
+            say(count == 1 ? "has returned" : "have returned");
+        else if (!what.site)
+            say(count == 1 ? "runs" : "run");
+        else
+            say("at %s", what.site->operation);
         if (what.in_warp) say(" with mask 0x%08x", what.mask);
         if (what.site) say(" (%s:%d)", file_name(what.site->file), what.site->line);
     }

@@ -8,16 +8,16 @@
 namespace SPLATLEARN_NAMESPACE {
 namespace {
 
-// Scratch is not needed here, but asked for and checked as on the device, so that tests see a caller that gives too little.
+// Scratch is not needed here, but asked for and checked as on the device, so that tests see a caller that gives too
+// little.
 constexpr size_t kBytesPerItem = 16;
 
 bool refused(int64_t count, const void *scratch, size_t scratch_bytes) {
     return count < 0 || count > INT32_MAX || !scratch || scratch_bytes < size_t(count) * kBytesPerItem;
 }
 
-template <class Key>
-int sort(const Key *keys, Key *sorted_keys, const uint32_t *values, uint32_t *sorted_values, int64_t count, int begin_bit,
-         int end_bit, const void *scratch, size_t scratch_bytes) {
+template <class Key> int sort(const Key *keys, Key *sorted_keys, const uint32_t *values, uint32_t *sorted_values,
+                              int64_t count, int begin_bit, int end_bit, const void *scratch, size_t scratch_bytes) {
     const int bits = int(8 * sizeof(Key));
     if (refused(count, scratch, scratch_bytes) || begin_bit < 0 || begin_bit > end_bit || end_bit > bits)
         return failure_of(cudaErrorInvalidValue);
@@ -26,7 +26,8 @@ int sort(const Key *keys, Key *sorted_keys, const uint32_t *values, uint32_t *so
     std::vector<int64_t> order(static_cast<size_t>(count));
     std::iota(order.begin(), order.end(), int64_t(0));
     std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return digits(a) < digits(b); });
-    for (int64_t i = 0; i < count; ++i) sorted_keys[i] = keys[order[size_t(i)]], sorted_values[i] = values[order[size_t(i)]];
+    for (int64_t i = 0; i < count; ++i)
+        sorted_keys[i] = keys[order[size_t(i)]], sorted_values[i] = values[order[size_t(i)]];
     return 0;
 }
 
@@ -34,10 +35,10 @@ int sort(const Key *keys, Key *sorted_keys, const uint32_t *values, uint32_t *so
 
 size_t sort_pairs_bytes(int64_t count, int) { return size_t(count) * kBytesPerItem + 1; }
 
-#define SPLATLEARN_SORT(Key)                                                                                                \
-    int sort_pairs(const Key *keys, Key *sorted_keys, const uint32_t *values, uint32_t *sorted_values, int64_t count,       \
-                   int begin_bit, int end_bit, void *scratch, size_t scratch_bytes, cudaStream_t) {                         \
-        return sort(keys, sorted_keys, values, sorted_values, count, begin_bit, end_bit, scratch, scratch_bytes);           \
+#define SPLATLEARN_SORT(Key) \
+    int sort_pairs(const Key *keys, Key *sorted_keys, const uint32_t *values, uint32_t *sorted_values, int64_t count, \
+                   int begin_bit, int end_bit, void *scratch, size_t scratch_bytes, cudaStream_t) { \
+        return sort(keys, sorted_keys, values, sorted_values, count, begin_bit, end_bit, scratch, scratch_bytes); \
     }
 SPLATLEARN_SORT(uint16_t)
 SPLATLEARN_SORT(uint32_t)

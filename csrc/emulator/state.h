@@ -14,15 +14,15 @@ struct State {
     Thread threads[kMaxThreads];
     Warp warps[kMaxWarps];
     Fiber host;
-    int prepared;                              // threads whose fibers stand ready
+    int prepared;  // threads whose fibers stand ready
     int thread_count, warp_count, returned;
     uint32_t ready_warps;
-    int first_warp;                            // the schedule among warps, as in Warp
+    int first_warp;  // the schedule among warps, as in Warp
     bool down;
-    uint64_t random;                           // 0: ascending order
+    uint64_t random;  // 0: ascending order
     // The barrier: who has arrived, and what the last round counted.
     int arrived, votes, counted;
-    const Site *barrier_site[kMaxThreads];     // null: does not wait at the barrier
+    const Site *barrier_site[kMaxThreads];  // null: does not wait at the barrier
     Thread *first_at_barrier;
     // The launch.
     const char *kernel;
@@ -30,10 +30,10 @@ struct State {
     const void *arguments;
     bool failed;
     char message[2048];
-    uint64_t block;                            // counts blocks of all launches
+    uint64_t block;  // counts blocks of all launches
     size_t shared_used, shared_declared, shared_filled;
-    int round;                                 // of the barrier
-    char tokens[4];                            // for release and acquire
+    int round;       // of the barrier
+    char tokens[4];  // for release and acquire
 };
 
 extern State state;

@@ -1,7 +1,8 @@
 // Structural similarity at one pixel from five window means, and its gradient to the three that hold the image.
 //
 //   S = (2 mx my + C1)(2 sxy + C2) / ((mx^2 + my^2 + C1)(sxx + syy + C2)),  sxx = E[xx] - mx^2, sxy = E[xy] - mx my
-//   (Wang et al. 2004). Window: 11 x 11 Gaussian, sigma 1.5, zeros outside the image; C1 = 0.01^2, C2 = 0.03^2 for values in 0..1.
+//   (Wang et al. 2004). Window: 11 x 11 Gaussian, sigma 1.5, zeros outside the image; C1 = 0.01^2, C2 = 0.03^2 for
+//   values in 0..1.
 #pragma once
 #include "scalar.h"
 
@@ -9,7 +10,7 @@ namespace SPLATLEARN_NAMESPACE {
 
 constexpr int kWindowRadius = 5;
 // exp(-d^2 / (2 * 1.5^2)) for d = 0..5, divided by the sum over d = -5..5.
-constexpr double kWindow[kWindowRadius + 1] = {0.2660117248617943, 0.21300553771125366, 0.1093606895097,
+constexpr double kWindow[kWindowRadius + 1] = {0.2660117248617943,  0.21300553771125366,  0.1093606895097,
                                                0.03600077212843082, 0.007598758135239184, 0.0010283800844791099};
 
 template <class R> struct WindowMeans { R x, y, xx, yy, xy; };
@@ -39,7 +40,8 @@ template <class R> SPLATLEARN_HD R ssim_with_backward(const WindowMeans<R> &mean
     return value;
 }
 
-// The same of s = x + y and d = x - y, which needs four means instead of five: with u = E[ss] - E[s]^2, v = E[dd] - E[d]^2
+// The same of s = x + y and d = x - y, which needs four means instead of five: with u = E[ss] - E[s]^2, v = E[dd] -
+// E[d]^2
 //   S = (E[s]^2 - E[d]^2 + 2 C1)(u - v + 2 C2) / ((E[s]^2 + E[d]^2 + 2 C1)(u + v + 2 C2)).
 template <class R> struct SumMeans { R s, d, ss, dd; };
 
@@ -52,7 +54,8 @@ template <class R> SPLATLEARN_HD R ssim_with_backward(const SumMeans<R> &mean, R
     R b1 = (p + q) + c1, b2 = (var_s + var_d) + c2;
     R inverse = quotient(R(1), b1 * b2);
     R value = a1 * a2 * inverse;
-    R v_a1 = a2 * inverse, v_a2 = a1 * inverse, minus_v_b1 = value * (b2 * inverse), minus_v_b2 = value * (b1 * inverse);
+    R v_a1 = a2 * inverse, v_a2 = a1 * inverse, minus_v_b1 = value * (b2 * inverse),
+      minus_v_b2 = value * (b1 * inverse);
     R v_var_s = v_a2 - minus_v_b2, v_var_d = -v_a2 - minus_v_b2;
     R v_p = (v_a1 - minus_v_b1) - v_var_s, v_q = -(v_a1 + minus_v_b1) - v_var_d;
     v = S(2) * (mean.s * v_p + mean.d * v_q);  // both of s and of d grow by one with x

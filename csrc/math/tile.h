@@ -1,19 +1,20 @@
-// Tiles and the exact extent of a drawn Gaussian: the ellipse on which alpha falls to the threshold, so that opacity counts.
+// Tiles and the exact extent of a drawn Gaussian: the ellipse on which alpha falls to the threshold, so that opacity
+// counts.
 //
 //   alpha(d) = o exp(-sigma(d)) >= threshold   <=>   a dx^2 + 2 b dx dy + c dy^2 <= k,   k = 2 ln(o / threshold)
 //
 // in whatever unit (a, b, c) and k share: the blend's packed splat has (A, B/2, C) and k = log2(o / threshold).
 //
-// An ellipse cut by a slab (a row or column of tiles, or of pixels) is convex, so what it covers along the slab is one interval,
-// found in closed form. The same function serves counting, writing and the rows walked inside a tile.
+// An ellipse cut by a slab (a row or column of tiles, or of pixels) is convex, so what it covers along the slab is one
+// interval, found in closed form. The same function serves counting, writing and the rows walked inside a tile.
 #pragma once
 #include "covariance.h"
 #include "scalar.h"
 
 namespace SPLATLEARN_NAMESPACE {
 
-constexpr int kTile = 16;                 // side of a tile, pixels: a schedule detail, not a result
-constexpr int32_t kRadiusMax = 1 << 30;   // where radii saturate, px
+constexpr int kTile = 16;                // side of a tile, pixels: a schedule detail, not a result
+constexpr int32_t kRadiusMax = 1 << 30;  // where radii saturate, px
 SPLATLEARN_HD int tiles_across(int pixels) { return (pixels + kTile - 1) / kTile; }
 
 // log2 of the alpha threshold; a threshold of 0 becomes the smallest exponent that 2^x can hold.
@@ -28,12 +29,13 @@ template <class R> SPLATLEARN_HD R ellipse_level(R opacity, Scalar<R> log2_alpha
 
 template <class S> struct Interval { S low, high; };  // empty where low > high
 
-// What {d : conic(d) <= k} covers of x for y in [y_low, y_high], all relative to the mean. Swap a and c for y along columns.
-// Widened by a hundredth of a pixel, so that rounding never loses a pixel that the blend would draw.
+// What {d : conic(d) <= k} covers of x for y in [y_low, y_high], all relative to the mean. Swap a and c for y along
+// columns. Widened by a hundredth of a pixel, so that rounding never loses a pixel that the blend would draw.
 template <class R> SPLATLEARN_HD Interval<R> ellipse_in_slab(R a, R b, R c, R k, R y_low, R y_high) {
     using S = Scalar<R>;
     const R zero{};
-    // Long slivers cancel in ac - bb: the determinant is taken at the low end of its rounding, so that extents err on the safe side.
+    // Long slivers cancel in ac - bb: the determinant is taken at the low end of its rounding, so that extents err on
+    // the safe side.
     const S unit = sizeof(S) == 4 ? S(5e-7) : S(1e-15);
     R det = maximum(a * c - b * b - unit * (a * c), unit * (a * c));
     R y_max = square_root(a * k / det);
@@ -50,7 +52,8 @@ template <class R> SPLATLEARN_HD Interval<R> ellipse_in_slab(R a, R b, R c, R k,
 
 // Pixels first..last-1 of 0..count-1 whose centres (index + 0.5) lie in the interval around `mean`, all in pixels.
 template <class S> SPLATLEARN_HD void pixels_of_interval(S low, S high, S mean, int count, int &first, int &last) {
-    // floor(x + 1/2) is ceil(x - 1/2) except where a centre lies exactly on the bound, which the margin has already widened.
+    // floor(x + 1/2) is ceil(x - 1/2) except where a centre lies exactly on the bound, which the margin has already
+    // widened.
     first = int(clamp(mean + low + S(0.5), S(0), S(count)));
     last = int(clamp(mean + high + S(0.5), S(0), S(count)));
     if (!(low <= high) || last < first) last = first;
