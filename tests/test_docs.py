@@ -168,8 +168,8 @@ def test_sentences_of_troubleshooting_are_still_said() -> None:
     rows, wanted = [], False
     for line in (DOCS / "troubleshooting.md").read_text(encoding="utf-8").splitlines():
         cells = [cell.strip() for cell in line.strip("|").split(" | ")]
-        wanted = cells[0] == "sentence" or (wanted and line.startswith("|"))
-        if wanted and cells[0] not in ("sentence",) and not line.startswith("|---"):
+        wanted = cells[0] == "message" or (wanted and line.startswith("|"))
+        if wanted and cells[0] not in ("message",) and not line.startswith("|---"):
             rows.append(cells[0])
     assert len(rows) > 25, "the tables were not found"
     for row in rows:
