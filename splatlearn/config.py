@@ -1,25 +1,23 @@
 """Typed configs: a YAML file over nested dataclasses, each key of which the command line can override.
 
-jsonargparse was tried first: it takes prefixes for keys, lets a duplicate key win, names no nearest key, and
-tells a wrong type in several lines. Configs need few types: bool, int, float, str, None, list, Literal,
-unions, and nested dataclasses.
+Types of keys are bool, int, float, str, None, list, Literal, unions, and nested dataclasses. A group whose keys
+depend on a word is `chosen`; a mapping from names to such groups is `entries`. `docs/LOG.md` compares this reader
+with jsonargparse and tyro.
 """
 
 import dataclasses
 import difflib
-import re
 import reprlib
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
-import yaml
-
 from splatlearn.errors import SplatlearnError
-from splatlearn.files import replacing
+from splatlearn.registry import Registry
+from splatlearn.yaml12 import one_line, read_mapping, read_scalar, shown, write_mapping
 
 T = TypeVar("T")
 
@@ -36,11 +34,68 @@ def key(default: Any, help: str) -> Any:
     return dataclasses.field(default=default, metadata={"help": help})
 
 
+def chosen(registry: Registry, by: str, help: str) -> Any:
+    """A group of keys: the `Config` of the class that the sibling key ``by`` names in ``registry``.
+
+    An instance that is made in Python without this field gets the defaults, if its class calls `complete`.
+    """
+    return dataclasses.field(default=None, metadata={"help": help, "registry": registry, "by": by})
+
+
+def entries(registry: Registry, default: Mapping[str, Mapping[str, Any]], help: str) -> Any:
+    """A mapping from names to groups of keys, each the `Config` of the class that the name stands for in ``registry``.
+
+    Within a group the key ``term`` gives the word of the class, where it is not the name itself. The value is an
+    `Entries`. A config adds to the entries of ``default``, or changes their keys.
+    """
+
+    def make() -> "Entries":
+        found = Entries()
+        for name, given in default.items():
+            found.words[name] = given.get("term", name)
+            values = {key: value for key, value in given.items() if key != "term"}
+            found[name] = _config_of(registry, found.words[name])(**values)
+        return found
+
+    return dataclasses.field(default_factory=make, metadata={"help": help, "registry": registry})
+
+
+class Entries(dict[str, Any]):
+    """The value of an `entries` field: a config by name. ``words`` has the word in the registry by name."""
+
+    def __init__(self, configs: Mapping[str, Any] | Iterable[tuple[str, Any]] = ()) -> None:
+        super().__init__(configs)
+        self.words: dict[str, str] = {name: name for name in self}
+
+    def word(self, name: str) -> str:
+        """The word in the registry that the entry ``name`` is made by."""
+        return self.words.get(name, name)
+
+
+def complete(config: Any) -> None:
+    """Give every `chosen` field of a dataclass instance that is None its defaults; for ``__post_init__``.
+
+    Raises:
+        SplatlearnError: A field has the Config of another class than its word names.
+    """
+    for field in fields(config):
+        if "by" in field.metadata:
+            word, value = getattr(config, field.metadata["by"]), getattr(config, field.name)
+            expected = _config_of(field.metadata["registry"], word, field.metadata["by"])
+            if value is None:
+                setattr(config, field.name, expected())
+            elif not isinstance(value, expected):
+                raise SplatlearnError(
+                    f"'{field.name}' must be the {expected.__qualname__} of {field.metadata['by']} {word!r}, "
+                    f"got a {type(value).__qualname__}"
+                )
+
+
 @dataclass
 class Common:
     """The keys that every task's config has."""
 
-    task: Literal["line", "scene", "text"] = key("line", "what is learned")
+    task: str = key("line", "what is learned: line, scene, text, or the package.module:Class of a task")
     out: str = key("runs/run", "the run folder to write; it must be new or empty")
     steps: int = key(1000, "updates to make")
     seed: int = key(0, "seed of all that is random")
@@ -50,6 +105,7 @@ class Common:
     tensorboard: bool = key(False, "also write the metrics for TensorBoard, into RUN/tensorboard")
 
     def __post_init__(self) -> None:
+        complete(self)
         if self.steps < 0:
             raise SplatlearnError(f"'steps' must be at least 0, got {self.steps}")
         if not 0 <= self.seed < 2**63:
@@ -63,16 +119,20 @@ class Common:
 
 
 def load(cls: type[T], path: Path | None, overrides: Sequence[str] = ()) -> T:
-    """An instance of the dataclass ``cls``: its defaults, then a YAML file, then ``--key.sub value`` words.
+    """Make an instance of the dataclass ``cls``: its defaults, then a YAML file, then ``--key.sub value`` words.
 
-    Raises SplatlearnError, in one sentence, for an unreadable file, an unknown key (naming the nearest valid
-    one), a wrong type (naming what was expected and what came), or a missing key.
+    Raises:
+        SplatlearnError: In one sentence, for an unreadable file, an unknown key (with the nearest valid one), a
+            wrong type (with what was expected and what came), an unknown word of a registry, or a missing key.
     """
+    tree = {} if path is None else read_mapping(path)
+    words = _split(overrides)
+    given = dict(_flat(tree)) | {word.name: word.text for word in words if word.text is not None}
+    leaves = {leaf.name: leaf for leaf in _leaves(cls, given)}
     values: dict[str, Any] = {}
-    if path is not None:
-        _read_tree(cls, _parse_file(path), f"{path}", values)
-    _read_overrides(cls, overrides, values)
-    return typing.cast(T, _build(cls, values, None, ""))
+    _read_tree(leaves, tree, f"{path}", values)
+    _read_words(leaves, words, values)
+    return typing.cast(T, _build(cls, values, given))
 
 
 def shipped(name: str) -> Path:
@@ -84,22 +144,20 @@ def shipped(name: str) -> Path:
 
 def peek(path: Path, name: str) -> Any:
     """The raw value of a top-level key in a YAML file, or None: enough to learn which task it is for."""
-    return _parse_file(path).get(name)
+    return read_mapping(path).get(name)
 
 
 def dump(config: Any, path: Path) -> None:
     """Write the dataclass instance ``config`` as YAML; ``load`` gives back an equal one."""
-    text = yaml.dump(dataclasses.asdict(config), Dumper=_Dumper, sort_keys=False, default_flow_style=None)
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_mapping(_plain(config), path)
 
 
 def help_text(cls: type, given: Any = None) -> str:
     """All keys of ``cls`` with their types, help and defaults, or what the instance ``given`` has, a line each."""
     lines = []
-    for name, kind, help, default in _leaves(cls, base=given):
-        told = "required" if default is MISSING else f"default: {_one_line(default)}"
-        lines.append(f"  {f'--{name} {_type_name(kind)}':<38} {f'{help} ({told})' if help else told}")
+    for name, kind, help, default in _leaves(cls, {}, base=given):
+        note = "required" if default is MISSING else f"default: {one_line(default)}"
+        lines.append(f"  {f'--{name} {_type_name(kind)}':<38} {f'{help} ({note})' if help else note}")
     return "\n".join(lines)
 
 
@@ -113,6 +171,24 @@ class _Leaf(NamedTuple):
     default: Any
 
 
+class _Entry(NamedTuple):
+    """One entry of an `entries` field."""
+
+    name: str
+    word: str
+    cls: type
+    default: Any  # an instance of cls, or None
+
+
+def _config_of(registry: Registry, word: str, name: str | None = None) -> Any:
+    """The dataclass `Config` of the class that ``word``, the value of the key ``name``, names."""
+    cls = registry.find(word, name)
+    config = getattr(cls, "Config", None)
+    if not (isinstance(config, type) and is_dataclass(config)):
+        raise SplatlearnError(f"{registry.kind} {word!r} must have a dataclass named Config, got {config!r}")
+    return config
+
+
 def _default(field: "dataclasses.Field[Any]", base: Any) -> Any:
     """A field's default: that of the instance ``base`` which the group around it starts from, if any."""
     if base is not None:
@@ -120,25 +196,65 @@ def _default(field: "dataclasses.Field[Any]", base: Any) -> Any:
     return field.default_factory() if field.default_factory is not MISSING else field.default
 
 
-def _leaves(cls: type, prefix: str = "", base: Any = None) -> Iterator[_Leaf]:
-    kinds = typing.get_type_hints(cls)
+def _members(
+    cls: type, given: Mapping[str, Any], base: Any, prefix: str
+) -> Iterator[tuple["dataclasses.Field[Any]", Any, Any]]:
+    """The fields of a dataclass with kind and default; the kind of an `entries` field is a list of `_Entry`.
+
+    Args:
+        given: Raw values by dotted name, from the file and the command line, which decide what is chosen.
+        base: An instance that has the defaults, or None.
+    """
+    kinds, siblings = typing.get_type_hints(cls), {field.name: field for field in fields(cls)}
     for field in fields(cls):
         name, kind, default = prefix + field.name, kinds[field.name], _default(field, base)
-        if is_dataclass(kind):
-            yield from _leaves(typing.cast(type, kind), f"{name}.", None if default is MISSING else default)
+        registry, by = field.metadata.get("registry"), field.metadata.get("by")
+        if registry is None:
+            yield field, kind, None if is_dataclass(kind) and default is MISSING else default
+        elif by is not None:
+            word, usual = given.get(prefix + by), _default(siblings[by], base)
+            kind = _config_of(registry, word if isinstance(word, str) else usual, prefix + by)
+            yield field, kind, default if isinstance(default, kind) else None
+        else:
+            yield field, list(_entries_of(registry, given, default, f"{name}.")), default
+
+
+def _entries_of(registry: Registry, given: Mapping[str, Any], default: Any, prefix: str) -> Iterator[_Entry]:
+    named = [name[len(prefix) :].partition(".")[0] for name in given if name.startswith(prefix)]
+    for name in dict.fromkeys([*default, *named]):
+        usual = default.word(name) if isinstance(default, Entries) else name
+        word = given.get(f"{prefix}{name}.term")
+        word = word if isinstance(word, str) else usual
+        cls = _config_of(registry, word, f"{prefix}{name}" + (".term" if word != name else ""))
+        yield _Entry(name, word, cls, default[name] if isinstance(default.get(name), cls) else None)
+
+
+def _leaves(cls: type, given: Mapping[str, Any], prefix: str = "", base: Any = None) -> Iterator[_Leaf]:
+    for field, kind, default in _members(cls, given, base, prefix):
+        name = prefix + field.name
+        if isinstance(kind, list):
+            registry = field.metadata["registry"]
+            yield _Leaf(name, Entries, f"{field.metadata['help']}: groups named by {registry.expected()}", [*default])
+            for entry in kind:
+                yield _Leaf(f"{name}.{entry.name}.term", str, f"the {registry.kind} that this entry is", entry.word)
+                yield from _leaves(entry.cls, given, f"{name}.{entry.name}.", entry.default)
+        elif is_dataclass(kind):
+            yield from _leaves(typing.cast(type, kind), given, f"{name}.", default)
         else:
             yield _Leaf(name, kind, field.metadata.get("help", ""), default)
 
 
-def _build(cls: type, values: dict[str, Any], base: Any, prefix: str) -> Any:
+def _build(cls: type, values: dict[str, Any], given: Mapping[str, Any], base: Any = None, prefix: str = "") -> Any:
     """``cls`` from the dotted ``values``, all else from ``base`` or the defaults."""
-    kinds = typing.get_type_hints(cls)
-    arguments = {}
-    for field in fields(cls):
-        name, kind, default = prefix + field.name, kinds[field.name], _default(field, base)
-        if is_dataclass(kind):
-            group = typing.cast(type, kind)
-            arguments[field.name] = _build(group, values, None if default is MISSING else default, f"{name}.")
+    arguments: dict[str, Any] = {}
+    for field, kind, default in _members(cls, given, base, prefix):
+        name = prefix + field.name
+        if isinstance(kind, list):
+            made = {e.name: _build(e.cls, values, given, e.default, f"{name}.{e.name}.") for e in kind}
+            arguments[field.name] = Entries(made)
+            arguments[field.name].words |= {entry.name: entry.word for entry in kind}
+        elif is_dataclass(kind):
+            arguments[field.name] = _build(typing.cast(type, kind), values, given, default, f"{name}.")
         elif name in values or default is not MISSING:
             arguments[field.name] = values.get(name, default)
         else:
@@ -146,60 +262,93 @@ def _build(cls: type, values: dict[str, Any], base: Any, prefix: str) -> Any:
     return cls(**arguments)
 
 
+def _plain(value: Any) -> Any:
+    """A dataclass instance as mappings, lists and scalars."""
+    if isinstance(value, Entries):
+        terms = {name: {"term": value.word(name)} if value.word(name) != name else {} for name in value}
+        return {name: terms[name] | _plain(config) for name, config in value.items()}
+    if is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    return value
+
+
 # ---- reading values ----
 
 
-def _read_tree(cls: type, tree: dict[Any, Any], source: str, values: dict[str, Any], prefix: str = "") -> None:
-    """Check a YAML mapping against ``cls`` and put its values, converted, into the dotted ``values``."""
-    leaves = {leaf.name: leaf for leaf in _leaves(cls)}
+class _Word(NamedTuple):
+    """One ``--key value`` of the command line."""
+
+    flag: str  # as typed
+    name: str  # dotted
+    text: str | None  # None for --key alone
+
+
+def _split(words: Sequence[str]) -> list[_Word]:
+    """Split ``--key value``, ``--key=value`` and ``--key`` alone."""
+    found, left = [], list(words)
+    while left:
+        word = left.pop(0)
+        if not word.startswith("--"):
+            raise SplatlearnError(f"command line: expected --key value, got {word!r}")
+        flag, equals, value = word.partition("=")
+        text: str | None = value if equals else None
+        if not equals and left and not left[0].startswith("--"):
+            text = left.pop(0)
+        found.append(_Word(flag, flag[2:].replace("-", "_"), text))
+    return found
+
+
+def _flat(tree: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for part, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{part}.")
+        else:
+            yield f"{prefix}{part}", value
+
+
+def _read_tree(
+    leaves: Mapping[str, _Leaf], tree: dict[Any, Any], source: str, values: dict[str, Any], prefix: str = ""
+) -> None:
+    """Check a YAML mapping against ``leaves`` and put its values, converted, into the dotted ``values``."""
     for part, value in tree.items():
         name = f"{prefix}{part}"
         if name in values:  # as data: {path: ...} and as data.path: ...
             raise SplatlearnError(f"{source}: key '{name}' is there twice")
-        if name in leaves:
-            kind = leaves[name].kind
+        kind = leaves[name].kind if name in leaves else None
+        if kind not in (None, Entries):
             try:
                 values[name] = _convert(kind, value)
             except TypeError:
-                message = f"{source}: '{name}' must be {_type_name(kind)}, got {_told(value)}"
+                message = f"{source}: '{name}' must be {_type_name(kind)}, got {shown(value)}"
                 raise SplatlearnError(message) from None
-        elif not any(leaf.startswith(f"{name}.") for leaf in leaves):
+        elif kind is None and not any(leaf.startswith(f"{name}.") for leaf in leaves):
             nearest = _nearest(name, leaves)
             raise SplatlearnError(f"{source}: unknown key '{name}'; the nearest valid one is '{nearest}'")
         elif isinstance(value, dict):
-            _read_tree(cls, value, source, values, f"{name}.")
+            _read_tree(leaves, value, source, values, f"{name}.")
         elif value is not None:  # an empty group keeps its defaults
-            raise SplatlearnError(f"{source}: '{name}' must be a group of keys, got {_told(value)}")
+            raise SplatlearnError(f"{source}: '{name}' must be a group of keys, got {shown(value)}")
 
 
-def _read_overrides(cls: type, overrides: Sequence[str], values: dict[str, Any]) -> None:
-    """Read ``--key value``, ``--key=value`` and, for a bool, ``--key`` alone."""
-    leaves = {leaf.name: leaf for leaf in _leaves(cls)}
-    words = list(overrides)
-    while words:
-        word = words.pop(0)
-        if not word.startswith("--"):
-            raise SplatlearnError(f"command line: expected --key value, got {word!r}")
-        flag, equals, text = word.partition("=")
-        name = flag[2:].replace("-", "_")
-        if name not in leaves:
-            nearest = _nearest(name, leaves)
+def _read_words(leaves: Mapping[str, _Leaf], words: Sequence[_Word], values: dict[str, Any]) -> None:
+    """Check the words of the command line against ``leaves``; a bool needs no value."""
+    for flag, name, text in words:
+        if name not in leaves or leaves[name].kind is Entries:
+            nearest = _nearest(name, (leaf for leaf in leaves if leaves[leaf].kind is not Entries))
             raise SplatlearnError(f"command line: unknown key '{flag}'; the nearest valid one is '--{nearest}'")
-        leaf = leaves[name]
-        if not equals and words and not words[0].startswith("--"):
-            text = words.pop(0)
-        elif not equals and leaf.kind is bool:
-            text = "true"
-        elif not equals:
-            raise SplatlearnError(f"command line: '{flag}' must be {_type_name(leaf.kind)}, got no value")
+        kind = leaves[name].kind
+        if text is None and kind is not bool:
+            raise SplatlearnError(f"command line: '{flag}' must be {_type_name(kind)}, got no value")
         try:
-            values[name] = _convert_word(leaf.kind, text)
+            values[name] = True if text is None else _convert_word(kind, text)
         except TypeError:
-            message = f"command line: '{flag}' must be {_type_name(leaf.kind)}, got {reprlib.repr(text)}"
+            message = f"command line: '{flag}' must be {_type_name(kind)}, got {reprlib.repr(text)}"
             raise SplatlearnError(message) from None
 
 
-def _nearest(name: str, leaves: dict[str, _Leaf]) -> str:
+def _nearest(name: str, leaves: Iterable[str]) -> str:
     """The most similar key; one whose group was forgotten is nearly as similar as a slip of the pen."""
 
     def similarity(candidate: str) -> float:
@@ -231,6 +380,14 @@ def _convert(kind: Any, value: Any) -> Any:
     raise TypeError
 
 
+def _convert_word(kind: Any, text: str) -> Any:
+    """A command line word as ``kind``: as YAML would read it, else the text itself; raises TypeError."""
+    try:
+        return _convert(kind, read_scalar(text))
+    except TypeError:
+        return _convert(kind, text)
+
+
 def _type_name(kind: Any) -> str:
     origin, options = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
@@ -239,77 +396,6 @@ def _type_name(kind: Any) -> str:
         return "|".join(map(str, options))
     if origin is list:
         return f"list[{_type_name(options[0])}]"
+    if kind is Entries:
+        return "groups"
     return "null" if kind is type(None) else str(kind.__name__)
-
-
-def _told(value: Any) -> str:
-    return "null" if value is None else f"{type(value).__name__} {reprlib.repr(value)}"
-
-
-# ---- YAML: the core schema of version 1.2, in which 1e-3 is a number and "no" and 12:30 are not ----
-
-
-class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers: dict[str, Any] = {}
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for name, _ in node.value:
-            if isinstance(name, yaml.ScalarNode):
-                if name.value in seen:
-                    raise yaml.MarkedYAMLError(None, None, f"key '{name.value}' is there twice", name.start_mark)
-                seen.add(name.value)
-        return super().construct_mapping(node, deep)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes a string that YAML 1.1 or the loader above would take for something else."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-for _tag, _pattern, _first in [
-    ("null", r"(~|null|)\Z", ["~", "n", ""]),
-    ("bool", r"(true|false)\Z", ["t", "f"]),
-    ("int", r"[-+]?(0|[1-9][0-9_]*)\Z", list("-+0123456789")),
-    ("float", r"[-+]?(\.inf|([0-9][0-9_]*\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?)\Z", list("-+.0123456789")),
-]:
-    for _dialect in (_Loader, _Dumper):
-        _dialect.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _first)
-
-
-# what PyYAML raises for bad text: its own errors, and Python's for a tag such as !!int that holds no number
-_BAD_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError)
-
-
-def _parse_file(path: Path) -> dict[Any, Any]:
-    try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except OSError as error:
-        raise SplatlearnError(f"cannot read the config {path}: {error.strerror}") from error
-    except yaml.MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise SplatlearnError(f"{path}{line}: not a valid YAML config: {error.problem}") from error
-    except _BAD_YAML as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise SplatlearnError(f"{path}: not a valid YAML config: {reason}") from error
-    if tree is not None and not isinstance(tree, dict):
-        raise SplatlearnError(f"{path}: a config must be a mapping of keys, got {_told(tree)}")
-    return tree or {}
-
-
-def _convert_word(kind: Any, text: str) -> Any:
-    """A command line word as ``kind``: as YAML would read it, else the text itself; raises TypeError."""
-    loader = _Loader("")
-    try:
-        if text.startswith("["):
-            return _convert(kind, yaml.load(text, Loader=_Loader))
-        tag = loader.resolve(yaml.ScalarNode, text, (True, False))  # one scalar: ": " and " #" mean nothing
-        return _convert(kind, loader.construct_object(yaml.ScalarNode(tag, text)))
-    except (TypeError, *_BAD_YAML):
-        return _convert(kind, text)
-
-
-def _one_line(value: Any) -> str:
-    return str(yaml.dump(value, Dumper=_Dumper, default_flow_style=True, width=10**6)).splitlines()[0]

@@ -14,12 +14,14 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "splatlearn"
 
-BASE = {"errors", "files"}
+BASE = {"errors", "files", "registry"}
 LEARNER = BASE | {"ops", "loop", "config", "checkpoint", "devices", "processes"}
 MAY_IMPORT = {
     "errors": set(),
     "files": {"errors"},
-    "config": BASE,
+    "registry": {"errors"},
+    "yaml12": {"errors", "files"},
+    "config": BASE | {"yaml12"},
     "checkpoint": BASE,
     "interrupt": set(),
     "devices": BASE,
