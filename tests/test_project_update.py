@@ -19,7 +19,7 @@ from splatlearn.errors import SplatlearnError
 from splatlearn.ops import adam, native, rasterization, reference
 from splatlearn.ops import project_update as stage
 from splatlearn.ops.adam import step_rates
-from splatlearn.ops.project import Projection
+from splatlearn.ops.project import Projection, parameter_gradients
 from splatlearn.ops.project_update import PARAMETERS
 
 WIDTH, HEIGHT = 53, 41
@@ -339,7 +339,7 @@ def bad_call(change: str) -> None:
 
 BAD = {
     "graph": "detached=True",
-    "backward": "the detached means2d must have a gradient",
+    "backward": "means2d of the detached 2D Gaussians must have a gradient",
     "step": "step must be at least 1",
     "moving": "moving must be a number of from 8 to 15, but is 7",
     "moment": "exp_avg_sq of quats must have shape",
@@ -375,3 +375,30 @@ def test_several_cameras_are_refused(backend: str) -> None:
 
 def test_the_structs_have_room_for_six() -> None:
     assert len(PARAMETERS) == len(native.ProjectUpdate().learning_rates) == 6
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_gradients_behind_the_cut_are_those_of_autograd(dtype: torch.dtype, backend: str) -> None:
+    parameters = model(dtype, device_of(backend))
+    whole = {name: value.clone().requires_grad_() for name, value in parameters.items()}
+    pull(draw(rasterization.rasterization, whole, 1, sh_degree=2)[0])
+    image, meta = draw(rasterization.rasterization, parameters, 1, sh_degree=2, detached=True)
+    pull(image)
+    found = parameter_gradients(meta["detached"])
+    assert set(found) == set(PARAMETERS), "a gradient is missing"
+    for name, leaf in whole.items():
+        assert leaf.grad is not None and leaf.grad.any(), f"{name} has no gradient, so that this proves nothing"
+        assert torch.equal(found[name], leaf.grad), f"the gradient of {name} has other bits than autograd's"
+
+
+@pytest.mark.parametrize("backend", ["cpu"], indirect=True)
+@pytest.mark.parametrize("name", ["viewmats", "Ks"])
+def test_a_camera_gradient_behind_the_cut_is_refused(name: str, backend: str) -> None:
+    p, view = model(torch.float32, count=20), camera(0)
+    cameras = {"viewmats": view.viewmats.float(), "Ks": view.Ks.float()}
+    cameras[name].requires_grad_()
+    with pytest.raises(SplatlearnError, match=f"^{name} must not require a gradient with detached=True"):
+        rasterization.rasterization(
+            p["means"], p["quats"], p["scales"], p["opacities"], (p["sh0"], p["shN"]), width=WIDTH, height=HEIGHT,
+            raw=True, sh_degree=1, detached=True, **cameras,
+        )  # fmt: skip

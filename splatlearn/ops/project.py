@@ -153,6 +153,9 @@ def _given_centers(centers: Tensor, viewmats: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _detached(tensors: tuple[Tensor | None, ...], options: Options) -> DetachedGaussians:
+    for name in ("viewmats", "Ks"):
+        if tensors[INPUTS.index(name)].requires_grad:  # type: ignore[union-attr]
+            raise SplatlearnError(f"{name} must not require a gradient with detached=True: backward does not reach it")
     given = tuple(None if tensor is None else tensor.detach() for tensor in tensors)
     detached = DetachedGaussians(*_Project.apply(*given, options))
     for leaf in detached[:5]:
@@ -219,23 +222,56 @@ class _Project(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *v_outputs: Any) -> tuple[Tensor | None, ...]:
         *tensors, colors, radii = ctx.saved_tensors
-        v_out = [v if v is None else v.contiguous() for v in v_outputs[:5]]
-        needs = ctx.needs_input_grad[: len(tensors)]
-        # Not empty_like: coefficients may be strided slices, but their gradients are dense.
-        v = [
-            workspace.empty(ctx.space, f"v_{name}", t.shape, t) if t is not None and need else None
-            for name, t, need in zip(INPUTS, tensors, needs, strict=True)
-        ]
-        bases = 0 if tensors[7] is None else tensors[7].shape[1]
-        order = [v[i] for i in (0, 1, 2, 3, 6, 7)], [v[i] for i in (4, 5, 8)]
-        params = native.ProjectBackward(
-            native_inputs(tensors, ctx.options),
-            *map(native.pointer, [radii, colors, *v_out, *order[0]]),
-            bases,
-            *map(native.pointer, order[1]),
-        )
-        native.call("project_backward", params, radii)
-        return *v, None
+        return *_vjp(tensors, ctx.options, colors, radii, v_outputs[:5], ctx.needs_input_grad, ctx.space), None
+
+
+def _vjp(
+    tensors: Sequence[Tensor | None],
+    options: Options,
+    colors: Tensor | None,
+    radii: Tensor,
+    v_outputs: Sequence[Tensor | None],
+    needs: Sequence[bool],
+    space: workspace.Workspace | None,
+) -> list[Tensor | None]:
+    """Gradients of the inputs that need one, in the order of `INPUTS`, from those of means2d .. colors."""
+    v_out = [v if v is None else v.contiguous() for v in v_outputs]
+    # Not empty_like: coefficients may be strided slices, but their gradients are dense.
+    v = [
+        workspace.empty(space, f"v_{name}", t.shape, t) if t is not None and need else None
+        for name, t, need in zip(INPUTS, tensors, needs, strict=False)
+    ]
+    bases = 0 if tensors[7] is None else tensors[7].shape[1]
+    order = [v[i] for i in (0, 1, 2, 3, 6, 7)], [v[i] for i in (4, 5, 8)]
+    params = native.ProjectBackward(
+        native_inputs(tensors, options),
+        *map(native.pointer, [radii, colors, *v_out, *order[0]]),
+        bases,
+        *map(native.pointer, order[1]),
+    )
+    native.call("project_backward", params, radii)
+    return v
+
+
+@torch.no_grad()
+def parameter_gradients(detached: Projection) -> dict[str, Tensor]:
+    """Continue backward from detached 2D Gaussians to the 3D ones: their gradients by name, as autograd gives them.
+
+    Args:
+        detached: `meta["detached"]`, after `backward`. Entries without a gradient count as zero.
+
+    Returns:
+        Gradients of means, quats, scales, opacities and, where there are colours, sh0 and shN, of their shapes.
+
+    Raises:
+        SplatlearnError: `detached` does not come from a call with detached=True.
+    """
+    if not isinstance(detached, DetachedGaussians):
+        raise SplatlearnError(f"detached must come from a call with detached=True, but is {type(detached).__name__}")
+    needs = [name not in ("viewmats", "Ks", "camera_centers") for name in INPUTS]
+    v_outputs = [None if leaf is None else leaf.grad for leaf in detached[:5]]
+    found = _vjp(detached.tensors, detached.options, detached.colors, detached.radii, v_outputs, needs, None)
+    return {name: gradient for name, gradient in zip(INPUTS, found, strict=True) if gradient is not None}
 
 
 def native_inputs(tensors: Sequence[Any], options: Options) -> native.ProjectInputs:

@@ -1,5 +1,6 @@
 """The public function: 3D Gaussians to images by the stages project, bin and rasterize, with gsplat 1.5's signature."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -93,11 +94,79 @@ def rasterization(
         SplatlearnError: an argument of another shape, dtype or value, or lists too large for the memory.
         NotImplementedError: an argument of gsplat's that has no counterpart here asks for something.
     """
-    _refuse_unsupported(camera_model, unsupported)
+    _refuse_unsupported(unsupported)
+    chain = render_chain(
+        means, quats, scales, opacities, colors, viewmats, Ks, width, height,
+        near_plane=near_plane, far_plane=far_plane, radius_clip=radius_clip, eps2d=eps2d, sh_degree=sh_degree,
+        packed=packed, backgrounds=backgrounds, render_mode=render_mode, absgrad=absgrad,
+        rasterize_mode=rasterize_mode, camera_model=camera_model, alpha_threshold=alpha_threshold,
+        transmittance_threshold=transmittance_threshold, raw=raw, camera_centers=camera_centers, detached=detached,
+    )  # fmt: skip
+    meta = _meta(chain, viewmats.shape[0], width, height)
+    return chain.image, chain.alphas, meta | {"detached": chain.projection} if detached else meta
+
+
+@dataclass(frozen=True)
+class RenderChain:
+    """What project, bin and rasterize made of N Gaussians and C cameras. Its rows are (camera, Gaussian) pairs.
+
+    image: [C, H, W, X], of the render mode's channels. alphas: [C, H, W, 1].
+    projection: of all N Gaussians; `DetachedGaussians` where backward ends at them.
+    rows: what was rasterized: the projection, or its visible rows [nnz] where it is packed.
+    ids: camera and Gaussian [nnz] of each packed row; None where it is not packed.
+    tiles: the lists of stage bin.
+    """
+
+    image: Tensor
+    alphas: Tensor
+    projection: Projection
+    rows: Projection
+    ids: tuple[Tensor, Tensor] | None
+    tiles: Tiles
+
+
+def render_chain(
+    means: Tensor,
+    quats: Tensor,
+    scales: Tensor,
+    opacities: Tensor,
+    colors: Tensor | tuple[Tensor, Tensor],
+    viewmats: Tensor,
+    Ks: Tensor,
+    width: int,
+    height: int,
+    *,
+    near_plane: float = 0.01,
+    far_plane: float = 1e10,
+    radius_clip: float = 0.0,
+    eps2d: float = 0.3,
+    sh_degree: int | None = None,
+    packed: bool = False,
+    backgrounds: Tensor | None = None,
+    render_mode: str = "RGB",
+    absgrad: bool = False,
+    rasterize_mode: str = "classic",
+    camera_model: str = "pinhole",
+    alpha_threshold: float = 1 / 255,
+    transmittance_threshold: float = 1e-4,
+    raw: bool = False,
+    camera_centers: Tensor | None = None,
+    detached: bool = False,
+) -> RenderChain:
+    """Project, bin and rasterize: the one chain of the stages, for `rasterization` and for training.
+
+    Args:
+        As of `rasterization`. This function builds no `meta`, so that a training step does not pay for it.
+
+    Raises:
+        SplatlearnError, NotImplementedError: as of `rasterization`.
+    """
     modes = (("render_mode", render_mode, RENDER_MODES), ("rasterize_mode", rasterize_mode, RASTERIZE_MODES))
     for name, value, choices in modes:
         if value not in choices:
             raise SplatlearnError(f"{name} must be one of {', '.join(choices)}, but is {value!r}")
+    if camera_model != "pinhole":
+        raise NotImplementedError(f"camera_model={camera_model!r} is not supported: only 'pinhole' is")
     sh0, shN, features = _split_colors(colors, sh_degree, means, viewmats)
     projection = project(
         means, quats, scales, opacities, sh0, shN, viewmats, Ks, width, height,
@@ -117,21 +186,18 @@ def rasterization(
         alpha_threshold=alpha_threshold, n_cameras=cameras, camera_ids=None if ids is None else ids[0],
         channels=channels.shape[-1], ahead=True,
     )  # fmt: skip
-    render, alphas = rasterize(
+    image, alphas = rasterize(
         rows.means2d, rows.conics, rows.opacities, channels, backgrounds, tiles, width, height,
         n_cameras=cameras, alpha_threshold=alpha_threshold, transmittance_threshold=transmittance_threshold,
         absgrad=absgrad, records=rows.records if channels is rows.colors else None,
     )  # fmt: skip
     if render_mode.endswith("ED"):
-        render = torch.cat([render[..., :-1], render[..., -1:] / alphas.clamp(min=1e-10)], dim=-1)
+        image = torch.cat([image[..., :-1], image[..., -1:] / alphas.clamp(min=1e-10)], dim=-1)
     resolved = tiles if tiles.ahead is None else tiles.ahead.tiles
-    meta = _meta(rows, resolved, ids, cameras, width, height)
-    return render, alphas, meta | {"detached": projection} if detached else meta
+    return RenderChain(image, alphas, projection, rows, ids, resolved)
 
 
-def _refuse_unsupported(camera_model: str, arguments: dict[str, Any]) -> None:
-    if camera_model != "pinhole":
-        raise NotImplementedError(f"camera_model={camera_model!r} is not supported: only 'pinhole' is")
+def _refuse_unsupported(arguments: dict[str, Any]) -> None:
     for name, value in arguments.items():
         if name == "rolling_shutter":
             if getattr(value, "name", value) in (None, "GLOBAL"):
@@ -196,9 +262,8 @@ def _with_depth(
     return torch.cat([colors, depth], dim=-1), backgrounds
 
 
-def _meta(
-    rows: Projection, tiles: Tiles, ids: tuple[Tensor, Tensor] | None, cameras: int, width: int, height: int
-) -> dict[str, Any]:
+def _meta(chain: RenderChain, cameras: int, width: int, height: int) -> dict[str, Any]:
+    rows, ids, tiles = chain.rows, chain.ids, chain.tiles
     tile_width, tile_height = -(-width // TILE), -(-height // TILE)
     per_row = (tiles.row_offsets[1:] - tiles.row_offsets[:-1]).int()
     return {
