@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 sys.path.insert(0, str(DOCS))
 
-import hooks  # noqa: E402  (of the site: it knows the parsers of the commands)
+import hooks  # noqa: E402  (the site's hook, which finds the parsers of the commands)
 
 LANGUAGES = {"python", "bash", "yaml", "json", "text"}
 # what a page may tell to type besides splatlearn's own commands
