@@ -1,4 +1,4 @@
-"""Small COLMAP folders for tests, written by pycolmap so that COLMAP itself says what the files look like."""
+"""Small COLMAP folders for tests, written by pycolmap so that COLMAP itself defines the files."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from splatlearn.scene.readers.colmap_files import Model, read_model
 
 FILES = ("cameras", "images", "points3D", "rigs", "frames")
 
-# A moderately distorting lens of each model for pictures of 160x120.
-LENSES: dict[str, list[float]] = {
+# Parameters of each camera model with moderate distortion, for images of 160x120 pixels.
+CAMERA_PARAMS: dict[str, list[float]] = {
     "SIMPLE_PINHOLE": [125, 80, 60],
     "PINHOLE": [125, 128, 78, 61],
     "SIMPLE_RADIAL": [125, 80, 60, -0.1],
@@ -41,8 +41,8 @@ LENSES: dict[str, list[float]] = {
 
 
 @dataclass
-class SampleLens:
-    """A lens of the sample model: COLMAP's model name, its size and its parameters."""
+class SampleIntrinsics:
+    """A camera of the sample model: COLMAP's model name, the image size and the parameters."""
 
     model: str = "PINHOLE"
     width: int = 40
@@ -52,10 +52,10 @@ class SampleLens:
 
 @dataclass
 class SampleImage:
-    """A photograph of the sample model; without a pose it is not registered."""
+    """An image of the sample model; without a pose it is not registered."""
 
     name: str
-    lens: int = 0
+    camera: int = 0
     quaternion: Sequence[float] = (1.0, 0.0, 0.0, 0.0)  # wxyz
     translation: Sequence[float] = (0.0, 0.0, 0.0)
     posed: bool = True
@@ -63,22 +63,24 @@ class SampleImage:
 
 def write_model(
     folder: Path,
-    lenses: Sequence[SampleLens],
+    cameras: Sequence[SampleIntrinsics],
     images: Sequence[SampleImage],
     points: int = 5,
     text: bool = False,
 ) -> None:
-    """Writes a model whose points are each seen by every posed image."""
+    """Write a model in which every posed image observes every point."""
     import pycolmap
 
     model = pycolmap.Reconstruction()
-    for number, lens in enumerate(lenses, 1):
-        camera = pycolmap.Camera(model=lens.model, width=lens.width, height=lens.height, params=list(lens.params))
+    for number, sample in enumerate(cameras, 1):
+        camera = pycolmap.Camera(
+            model=sample.model, width=sample.width, height=sample.height, params=list(sample.params)
+        )
         camera.camera_id = number
         model.add_camera_with_trivial_rig(camera)
     seen = [pycolmap.Point2D(np.array([1.5 + index, 2.5])) for index in range(points)]
     for number, image in enumerate(images, 1):
-        record = pycolmap.Image(name=image.name, camera_id=image.lens + 1, image_id=number)
+        record = pycolmap.Image(name=image.name, camera_id=image.camera + 1, image_id=number)
         record.points2D = pycolmap.Point2DList(seen)
         if not image.posed:
             model.add_image_with_trivial_frame(record)
@@ -99,29 +101,29 @@ def write_model(
 
 
 def noise(width: int, height: int, seed: int = 0) -> np.ndarray:
-    """[height, width, 3] uint8 of random colours: no two places look alike."""
+    """Return random colours, [height, width, 3] uint8, so that no two places look alike."""
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 def write_scene(
     root: Path,
-    lenses: Sequence[SampleLens] = (SampleLens(),),
+    cameras: Sequence[SampleIntrinsics] = (SampleIntrinsics(),),
     images: Sequence[SampleImage] = (SampleImage("a.png"), SampleImage("b.png"), SampleImage("c.png")),
     text: bool = False,
     sparse: str = "sparse/0",
 ) -> Path:
-    """A whole COLMAP folder with noise for photographs."""
-    write_model(root / sparse, lenses, images, text=text)
+    """Write a complete COLMAP folder with noise images."""
+    write_model(root / sparse, cameras, images, text=text)
     for number, image in enumerate(images):
-        lens = lenses[image.lens]
+        intrinsics = cameras[image.camera]
         path = root / "images" / image.name
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(noise(lens.width, lens.height, number)).save(path)
+        Image.fromarray(noise(intrinsics.width, intrinsics.height, number)).save(path)
     return root
 
 
 def snapshot(root: Path) -> dict[str, tuple[int, bytes]]:
-    """Time of change and content of every file below `root`, to prove that nothing was written."""
+    """Return the modification time and content of every file below `root`, to prove that nothing was written."""
     return {
         str(path.relative_to(root)): (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else b"")
         for path in sorted(root.rglob("*"))
@@ -129,17 +131,17 @@ def snapshot(root: Path) -> dict[str, tuple[int, bytes]]:
 
 
 def load(path: Path, **options: object) -> ColmapScene:
-    """The folder as a scene, with the given settings."""
+    """Load the folder as a scene with the given options."""
     return ColmapScene(ColmapScene.Config(path=str(path), **options))  # type: ignore[arg-type]
 
 
 def names(cameras: Sequence[Camera]) -> list[str]:
-    """The cameras' names in order."""
+    """Return the cameras' names in order."""
     return [camera.name for camera in cameras]
 
 
 def refused(path: Path, sentence: str, **options: object) -> None:
-    """Loading must fail with one sentence (one line, ending with a full stop) that matches."""
+    """Assert that loading fails with one sentence (one line, ending with a full stop) that matches."""
     with pytest.raises(SplatlearnError, match=sentence) as caught:
         load(path, **options)
     message = str(caught.value)
@@ -147,7 +149,7 @@ def refused(path: Path, sentence: str, **options: object) -> None:
 
 
 def sound(folder: Path) -> bool:
-    """Whether a damaged model still loads; what loads must hold usable numbers."""
+    """Return whether a damaged model still loads; assert that a loaded model contains usable numbers."""
     try:
         model = read_model(folder)
     except SplatlearnError as error:
@@ -163,5 +165,5 @@ def assert_usable(model: Model) -> None:
         rotation = image.world_to_camera[:3, :3]
         assert np.isfinite(image.world_to_camera).all(), "a pose that is not finite got through"
         np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-9, err_msg="not a rotation")
-        assert np.isfinite(image.lens.params).all() and image.lens.width > 0 and image.lens.height > 0
+        assert np.isfinite(image.intrinsics.params).all() and image.intrinsics.width > 0 and image.intrinsics.height > 0
         assert not image.name.startswith("/") and ".." not in image.name.split("/"), "a name that escapes got through"

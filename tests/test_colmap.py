@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from colmap_samples import LENSES, SampleImage, SampleLens, load, names, snapshot, write_scene
+from colmap_samples import CAMERA_PARAMS, SampleImage, SampleIntrinsics, load, names, snapshot, write_scene
 from PIL import Image
 
 from splatlearn.errors import SplatlearnError
@@ -27,9 +27,10 @@ def assert_same_model(folder: Path) -> None:
         pose = image.cam_from_world().matrix()
         np.testing.assert_allclose(mine.world_to_camera[:3], pose, atol=1e-12, err_msg="wxyz and xyzw mixed up")
         camera = theirs.cameras[image.camera_id]
-        assert mine.lens.model == camera.model_name, "the camera model's number is misread"
-        assert (mine.lens.width, mine.lens.height) == (camera.width, camera.height), "width and height are swapped"
-        np.testing.assert_array_equal(mine.lens.params, camera.params, err_msg="parameters are misread")
+        assert mine.intrinsics.model == camera.model_name, "the camera model's number is misread"
+        size = (mine.intrinsics.width, mine.intrinsics.height)
+        assert size == (camera.width, camera.height), "width and height are swapped"
+        np.testing.assert_array_equal(mine.intrinsics.params, camera.params, err_msg="parameters are misread")
     points = [theirs.points3D[key] for key in sorted(theirs.points3D)]
     expected = np.array([[*np.float32(point.xyz), *point.color] for point in points])
     got = np.concatenate([ours.points.astype(np.float64), ours.point_colors], axis=1)
@@ -51,7 +52,7 @@ def test_text_and_binary_models_are_the_same(tmp_path: Path, shared_scenes: Path
         np.testing.assert_allclose(
             one.world_to_camera, other.world_to_camera, atol=1e-12, err_msg="pose fields shifted"
         )
-        assert one.lens == other.lens, "17 digits of a text model are enough to get the lens back"
+        assert one.intrinsics == other.intrinsics, "17 digits of a text model restore the camera exactly"
 
 
 def test_rigs_of_several_cameras(tmp_path: Path) -> None:
@@ -74,18 +75,18 @@ def test_table_of_camera_models_is_colmaps() -> None:
 
 
 def test_several_lenses_sizes_and_subfolders(tmp_path: Path) -> None:
-    lenses = [SampleLens(), SampleLens("SIMPLE_PINHOLE", 24, 50, [20, 12, 25])]
+    cameras = [SampleIntrinsics(), SampleIntrinsics("SIMPLE_PINHOLE", 24, 50, [20, 12, 25])]
     images = [
-        SampleImage("right/a b.png", lens=1),
+        SampleImage("right/a b.png", camera=1),
         SampleImage("left/deep/a.png"),
-        SampleImage("left/é.png", lens=1),
+        SampleImage("left/é.png", camera=1),
     ]
     for text in (False, True):
-        root = write_scene(tmp_path / str(text), lenses, images, text=text)
+        root = write_scene(tmp_path / str(text), cameras, images, text=text)
         scene = load(root, holdout="none")
         assert names(scene.train) == ["left/deep/a.png", "left/é.png", "right/a b.png"], "not sorted by whole names"
         shapes = [tuple(scene.photo(camera).shape) for camera in scene.train]
-        assert shapes == [(30, 40, 3), (50, 24, 3), (50, 24, 3)], "a photograph got another one's lens"
+        assert shapes == [(30, 40, 3), (50, 24, 3), (50, 24, 3)], "an image got another image's camera"
 
 
 def test_model_directly_in_sparse(tmp_path: Path) -> None:
@@ -117,8 +118,8 @@ def test_points_and_extent(tmp_path: Path) -> None:
 
 
 def test_nothing_is_written_into_the_folder(tmp_path: Path) -> None:
-    lenses = [SampleLens("OPENCV", 160, 120, LENSES["OPENCV"])]
-    write_scene(tmp_path, lenses)
+    cameras = [SampleIntrinsics("OPENCV", 160, 120, CAMERA_PARAMS["OPENCV"])]
+    write_scene(tmp_path, cameras)
     before = snapshot(tmp_path)
     scene = load(tmp_path, memory_gib=0)
     for camera in scene.train + scene.test:
@@ -209,8 +210,8 @@ class TestPhotos:
         assert len(scene.train) == 17 and scene.points.shape == (10091, 3)
 
     def test_budget_and_determinism(self, tmp_path: Path) -> None:
-        lenses = [SampleLens("OPENCV", 160, 120, LENSES["OPENCV"])]
-        write_scene(tmp_path, lenses, [SampleImage(f"{number}.png") for number in range(6)])
+        cameras = [SampleIntrinsics("OPENCV", 160, 120, CAMERA_PARAMS["OPENCV"])]
+        write_scene(tmp_path, cameras, [SampleImage(f"{number}.png") for number in range(6)])
         roomy = load(tmp_path, holdout="none")
         tight = load(tmp_path, holdout="none", memory_gib=2.5 * 160 * 120 * 3 / 2**30)
         for _ in range(2):

@@ -11,7 +11,7 @@ import pytest
 from colmap_samples import (
     FILES,
     SampleImage,
-    SampleLens,
+    SampleIntrinsics,
     load,
     noise,
     refused,
@@ -65,12 +65,12 @@ class TestFolders:
 
     def test_no_points(self, tmp_path: Path) -> None:
         for text in (False, True):
-            write_model(tmp_path / str(text) / "sparse" / "0", [SampleLens()], [SampleImage("a.png")], 0, text)
+            write_model(tmp_path / str(text) / "sparse" / "0", [SampleIntrinsics()], [SampleImage("a.png")], 0, text)
             (tmp_path / str(text) / "images").mkdir()
             refused(tmp_path / str(text), "points3D.* holds no points, but Gaussians start at the points")
 
     def test_no_registered_images(self, tmp_path: Path) -> None:
-        write_model(tmp_path / "sparse" / "0", [SampleLens()], [SampleImage("a.png", posed=False)], 0)
+        write_model(tmp_path / "sparse" / "0", [SampleIntrinsics()], [SampleImage("a.png", posed=False)], 0)
         (tmp_path / "images").mkdir()
         refused(tmp_path, "images.bin holds no registered image")
 
@@ -178,7 +178,9 @@ class TestPhotographs:
         refused(root, "3 of 3 photographs cannot be used: .*so that none is left", skip_missing=True)
 
     def test_cut_jpeg(self, tmp_path: Path) -> None:
-        root = write_scene(tmp_path, [SampleLens(width=200, height=150)], [SampleImage("a.jpg"), SampleImage("b.jpg")])
+        root = write_scene(
+            tmp_path, [SampleIntrinsics(width=200, height=150)], [SampleImage("a.jpg"), SampleImage("b.jpg")]
+        )
         path = root / "images" / "b.jpg"
         whole = path.read_bytes()
         for size in (len(whole) - 300, len(whole) // 2, 700):  # the header is whole, so that it opens
@@ -196,7 +198,7 @@ class TestPhotographs:
         refused(root, rf"both sides scaled alike .*b\.png is {size[0]}x{size[1]} and not 40x30\.$")
 
     def test_turned_by_exif(self, tmp_path: Path) -> None:
-        root = write_scene(tmp_path, [SampleLens()], [SampleImage("a.jpg"), SampleImage("b.jpg")])
+        root = write_scene(tmp_path, [SampleIntrinsics()], [SampleImage("a.jpg"), SampleImage("b.jpg")])
         exif = Image.Exif()
         exif[0x0112] = 6
         buffer = io.BytesIO()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from colmap_samples import LENSES, SampleImage, SampleLens, load, refused, write_scene
+from colmap_samples import CAMERA_PARAMS, SampleImage, SampleIntrinsics, load, refused, write_scene
 
 from splatlearn.errors import SplatlearnError
 
@@ -144,8 +144,8 @@ class TestImpossibleNumbers:
     @pytest.mark.parametrize("model", ["OPENCV", "FULL_OPENCV", "FOV", "OPENCV_FISHEYE", "EUCM", "DIVISION"])
     def test_absurd_lenses_end(self, tmp_path: Path, model: str, params: tuple[float, ...]) -> None:
         for bend in (0.5, 1e3, 1e300, -1e300):
-            root = write_scene(tmp_path / str(bend), [SampleLens()], [SampleImage("a.png")])
-            rest = [bend] * (len(LENSES[model]) - 4)
+            root = write_scene(tmp_path / str(bend), [SampleIntrinsics()], [SampleImage("a.png")])
+            rest = [bend] * (len(CAMERA_PARAMS[model]) - 4)
             number = {
                 "OPENCV": 4,
                 "FULL_OPENCV": 6,

@@ -15,7 +15,7 @@ from sfm_photos import WIDTH, hashes, touched
 from splatlearn.demo import still_life
 from splatlearn.errors import SplatlearnError
 from splatlearn.scene.reconstruct import Settings, gather, reconstruct
-from splatlearn.scene.reconstruct.gather import copy_photo, find_photos, look_at, smaller
+from splatlearn.scene.reconstruct.gather import copy_photo, find_images, look_at, smaller
 
 ALONE = Settings(threads=1)
 
@@ -36,12 +36,12 @@ class TestFinding:
         (outside / "back").symlink_to(folder)
         (folder / "ä" / "self").symlink_to(folder / "ä")
         wanted = ["b.jpeg", "link.jpg", "linked/far.png", "linked/sub/farther.tif", "ä/日本 語.JPG"]
-        assert find_photos(folder, [folder / "masks"]) == wanted, "links are not followed, or followed in a circle"
+        assert find_images(folder, [folder / "masks"]) == wanted, "links are not followed, or followed in a circle"
 
     def test_two_ways_to_one_folder_count_once(self, tmp_path: Path) -> None:
         folder = touched(tmp_path, "a/1.jpg", "a/2.jpg")
         (folder / "z").symlink_to(folder / "a")
-        assert find_photos(folder) == ["a/1.jpg", "a/2.jpg"], "a photograph came in twice"
+        assert find_images(folder) == ["a/1.jpg", "a/2.jpg"], "a photograph came in twice"
 
     @pytest.mark.parametrize(
         ("names", "sentence"),
@@ -55,13 +55,13 @@ class TestFinding:
     )
     def test_what_is_refused(self, tmp_path: Path, names: tuple[str, ...], sentence: str) -> None:
         with pytest.raises(SplatlearnError, match=sentence):
-            find_photos(touched(tmp_path, *names))
+            find_images(touched(tmp_path, *names))
 
     def test_names_of_other_bytes(self, tmp_path: Path) -> None:
         touched(tmp_path, "a.jpg")
         (Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.jpg"))).touch()
         with pytest.raises(SplatlearnError, match="names that can be printed"):
-            find_photos(tmp_path)
+            find_images(tmp_path)
 
 
 class TestLooking:
@@ -77,7 +77,7 @@ class TestLooking:
 
     def test_a_second_look_is_for_what_has_changed(self, photos: Path, tmp_path: Path, monkeypatch: Any) -> None:
         folder = shutil.copytree(photos, tmp_path / "in")
-        names = find_photos(folder)
+        names = find_images(folder)
         first = look_at(folder, names, {}, 2)
         opened: list[str] = []
         original = Image.open

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tiny_scene
 import torch
-from colmap_samples import SampleLens, load, refused, write_scene
+from colmap_samples import SampleIntrinsics, load, refused, write_scene
 from PIL import Image
 
 from splatlearn import config, loop
@@ -19,7 +19,7 @@ from splatlearn.scene.photos.masks import copy_mask, fitted, masked, read_mask, 
 from splatlearn.scene.training.task import SceneTask
 from splatlearn.scene.view import View, reduced
 
-DISTORTED = SampleLens("OPENCV", 160, 120, (125, 126, 80, 59, -0.1, 0.02, 0.004, -0.003))
+DISTORTED = SampleIntrinsics("OPENCV", 160, 120, (125, 126, 80, 59, -0.1, 0.02, 0.004, -0.003))
 
 
 def save_mask(path: Path, values: np.ndarray) -> Path:
@@ -142,7 +142,7 @@ class TestFolder:
 
     @pytest.mark.parametrize("factor", [2, 3, 7])
     def test_masks_are_shrunk_with_their_photographs(self, tmp_path: Path, factor: int) -> None:
-        root = write_scene(tmp_path / "scene", [SampleLens("PINHOLE", 50, 37, (45, 45, 25, 18.5))])
+        root = write_scene(tmp_path / "scene", [SampleIntrinsics("PINHOLE", 50, 37, (45, 45, 25, 18.5))])
         save_mask(root / "masks" / "a.png.png", half(50, 37))
         scene = load(root, masks="masks", downscale=factor)
         camera = scene.test[0]

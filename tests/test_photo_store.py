@@ -8,23 +8,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from colmap_samples import SampleImage, SampleLens, load, noise, write_scene
+from colmap_samples import SampleImage, SampleIntrinsics, load, noise, write_scene
 from PIL import Image
 
 from splatlearn.errors import SplatlearnError
-from splatlearn.scene.photos.lens import pinhole_views
-from splatlearn.scene.photos.store import MOST_COMING, PhotoSource, PhotoStore
-from splatlearn.scene.readers.colmap_records import Lens
+from splatlearn.scene.photos.store import MAX_PREFETCHED, ImageSource, ImageStore
+from splatlearn.scene.photos.undistort import undistortions
+from splatlearn.scene.readers.colmap_records import Intrinsics
 
 
 def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-class TestPhotoStore:
-    def store(self, tmp_path: Path, count: int, memory_bytes: int, masks: bool = False, **more: object) -> PhotoStore:
-        lens = Lens(1, "OPENCV", 160, 120, (125, 126, 80, 59, -0.1, 0.02, 0.004, -0.003))
-        (view,) = pinhole_views(lens, (160, 120), (1.0, 1.0))
+class TestImageStore:
+    def store(self, tmp_path: Path, count: int, memory_bytes: int, masks: bool = False, **more: object) -> ImageStore:
+        intrinsics = Intrinsics(1, "OPENCV", 160, 120, (125, 126, 80, 59, -0.1, 0.02, 0.004, -0.003))
+        (undistortion,) = undistortions(intrinsics, (160, 120), (1.0, 1.0))
         sources = {}
         for number in range(count):
             path = tmp_path / f"{number}.png"
@@ -32,9 +32,9 @@ class TestPhotoStore:
             mask = tmp_path / f"mask_{number}.png" if masks else None
             if mask:
                 Image.fromarray(np.full((120, 160), 255, np.uint8)).save(mask)
-            sources[str(number)] = PhotoSource(path, (160, 120), view, mask)
-        self.bytes = view.width * view.height * 3
-        return PhotoStore(sources, memory_bytes=memory_bytes, **more)  # type: ignore[arg-type]
+            sources[str(number)] = ImageSource(path, (160, 120), undistortion, mask)
+        self.bytes = undistortion.width * undistortion.height * 3
+        return ImageStore(sources, memory_bytes=memory_bytes, **more)  # type: ignore[arg-type]
 
     def test_what_fits_is_decoded_once(self, tmp_path: Path) -> None:
         store = self.store(tmp_path, 5, 1 << 30)
@@ -91,7 +91,7 @@ class TestPhotoStore:
         store = self.store(tmp_path, 20, 0)
         for _ in range(5):
             store.prefetch(store.sources)
-            assert len(store._coming) <= MOST_COMING, "pictures that nobody asked for pile up"
+            assert len(store._pending) <= MAX_PREFETCHED, "pictures that nobody asked for pile up"
         assert torch.equal(store.load("19"), self.store(tmp_path, 20, 0).load("19"))
 
     def test_the_budget_holds_with_masks_and_threads(self, tmp_path: Path) -> None:
@@ -123,30 +123,30 @@ class TestPhotoStore:
 
 class TestCacheFolder:
     @staticmethod
-    def store(sources: dict[str, PhotoSource], cache: Path, **more: object) -> PhotoStore:
-        return PhotoStore(sources, memory_bytes=0, cache=cache, **more)  # type: ignore[arg-type]
+    def store(sources: dict[str, ImageSource], cache: Path, **more: object) -> ImageStore:
+        return ImageStore(sources, memory_bytes=0, cache=cache, **more)  # type: ignore[arg-type]
 
     @pytest.fixture
-    def sources(self, tmp_path: Path) -> dict[str, PhotoSource]:
-        return TestPhotoStore().store(tmp_path, 2, 0).sources
+    def sources(self, tmp_path: Path) -> dict[str, ImageSource]:
+        return TestImageStore().store(tmp_path, 2, 0).sources
 
-    def test_a_second_run_decodes_nothing(self, sources: dict[str, PhotoSource], tmp_path: Path) -> None:
-        plain = PhotoStore(sources, memory_bytes=0)
+    def test_a_second_run_decodes_nothing(self, sources: dict[str, ImageSource], tmp_path: Path) -> None:
+        plain = ImageStore(sources, memory_bytes=0)
         for decoded in (2, 0):
             store = self.store(sources, tmp_path / "cache")
             assert all(torch.equal(store.load(name), plain.load(name)) for name in sources), "another picture"
             assert store.decoded == decoded, "the cache was not written, or not read"
 
-    def test_what_a_picture_depends_on_is_not_mixed_up(self, sources: dict[str, PhotoSource], tmp_path: Path) -> None:
+    def test_what_a_picture_depends_on_is_not_mixed_up(self, sources: dict[str, ImageSource], tmp_path: Path) -> None:
         self.store(sources, tmp_path / "cache").load("0")
         lit = self.store(sources, tmp_path / "cache", background=(1.0, 0.0, 0.0))
         lit.load("0")
         assert lit.decoded == 1, "another background must give another file"
         Image.fromarray(noise(160, 120, 77)).save(tmp_path / "0.png")  # another photograph of the same name
         changed = self.store(sources, tmp_path / "cache")
-        assert torch.equal(changed.load("0"), PhotoStore(sources).load("0")), "an old picture was shown"
+        assert torch.equal(changed.load("0"), ImageStore(sources).load("0")), "an old picture was shown"
 
-    def test_damaged_files_are_made_again(self, sources: dict[str, PhotoSource], tmp_path: Path) -> None:
+    def test_damaged_files_are_made_again(self, sources: dict[str, ImageSource], tmp_path: Path) -> None:
         picture = self.store(sources, tmp_path / "cache").load("0")
         (file,) = (tmp_path / "cache").iterdir()
         for content in (b"", file.read_bytes()[:-9], b"no array"):
@@ -155,7 +155,7 @@ class TestCacheFolder:
             assert torch.equal(again.load("0"), picture) and again.decoded == 1, "a damaged file was believed"
 
     def test_a_cache_that_cannot_be_written_is_done_without(
-        self, sources: dict[str, PhotoSource], tmp_path: Path
+        self, sources: dict[str, ImageSource], tmp_path: Path
     ) -> None:
         (tmp_path / "file").touch()
         store = self.store(sources, tmp_path / "file" / "cache")
@@ -171,7 +171,7 @@ class TestFolders:
     @pytest.mark.parametrize("factor", [3, 5, 15])  # what divides both sides
     def test_smaller_copies_and_downscale_agree_on_the_camera(self, tmp_path: Path, factor: int) -> None:
         """images_N holds copies reduced by N, in whole pixels; downscale N of the originals is the same picture."""
-        root = write_scene(tmp_path / "scene", [SampleLens("PINHOLE", 60, 45, (50, 51, 29, 22))])
+        root = write_scene(tmp_path / "scene", [SampleIntrinsics("PINHOLE", 60, 45, (50, 51, 29, 22))])
         (root / f"images_{factor}").mkdir()
         for path in (root / "images").iterdir():
             with Image.open(path) as image:
@@ -186,7 +186,7 @@ class TestFolders:
     @pytest.mark.parametrize("factor", [4, 7, 11])
     def test_any_whole_factor(self, tmp_path: Path, factor: int) -> None:
         """Sides that the factor does not divide: what fills no block is cut off, and pixels keep their size."""
-        root = write_scene(tmp_path / "scene", [SampleLens("PINHOLE", 61, 47, (50, 51, 29, 22))])
+        root = write_scene(tmp_path / "scene", [SampleIntrinsics("PINHOLE", 61, 47, (50, 51, 29, 22))])
         scene = load(root, downscale=factor)
         camera = scene.train[0]
         assert (camera.width, camera.height) == (61 // factor, 47 // factor)
@@ -209,13 +209,13 @@ class TestFolders:
         assert again._store.decoded == 0, "names of any letters must find their files in the cache"
 
 
-def test_dropped_pictures_give_their_memory_back(tmp_path: Path) -> None:
-    """The budget is one of the process, not of a counter: decoding in threads must not fill malloc's heap with gaps."""
-    lens = Lens(1, "OPENCV", 1200, 900, (900, 910, 600, 450, -0.1, 0.02, 0.004, -0.003))
-    view = pinhole_views(lens, (1200, 900), (1.0, 1.0))
+def test_dropped_images_return_their_memory(tmp_path: Path) -> None:
+    """The budget limits the process, not a counter: decoding in threads must not fragment malloc's heap."""
+    intrinsics = Intrinsics(1, "OPENCV", 1200, 900, (900, 910, 600, 450, -0.1, 0.02, 0.004, -0.003))
+    undistortion = undistortions(intrinsics, (1200, 900), (1.0, 1.0))
     Image.fromarray(noise(1200, 900)).save(tmp_path / "a.jpg")
-    source = PhotoSource(tmp_path / "a.jpg", (1200, 900), view[0])
-    store = PhotoStore({str(number): source for number in range(60)}, memory_bytes=8 << 20)
+    source = ImageSource(tmp_path / "a.jpg", (1200, 900), undistortion[0])
+    store = ImageStore({str(number): source for number in range(60)}, memory_bytes=8 << 20)
     store.load("0")
     before = resident_bytes()
     assert store.check() == {}

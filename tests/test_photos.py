@@ -12,7 +12,7 @@ from colmap_samples import noise
 from PIL import Image
 
 from splatlearn.errors import SplatlearnError
-from splatlearn.scene.photos.decode import photo_size, read_photo, shrink
+from splatlearn.scene.photos.decode import image_size, read_image, shrink
 
 RGB16, GREY16, GREY_ALPHA16, RGBA16 = 2, 0, 4, 6  # PNG's colour types
 
@@ -52,7 +52,7 @@ def eighths(values: np.ndarray) -> np.ndarray:
 def read(tmp_path: Path, content: bytes, suffix: str, background: tuple[float, float, float] = (0, 0, 0)) -> np.ndarray:
     path = tmp_path / f"photo{suffix}"
     path.write_bytes(content)
-    photo = read_photo(path, background)
+    photo = read_image(path, background)
     assert photo.dtype == torch.uint8 and photo.is_contiguous() and photo.shape[2] == 3
     return photo.numpy()
 
@@ -162,7 +162,7 @@ def test_exif_rotation_is_not_applied(tmp_path: Path) -> None:
     exif[0x0112] = 6  # "rotate by 90 degrees to view"
     content = encoded(Image.fromarray(noise(16, 8)), "JPEG", exif=exif)
     assert read(tmp_path, content, ".jpg").shape == (8, 16, 3), "COLMAP measured the pixels as stored"
-    assert photo_size(tmp_path / "photo.jpg") == (16, 8)
+    assert image_size(tmp_path / "photo.jpg") == (16, 8)
 
 
 @pytest.mark.parametrize("kind, suffix", [("JPEG", ".jpg"), ("PNG", ".png")])
@@ -179,7 +179,7 @@ def test_cut_files_are_refused(tmp_path: Path, kind: str, suffix: str) -> None:
 def test_missing_file(tmp_path: Path) -> None:
     for name in ("none.png", "x" * 300 + ".png", "folder/none.png"):
         with pytest.raises(SplatlearnError, match="is missing|is no image"):
-            read_photo(tmp_path / name)
+            read_image(tmp_path / name)
 
 
 def test_shrink_rounds_the_mean_and_cuts_the_rest() -> None:

@@ -15,7 +15,7 @@ from sfm_photos import HEIGHT, WIDTH, touched
 from splatlearn.errors import SplatlearnError
 from splatlearn.scene.readers.colmap import ColmapScene
 from splatlearn.scene.reconstruct import Settings, reconstruct
-from splatlearn.scene.reconstruct.gather import Photo, copy_photo, find_photos
+from splatlearn.scene.reconstruct.gather import Photo, copy_photo, find_images
 from splatlearn.scene.reconstruct.phases import camera_groups, matching_of
 from splatlearn.scene.reconstruct.work import FOLDER
 
@@ -65,7 +65,7 @@ class TestOut:
     def test_a_folder_within_the_photographs(self, photos: Path, tmp_path: Path) -> None:
         folder = shutil.copytree(photos, tmp_path / "in")
         assert reconstruct(folder, folder / "out", ALONE, progress=False).total == 7
-        assert find_photos(folder, [folder / "out"]) == find_photos(photos), "photographs were added or lost"
+        assert find_images(folder, [folder / "out"]) == find_images(photos), "photographs were added or lost"
 
     def test_in_use(self, photos: Path, tmp_path: Path) -> None:
         touched(tmp_path / "out", "thesis.tex")

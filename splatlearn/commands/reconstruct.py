@@ -103,7 +103,7 @@ def is_photographs(path: Path) -> bool:
 def _photographs_at(source: Path) -> Path | None:
     """The video, or the folder of photographs, at `source`; None where there is a model, or nothing of the kind."""
     from splatlearn.scene.reconstruct.frames import check_video
-    from splatlearn.scene.reconstruct.gather import find_photos
+    from splatlearn.scene.reconstruct.gather import find_images
 
     try:
         if source.is_file():
@@ -112,7 +112,7 @@ def _photographs_at(source: Path) -> Path | None:
         if (source / "sparse").exists():
             return None
         photos = source / "images" if (source / "images").is_dir() else source
-        find_photos(photos)
+        find_images(photos)
         return photos
     except SplatlearnError:
         return None

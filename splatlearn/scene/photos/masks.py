@@ -21,7 +21,7 @@ from torch import Tensor
 
 from splatlearn.errors import SplatlearnError
 from splatlearn.files import replacing
-from splatlearn.scene.photos.decode import read_photo
+from splatlearn.scene.photos.decode import read_image
 
 COUNTS_FROM = 128  # grey value from which a pixel counts
 ALL = 255  # the value of a pixel of which everything counts
@@ -39,7 +39,7 @@ def read_mask(path: Path, size: tuple[int, int]) -> Tensor:
     what is ignored. Raises SplatlearnError for a file that cannot be read or has another shape, and for one that is
     black all over.
     """
-    mask = torch.where(read_photo(path).amax(dim=2) >= COUNTS_FROM, ALL, 0).to(torch.uint8)
+    mask = torch.where(read_image(path).amax(dim=2) >= COUNTS_FROM, ALL, 0).to(torch.uint8)
     width, height = size
     if mask.shape != (height, width):
         if abs(mask.shape[1] * height - mask.shape[0] * width) > max(mask.shape[0] + height, mask.shape[1] + width):
@@ -67,7 +67,7 @@ def copy_mask(source: Path, target: Path, smaller: Callable[[tuple[int, int]], t
     """Writes a mask of black and white alone, in the size that `smaller` makes of its own."""
     from PIL import Image
 
-    mask = torch.where(read_photo(source).amax(dim=2) >= COUNTS_FROM, ALL, 0).to(torch.uint8)
+    mask = torch.where(read_image(source).amax(dim=2) >= COUNTS_FROM, ALL, 0).to(torch.uint8)
     if smaller:
         width, height = smaller((mask.shape[1], mask.shape[0]))
         mask = whole(fitted(mask, width, height))

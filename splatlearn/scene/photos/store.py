@@ -1,9 +1,8 @@
-"""The photographs of a scene, undistorted, within a memory budget: what was used last stays, threads fetch what comes.
+"""Keep the undistorted images of a scene within a memory budget: least recently used go first, threads prefetch.
 
-Memory is bound: kept pictures take `memory_bytes` at most. On top come the few that are fetched ahead (MOST_COMING),
-the sampling grids (GRID_BYTES), and the floats of the picture that each thread resamples. A cache folder, where one is
-given, holds pictures as they come out of decoding, shrinking and undistorting, so that neither the next round nor the
-next run does that again.
+Kept images take at most `memory_bytes`. In addition the store needs memory for a few prefetched images
+(MAX_PREFETCHED), the sampling grids (GRID_BYTES), and one float image per resampling thread. An optional cache folder
+keeps the decoded, reduced and undistorted images, so that neither the next epoch nor the next run decodes them again.
 """
 
 from __future__ import annotations
@@ -25,17 +24,17 @@ import torch
 from splatlearn.errors import SplatlearnError
 from splatlearn.files import replacing
 from splatlearn.ops.pages import in_own_pages
-from splatlearn.scene.photos.decode import read_photo, shrink
-from splatlearn.scene.photos.lens import PinholeView, sampling_grid, warp
+from splatlearn.scene.photos.decode import read_image, shrink
 from splatlearn.scene.photos.masks import read_mask, whole
+from splatlearn.scene.photos.undistort import Undistortion, sampling_grid, warp
 
-# Memory for sampling grids: photographs of one lens mostly follow each other, so a few grids are enough.
+# Memory for sampling grids: consecutive images mostly share a camera, so a few grids are enough.
 GRID_BYTES = 512 << 20
-MOST_COMING = 4  # pictures that are fetched ahead and not yet asked for
+MAX_PREFETCHED = 4  # images that are prefetched and not yet loaded
 
 
 class _Cache:
-    """Least-recently-used tensors within a number of bytes. Not thread-safe by itself."""
+    """An LRU cache of tensors, limited in bytes. Not thread-safe by itself."""
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
@@ -60,12 +59,12 @@ class _Cache:
 
 
 @dataclass(frozen=True)
-class PhotoSource:
-    """Where a picture comes from: file, size as stored, the pinhole view to take out of it, and its mask's file."""
+class ImageSource:
+    """The source of an image: its file, stored size (width, height), undistortion, and its mask's file if any."""
 
     path: Path
     stored_size: tuple[int, int]
-    view: PinholeView
+    undistortion: Undistortion
     mask: Path | None = None
 
 
@@ -74,103 +73,108 @@ class _Key(NamedTuple):
     is_mask: bool
 
 
-class PhotoStore:
-    """Undistorted pictures by name, decoded when first asked for and kept while `memory_bytes` allow.
+class ImageStore:
+    """Undistorted images by name, decoded at first use and kept within a memory budget.
 
-    Safe to use from several threads; the same name always gives the same bits. The tensors are shared: do not
-    write into them.
+    Several threads may use it; a name always gives the same bits. The tensors are shared: do not write into them.
+
+    Args:
+        sources: the images by name.
+        downscale: whole factor by which images are reduced before undistortion.
+        background: RGB, 0 to 1, behind images with an alpha channel.
+        memory_bytes: budget for kept images and masks.
+        cache: folder that keeps finished images, created with the first one; None: no such folder.
     """
 
     def __init__(
         self,
-        sources: dict[str, PhotoSource],
+        sources: dict[str, ImageSource],
         *,
         downscale: int = 1,
         background: tuple[float, float, float] = (0.0, 0.0, 0.0),
         memory_bytes: int = 4 << 30,
         cache: Path | None = None,
     ) -> None:
-        """`cache`: a folder to keep finished pictures in; it is made when the first one is written."""
         self.sources = sources
         self.downscale = downscale
         self.background = background
         self.cache = cache
-        self.decoded = 0  # photographs, masks not counted, nor what the cache folder had
-        self._pictures = _Cache(memory_bytes)
+        self.decoded = 0  # images decoded, without masks and without those read from the cache folder
+        self._images = _Cache(memory_bytes)
         self._grids = _Cache(GRID_BYTES)
         self._lock = threading.Lock()
         self._grid_lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
-        self._coming: dict[_Key, Future[torch.Tensor]] = {}
+        self._pending: dict[_Key, Future[torch.Tensor]] = {}
 
     def load(self, name: str) -> torch.Tensor:
-        """The picture, [H, W, 3] uint8. Raises SplatlearnError if its file has become unusable since."""
+        """Return the image, [H, W, 3] uint8 RGB; raises SplatlearnError if its file has become unusable."""
         return self._load(_Key(name, False))
 
     def load_mask(self, name: str) -> torch.Tensor | None:
-        """Its mask, [H, W] uint8, 255 where it counts and 0 where it is ignored; None for a picture without one."""
+        """Return the image's mask, [H, W] uint8, 255 or 0 where it is ignored; None if it has no mask."""
         return None if self.sources[name].mask is None else self._load(_Key(name, True))
 
     @property
     def kept_bytes(self) -> int:
-        """How much memory the kept pictures take."""
-        return self._pictures.used
+        """Memory in bytes of the kept images."""
+        return self._images.used
 
     def _load(self, key: _Key) -> torch.Tensor:
         with self._lock:
-            picture = self._pictures.get(key)
-            coming = self._coming.pop(key, None)
-        if picture is not None:
-            return picture
-        return coming.result() if coming is not None else self._produce(key)
+            image = self._images.get(key)
+            pending = self._pending.pop(key, None)
+        if image is not None:
+            return image
+        return pending.result() if pending is not None else self._produce(key)
 
     def _produce(self, key: _Key) -> torch.Tensor:
-        picture = self._mask(key.name) if key.is_mask else self._photo(key.name)
+        image = self._produce_mask(key.name) if key.is_mask else self._produce_image(key.name)
         with self._lock:
-            self._pictures.put(key, picture)
-        return picture
+            self._images.put(key, image)
+        return image
 
-    def _photo(self, name: str) -> torch.Tensor:
+    def _produce_image(self, name: str) -> torch.Tensor:
         source = self.sources[name]
         cached = self._cache_file(source)
         if cached is not None:
-            picture = _read_cached(cached, source.view)
-            if picture is not None:
-                return picture
-        photo = read_photo(source.path, self.background)
-        size = (photo.shape[1], photo.shape[0])
+            image = _read_cached(cached, source.undistortion)
+            if image is not None:
+                return image
+        image = read_image(source.path, self.background)
+        size = (image.shape[1], image.shape[0])
         if size != source.stored_size:
             raise SplatlearnError(f"{source.path} changed its size from {source.stored_size} to {size} meanwhile.")
-        photo = shrink(photo, self.downscale)
-        picture = warp(photo, self._grid(source.view)) if source.view.resampled else in_own_pages(photo)
+        image = shrink(image, self.downscale)
+        image = warp(image, self._grid(source.undistortion)) if source.undistortion.resampled else in_own_pages(image)
         with self._lock:
             self.decoded += 1
         if cached is not None:
-            self._write_cached(cached, picture)
-        return picture
+            self._write_cached(cached, image)
+        return image
 
-    def _mask(self, name: str) -> torch.Tensor:
+    def _produce_mask(self, name: str) -> torch.Tensor:
         source = self.sources[name]
         assert source.mask is not None
         mask = read_mask(source.mask, source.stored_size)[:, :, None].expand(-1, -1, 3)
         mask = shrink(mask, self.downscale)
-        if source.view.resampled:
-            # What fell short of white is mixed with something ignored; so is what is mixed from that.
-            mask = warp(whole(mask), self._grid(source.view))
+        if source.undistortion.resampled:
+            # A value below white contains an ignored pixel. `whole` rejects those before and after the warp.
+            mask = warp(whole(mask), self._grid(source.undistortion))
         return in_own_pages(whole(mask[:, :, 0]))
 
-    def _grid(self, view: PinholeView) -> torch.Tensor:
-        with self._grid_lock:  # held while computing, so that two threads do not make the same grid
-            grid = self._grids.get(id(view))
+    def _grid(self, undistortion: Undistortion) -> torch.Tensor:
+        with self._grid_lock:  # held while computing, so that two threads do not compute the same grid
+            grid = self._grids.get(id(undistortion))
             if grid is None:
-                grid = sampling_grid(view)
-                self._grids.put(id(view), grid)
+                grid = sampling_grid(undistortion)
+                self._grids.put(id(undistortion), grid)
             return grid
 
     def prefetch(self, names: Iterable[str]) -> None:
-        """Starts loading these pictures and masks in threads and returns at once; `load` then waits for them.
+        """Start loading these images and masks in threads and return at once; `load` then waits for them.
 
-        Of many names, only the first few are fetched: what nobody has asked for yet must not fill the memory.
+        Only the first MAX_PREFETCHED of many names are fetched, so that unused images do not fill the memory.
         """
         if self._pool is None:
             self._pool = ThreadPoolExecutor(_threads(), thread_name_prefix="photos")
@@ -178,19 +182,19 @@ class PhotoStore:
             keys = [_Key(name, False)] + ([_Key(name, True)] if self.sources[name].mask is not None else [])
             for key in keys:
                 with self._lock:
-                    if key in self._coming or self._pictures.get(key) is not None:
+                    if key in self._pending or self._images.get(key) is not None:
                         continue
-                    if len(self._coming) >= MOST_COMING * len(keys) and not self._forget_one():
+                    if len(self._pending) >= MAX_PREFETCHED * len(keys) and not self._drop_one():
                         return
-                    self._coming[key] = self._pool.submit(self._produce, key)
+                    self._pending[key] = self._pool.submit(self._produce, key)
 
-    def _forget_one(self) -> bool:
-        """Lets go of the oldest picture that has come and was not asked for; whether there was one."""
-        key = next((key for key, future in self._coming.items() if future.done()), None)
-        return key is not None and self._coming.pop(key) is not None
+    def _drop_one(self) -> bool:
+        """Drop the oldest prefetched image that is finished and unused; return whether there was one."""
+        key = next((key for key, future in self._pending.items() if future.done()), None)
+        return key is not None and self._pending.pop(key) is not None
 
     def check(self) -> dict[str, SplatlearnError]:
-        """Decodes every file in threads and keeps the pictures that fit; returns what failed, by name."""
+        """Decode every file in threads and keep the images that fit; return the errors by name."""
         from tqdm import tqdm
 
         failed = {}
@@ -202,7 +206,7 @@ class PhotoStore:
                 if failure is not None:
                     failed[name] = failure
         finally:
-            pool.shutdown(cancel_futures=True)  # so that Ctrl-C need not wait for all photographs
+            pool.shutdown(cancel_futures=True)  # so that Ctrl-C does not wait for all images
         return failed
 
     def _failure(self, name: str) -> SplatlearnError | None:
@@ -215,46 +219,51 @@ class PhotoStore:
 
     # ---- the cache folder ----
 
-    def _cache_file(self, source: PhotoSource) -> Path | None:
-        """The file whose name stands for all that the picture depends on; None without a cache."""
+    def _cache_file(self, source: ImageSource) -> Path | None:
+        """Return the cache file, named by a hash of all inputs of the image; None without a cache folder."""
         if self.cache is None:
             return None
         try:
-            facts = source.path.stat()
+            stat = source.path.stat()
         except OSError as error:
             raise SplatlearnError(f"{source.path} is missing ({error.strerror}).") from None
-        view = source.view
+        undistortion = source.undistortion
         parts = [
             str(source.path.resolve()),
-            facts.st_size,
-            facts.st_mtime_ns,
+            stat.st_size,
+            stat.st_mtime_ns,
             self.downscale,
             self.background,
-            view.lens,
+            undistortion.intrinsics,
+            undistortion.scale,
+            undistortion.source_size,
+            undistortion.width,
+            undistortion.height,
+            undistortion.K.tolist(),
+            undistortion.source_from_pinhole.tolist(),
         ]
-        parts += [view.scale, view.source_size, view.width, view.height, view.K.tolist(), view.lens_from_view.tolist()]
         return self.cache / f"{hashlib.sha256(repr(parts).encode(errors='surrogateescape')).hexdigest()[:40]}.npy"
 
-    def _write_cached(self, file: Path, picture: torch.Tensor) -> None:
-        """A cache that cannot be written costs time, not the training."""
+    def _write_cached(self, file: Path, image: torch.Tensor) -> None:
+        """Write the image into the cache folder; a folder that cannot be written is disabled with one warning."""
         try:
             with replacing(file) as path:
-                np.save(path, picture.numpy())
+                np.save(path, image.numpy())
         except SplatlearnError as error:
             with self._lock:
-                told, self.cache = self.cache is None, None
-            if not told:
+                warned, self.cache = self.cache is None, None
+            if not warned:
                 warnings.warn(f"going on without the cache of photographs: {error}", UserWarning, stacklevel=2)
 
 
-def _read_cached(file: Path, view: PinholeView) -> torch.Tensor | None:
+def _read_cached(file: Path, undistortion: Undistortion) -> torch.Tensor | None:
     try:
-        picture = np.load(file, allow_pickle=False)
+        image = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
-    if picture.dtype != np.uint8 or picture.shape != (view.height, view.width, 3):
+    if image.dtype != np.uint8 or image.shape != (undistortion.height, undistortion.width, 3):
         return None
-    return in_own_pages(torch.from_numpy(picture))
+    return in_own_pages(torch.from_numpy(image))
 
 
 def _threads() -> int:

@@ -1,4 +1,4 @@
-"""A COLMAP folder as a scene to learn: checked cameras, points, undistorted photographs, held-out split."""
+"""Load a COLMAP folder as a scene: checked cameras, points, undistorted images and the held-out split."""
 
 from __future__ import annotations
 
@@ -15,46 +15,53 @@ import torch
 from splatlearn.config import key
 from splatlearn.errors import SplatlearnError
 from splatlearn.scene.cameras import Camera, scene_extent
-from splatlearn.scene.photos.decode import photo_size
-from splatlearn.scene.photos.lens import PinholeView, pinhole_views
+from splatlearn.scene.photos.decode import image_size
 from splatlearn.scene.photos.masks import mask_path
-from splatlearn.scene.photos.store import PhotoSource, PhotoStore
-from splatlearn.scene.readers.colmap_files import Model, ModelImage, read_model
+from splatlearn.scene.photos.store import ImageSource, ImageStore
+from splatlearn.scene.photos.undistort import Undistortion, undistortions
+from splatlearn.scene.readers.colmap_files import Model, RegisteredImage, read_model
 
 DEFAULT_HOLDOUT = 8
 _LAYOUT = "expected a COLMAP folder with the photographs in images/ and the model in sparse/0/ (or sparse/)"
 
 
 class ColmapScene:
-    """Photographs with known cameras, read from a folder that holds `images/` and `sparse/0/` (or `sparse/`).
+    """Images with known cameras, read from a folder that contains `images/` and `sparse/0/` (or `sparse/`).
 
-    Nothing is ever written into that folder. Every file is checked on the way in: the constructor raises
-    SplatlearnError, one sentence naming file and fault, and a single one that lists all photographs that are
-    missing or cannot be decoded. So each photograph is decoded once at the start.
+    Loading never writes into that folder. The constructor checks every file and decodes every image once.
+    A panorama (COLMAP's EQUIRECTANGULAR) becomes six cameras, the faces of a cube: "photo.jpg#front" and so on.
 
-    A panorama (COLMAP's EQUIRECTANGULAR) gives six cameras, the faces of a cube: "photo.jpg#front" and so on.
+    `config.holdout` selects the held-out images by name. "every:N" takes the first of each N, "fraction:F" an evenly
+    spread share, "file" the names in sparse/0/test.txt (one per line), "none" nothing. "auto" takes that file if it
+    exists, else "every:8".
 
-    train, test: the cameras (ideal pinholes), sorted by name.
-    points: [P, 3] float32, the reconstruction's points in the world. point_colors: [P, 3] uint8.
-    extent: the radius of the training cameras (see scene_extent).
+    Args:
+        config: the folder and how to read it.
 
-    Held out (config.holdout) are, by name: "every:N" the first of each N, "fraction:F" a share spread evenly, "file"
-    what sparse/0/test.txt lists, one name a line, "none" nothing; "auto" takes the file if it is there, else "every:8".
+    Attributes:
+        train, test: the cameras (ideal pinholes), sorted by name.
+        points: [P, 3] float32, the reconstructed points in the world frame.
+        point_colors: [P, 3] uint8 RGB.
+        extent: the radius of the training cameras in the world's unit (see `scene_extent`).
+
+    Raises:
+        SplatlearnError: a file is missing or damaged, or a key of the config has no valid value. One error lists all
+            images that are missing or cannot be decoded.
     """
 
     @dataclass
     class Config:
         """How to read the folder."""
 
-        path: str = key("", "a COLMAP folder; or photographs or a video, to be reconstructed first")
+        path: str = key("", "a COLMAP folder; or a folder of photographs or a video, to be reconstructed first")
         reconstruct: Literal["ask", "yes", "no"] = key("ask", "whether to reconstruct photographs that have no model")
         images: str | None = key(None, "folder of the photographs in it, such as images_2; null: images")
         masks: str | None = key(None, "folder of masks in it, photo.jpg.png for photo.jpg, black: ignored; null: none")
-        downscale: int = key(1, "whole number by which photographs are shrunk further on loading, by averaging")
+        downscale: int = key(1, "whole factor by which loading reduces the photographs, by averaging")
         holdout: str = key("auto", "held out: auto (test.txt, else every:8), every:N, fraction:F, file, none")
-        skip_missing: bool = key(False, "go on without photographs that are missing or cannot be decoded")
-        memory_gib: float = key(4.0, "memory that decoded photographs may keep; all else is decoded again")
-        cache: str | None = key(None, "folder to keep undistorted photographs in between runs; null: none")
+        skip_missing: bool = key(False, "continue without photographs that are missing or cannot be decoded")
+        memory_gib: float = key(4.0, "memory for decoded photographs; those beyond it are decoded again when needed")
+        cache: str | None = key(None, "folder that keeps undistorted photographs between runs; null: none")
         background: list[float] = key([0.0, 0.0, 0.0], "RGB, 0 to 1, behind photographs with an alpha channel")
 
     def __init__(self, config: Config) -> None:
@@ -64,20 +71,20 @@ class ColmapScene:
         self.model_folder, self.image_folder = _find_folders(self.path, config.images)
         model = read_model(self.model_folder)
         sizes, failed = _stored_sizes(model.images, self.image_folder)
-        views = _views(model.images, sizes, self.image_folder, config.downscale)
+        by_image = _undistortions(model.images, sizes, self.image_folder, config.downscale)
         masks = _masks(model.images, self.path, config.masks)
         sources, self._names = {}, {}
         cameras: dict[str, list[Camera]] = {}
         for image in model.images:
-            for view in views.get(image.name, []):
-                camera = _camera(image, view)
+            for undistortion in by_image.get(image.name, []):
+                camera = _camera(image, undistortion)
                 cameras.setdefault(image.name, []).append(camera)
-                sources[camera.name] = PhotoSource(
-                    self.image_folder / image.name, sizes[image.name], view, masks.get(image.name)
+                sources[camera.name] = ImageSource(
+                    self.image_folder / image.name, sizes[image.name], undistortion, masks.get(image.name)
                 )
                 self._names[camera.name] = image.name
         r, g, b = config.background
-        self._store = PhotoStore(
+        self._store = ImageStore(
             sources,
             downscale=config.downscale,
             background=(r, g, b),
@@ -100,34 +107,44 @@ class ColmapScene:
         self.extent = scene_extent(self.train)
 
     def photo(self, camera: Camera) -> torch.Tensor:
-        """The undistorted photograph of a camera of this scene: [camera.height, camera.width, 3] uint8 RGB.
+        """Return the undistorted image of a camera, decoded if it is not in memory.
 
-        Decoded when it is not in memory, always to the same bits. The tensor is shared: do not write into it.
-        Raises SplatlearnError for a camera of another scene or size, and if the file has become unreadable.
+        Args:
+            camera: one of `train` or `test`.
+
+        Returns:
+            [camera.height, camera.width, 3] uint8 RGB, the same bits at every call. The tensor is shared: do not write
+            into it.
+
+        Raises:
+            SplatlearnError: the camera belongs to another scene or has another size, or its file became unreadable.
         """
         if camera.name not in self._store.sources:
             raise SplatlearnError(f"Camera {camera.name!r} took no photograph of the scene {self.path}.")
-        picture = self._store.load(camera.name)
-        if picture.shape[:2] != (camera.height, camera.width):
+        image = self._store.load(camera.name)
+        if image.shape[:2] != (camera.height, camera.width):
             raise SplatlearnError(
-                f"The photograph of camera {camera.name!r} is {picture.shape[1]}x{picture.shape[0]} pixels, "
+                f"The photograph of camera {camera.name!r} is {image.shape[1]}x{image.shape[0]} pixels, "
                 f"but the camera is {camera.width}x{camera.height}."
             )
-        return picture
+        return image
 
     def mask(self, camera: Camera) -> torch.Tensor | None:
-        """Where that photograph counts: [camera.height, camera.width] uint8, 255 or 0; None: everywhere."""
+        """Return the mask of a camera's image: [camera.height, camera.width] uint8, 255 or 0 where it is ignored.
+
+        None if the image has no mask.
+        """
         return self._store.load_mask(camera.name)
 
     @property
     def kept_bytes(self) -> int:
-        """How much memory the photographs take that are kept."""
+        """Memory in bytes of the decoded images that are kept."""
         return self._store.kept_bytes
 
     def prefetch(self, cameras: Sequence[Camera]) -> None:
-        """Starts decoding the photographs of these cameras in threads and returns at once; `photo` waits.
+        """Start decoding the images of these cameras in threads and return at once; `photo` waits for the result.
 
-        Of use where the photographs do not fit into `memory_gib`; the others are in memory already.
+        This helps if the images do not fit into `memory_gib`; otherwise they are in memory already.
         """
         self._store.prefetch(camera.name for camera in cameras)
 
@@ -163,10 +180,10 @@ class ColmapScene:
             ) from None
         wanted = {line.strip() for line in lines if line.strip()}
         registered = {image.name for image in model.images}
-        strangers = sorted(wanted - registered)
-        without_pose = [name for name in strangers if (self.image_folder / name).is_file()]
-        if len(without_pose) < len(strangers):
-            missing = ", ".join(name for name in strangers if name not in without_pose)
+        unknown = sorted(wanted - registered)
+        without_pose = [name for name in unknown if (self.image_folder / name).is_file()]
+        if len(without_pose) < len(unknown):
+            missing = ", ".join(name for name in unknown if name not in without_pose)
             raise SplatlearnError(f"{file} names photographs that the model does not hold: {missing}.")
         if without_pose:
             warnings.warn(
@@ -203,7 +220,7 @@ def _check_config(config: ColmapScene.Config) -> None:
 
 
 def _find_folders(path: Path, images: str | None) -> tuple[Path, Path]:
-    """The folders of the model and of the photographs."""
+    """Find the folders of the model and of the images."""
     if not path.is_dir():
         raise SplatlearnError(f"{path} is not there or is no folder: {_LAYOUT}.")
     candidates = [path / "sparse" / "0", path / "sparse"]
@@ -218,19 +235,20 @@ def _find_folders(path: Path, images: str | None) -> tuple[Path, Path]:
 
 
 def _stored_sizes(
-    images: Iterable[ModelImage], folder: Path
+    images: Iterable[RegisteredImage], folder: Path
 ) -> tuple[dict[str, tuple[int, int]], dict[str, SplatlearnError]]:
-    """The size of each photograph by its name, and what failed."""
+    """Read each image's size, by name; the second result maps the names that failed to their errors."""
     sizes, failed, wrong = {}, {}, []
     for image in images:
         try:
-            size = photo_size(folder / image.name)
+            size = image_size(folder / image.name)
         except SplatlearnError as error:
             failed[image.name] = error
             continue
         sizes[image.name] = size
-        if not _same_shape(size, (image.lens.width, image.lens.height)):
-            wrong.append(f"{folder / image.name} is {size[0]}x{size[1]} and not {image.lens.width}x{image.lens.height}")
+        width, height = image.intrinsics.width, image.intrinsics.height
+        if not _same_shape(size, (width, height)):
+            wrong.append(f"{folder / image.name} is {size[0]}x{size[1]} and not {width}x{height}")
     if wrong:
         more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise SplatlearnError(
@@ -240,8 +258,8 @@ def _stored_sizes(
     return sizes, failed
 
 
-def _masks(images: Iterable[ModelImage], root: Path, folder: str | None) -> dict[str, Path]:
-    """The mask files by photograph; a folder without a single one of them is a mistake."""
+def _masks(images: Iterable[RegisteredImage], root: Path, folder: str | None) -> dict[str, Path]:
+    """Find the mask file of each image, by name; raise if the folder contains none of them."""
     if not folder:
         return {}
     found = {image.name: mask_path(root / folder, image.name) for image in images}
@@ -253,33 +271,39 @@ def _masks(images: Iterable[ModelImage], root: Path, folder: str | None) -> dict
 
 
 def _same_shape(size: tuple[int, int], model_size: tuple[int, int]) -> bool:
-    """Whether some scale gives `size` from `model_size` when each side is rounded in any way."""
+    """Return whether one scale maps `model_size` to `size`, however each side is rounded."""
     least = max((side - 1) / model_side for side, model_side in zip(size, model_size, strict=True))
     most = min((side + 1) / model_side for side, model_side in zip(size, model_size, strict=True))
     return least < most
 
 
-def _views(
-    images: Iterable[ModelImage], sizes: dict[str, tuple[int, int]], folder: Path, downscale: int
-) -> dict[str, list[PinholeView]]:
-    """The pinhole views of each photograph; one lens and size share one object, and so one sampling grid."""
-    shared: dict[tuple[int, tuple[int, int]], list[PinholeView]] = {}
-    views = {}
+def _undistortions(
+    images: Iterable[RegisteredImage], sizes: dict[str, tuple[int, int]], folder: Path, downscale: int
+) -> dict[str, list[Undistortion]]:
+    """Choose each image's pinholes; images of the same camera and size share them, and so share sampling grids."""
+    shared: dict[tuple[int, tuple[int, int]], list[Undistortion]] = {}
+    by_image = {}
     for image in images:
         if image.name not in sizes:
             continue
         width, height = sizes[image.name]
         if min(width, height) < downscale:
             raise SplatlearnError(f"{folder / image.name} is {width}x{height}, too small for downscale {downscale}.")
-        key = (image.lens.id, (width, height))
+        key = (image.intrinsics.id, (width, height))
         if key not in shared:
-            scale = (width / image.lens.width / downscale, height / image.lens.height / downscale)
-            shared[key] = pinhole_views(image.lens, (width // downscale, height // downscale), scale)
-        views[image.name] = shared[key]
-    return views
+            scale = (width / image.intrinsics.width / downscale, height / image.intrinsics.height / downscale)
+            shared[key] = undistortions(image.intrinsics, (width // downscale, height // downscale), scale)
+        by_image[image.name] = shared[key]
+    return by_image
 
 
-def _camera(image: ModelImage, view: PinholeView) -> Camera:
-    view_from_lens = np.eye(4)
-    view_from_lens[:3, :3] = view.lens_from_view.T
-    return Camera(image.name + view.suffix, view.width, view.height, view.K, view_from_lens @ image.world_to_camera)
+def _camera(image: RegisteredImage, undistortion: Undistortion) -> Camera:
+    pinhole_from_source = np.eye(4)
+    pinhole_from_source[:3, :3] = undistortion.source_from_pinhole.T
+    return Camera(
+        image.name + undistortion.suffix,
+        undistortion.width,
+        undistortion.height,
+        undistortion.K,
+        pinhole_from_source @ image.world_to_camera,
+    )

@@ -1,8 +1,8 @@
-"""Reads a COLMAP model and checks all of it, so that nothing damaged or hostile reaches what comes after.
+"""Read a COLMAP model and check all of it, so that no damaged or hostile value reaches the rest of the program.
 
-COLMAP's own reader hangs on a cut points3D.bin, silently returns wrong numbers for a cut cameras.bin and
-accepts NaN poses, focal lengths below zero and names such as "../../x". So the files are read here
-(colmap_binary, colmap_text), and pycolmap is asked for lens equations only.
+COLMAP's own reader hangs on a truncated points3D.bin and returns wrong numbers for a truncated cameras.bin. It also
+accepts NaN poses, negative focal lengths and names such as "../../x". Therefore `colmap_binary` and `colmap_text`
+read the files here; pycolmap only evaluates camera models.
 """
 
 from __future__ import annotations
@@ -17,22 +17,30 @@ import numpy as np
 
 from splatlearn.errors import SplatlearnError
 from splatlearn.scene.readers import colmap_binary, colmap_text
-from splatlearn.scene.readers.colmap_records import Frame, Lens, Photograph, Points, Pose, RawModel, Rig
+from splatlearn.scene.readers.colmap_records import (
+    Frame,
+    ImageRecord,
+    Intrinsics,
+    ModelRecords,
+    PointRecords,
+    Rig,
+    Rigid3d,
+)
 
-LARGEST_SIDE = 1 << 20  # pixels; no photograph is larger, and no loop over a lens's border takes long
-QUATERNION_TOLERANCE = 1e-3  # text models written with few digits stay within it
-POSE_TOLERANCE = 1e-3  # between images.bin and frames.bin: rotation entries, and translation over its own length
-LARGEST_LENGTH = 1e18  # its square still fits into float32, and no scene is that large
+LARGEST_SIDE = 1 << 20  # pixels; bounds the time of pycolmap's loops over an image's border
+QUATERNION_TOLERANCE = 1e-3  # loose enough for text models written with few digits
+POSE_TOLERANCE = 1e-3  # between images.bin and frames.bin: rotation entries; translation relative to its length
+LARGEST_LENGTH = 1e18  # its square still fits into float32
 LONGEST_NAME = 1024
 CAMERA_SENSOR = 0
 
 
 @dataclass(frozen=True)
-class ModelImage:
-    """A registered image: its name (relative, forward slashes), lens and pose ([4, 4] float64)."""
+class RegisteredImage:
+    """A checked image: name (a relative path with forward slashes), intrinsics and pose ([4, 4] float64)."""
 
     name: str
-    lens: Lens
+    intrinsics: Intrinsics
     world_to_camera: np.ndarray
 
 
@@ -40,26 +48,31 @@ class ModelImage:
 class Model:
     """A checked COLMAP model: images sorted by name, points [P, 3] float32 and their colours [P, 3] uint8."""
 
-    images: list[ModelImage]
+    images: list[RegisteredImage]
     points: np.ndarray
     point_colors: np.ndarray
 
 
 def read_model(folder: Path) -> Model:
-    """Reads and checks the model in `folder`: cameras, images, points3D as .bin or, without them, as .txt.
+    """Read and check a COLMAP model.
 
-    Raises SplatlearnError, one sentence that names the file and what is wrong with it, for missing, cut or
-    damaged files, numbers that are not finite, focal lengths and sizes that are not positive, quaternions not
-    of unit length, ids that are doubled or lead nowhere, and names that could leave the image folder.
+    Args:
+        folder: contains cameras, images and points3D, and optionally rigs and frames, all as .bin or all as .txt;
+            .bin wins where both exist.
+
+    Raises:
+        SplatlearnError: a file is missing, truncated or damaged; a number is not finite; a focal length or a size is
+            not positive; a quaternion does not have unit length; an id is duplicate or undefined; or a name could
+            leave the image folder. The message names the file and the fault.
     """
     raw, suffix = _read(folder)
-    lenses_file, images_file = folder / f"cameras{suffix}", folder / f"images{suffix}"
+    cameras_file, images_file = folder / f"cameras{suffix}", folder / f"images{suffix}"
     points_file = folder / f"points3D{suffix}"
-    lenses = {lens.id: _checked_lens(lens, lenses_file) for lens in raw.lenses}
-    _check_unique((lens.id for lens in raw.lenses), "camera", lenses_file)
-    _check_unique((photo.id for photo in raw.photographs), "image", images_file)
-    _check_unique((str(PurePosixPath(photo.name)) for photo in raw.photographs), "image name", images_file)
-    images = [_checked_image(photo, lenses, images_file) for photo in raw.photographs]
+    cameras = {intrinsics.id: _checked_intrinsics(intrinsics, cameras_file) for intrinsics in raw.cameras}
+    _check_unique((intrinsics.id for intrinsics in raw.cameras), "camera", cameras_file)
+    _check_unique((record.id for record in raw.images), "image", images_file)
+    _check_unique((str(PurePosixPath(record.name)) for record in raw.images), "image name", images_file)
+    images = [_checked_image(record, cameras, images_file) for record in raw.images]
     if not images:
         raise SplatlearnError(f"{images_file} holds no registered image, so there is nothing to learn from.")
     _check_rigs(raw, folder, suffix)
@@ -67,16 +80,16 @@ def read_model(folder: Path) -> Model:
     return Model(sorted(images, key=lambda image: image.name), points, np.ascontiguousarray(raw.points.colors))
 
 
-def _read(folder: Path) -> tuple[RawModel, str]:
+def _read(folder: Path) -> tuple[ModelRecords, str]:
     for suffix, reader in ((".bin", colmap_binary), (".txt", colmap_text)):
         paths = [folder / f"{stem}{suffix}" for stem in ("cameras", "images", "points3D", "rigs", "frames")]
         if not all(path.is_file() for path in paths[:3]):
             continue
-        lenses, images, points, rigs, frames = paths
+        cameras, images, points, rigs, frames = paths
         try:
-            return RawModel(
-                reader.read_lenses(lenses),
-                reader.read_photographs(images),
+            return ModelRecords(
+                reader.read_cameras(cameras),
+                reader.read_images(images),
                 reader.read_points(points),
                 reader.read_rigs(rigs) if rigs.is_file() else None,
                 reader.read_frames(frames) if frames.is_file() else None,
@@ -89,9 +102,9 @@ def _read(folder: Path) -> tuple[RawModel, str]:
 
 
 def _check_unique(ids: Iterable[object], what: str, file: Path) -> None:
-    doubled = [key for key, count in Counter(ids).items() if count > 1]
-    if doubled:
-        raise SplatlearnError(f"{file} is damaged: {what} {_short(doubled[0])} appears more than once.")
+    duplicates = [key for key, count in Counter(ids).items() if count > 1]
+    if duplicates:
+        raise SplatlearnError(f"{file} is damaged: {what} {_short(duplicates[0])} appears more than once.")
 
 
 def _short(value: object) -> str:
@@ -99,26 +112,26 @@ def _short(value: object) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _checked_lens(lens: Lens, file: Path) -> Lens:
-    named = lens.named()
+def _checked_intrinsics(intrinsics: Intrinsics, file: Path) -> Intrinsics:
+    named = intrinsics.named()
     wrong = None
-    if not (1 <= lens.width <= LARGEST_SIDE and 1 <= lens.height <= LARGEST_SIDE):
-        wrong = f"its size must be 1 to {LARGEST_SIDE} pixels a side, but is {lens.width}x{lens.height}"
-    elif not all(map(math.isfinite, lens.params)):
+    if not (1 <= intrinsics.width <= LARGEST_SIDE and 1 <= intrinsics.height <= LARGEST_SIDE):
+        wrong = f"its size must be 1 to {LARGEST_SIDE} pixels a side, but is {intrinsics.width}x{intrinsics.height}"
+    elif not all(map(math.isfinite, intrinsics.params)):
         numbers = ", ".join(f"{key}={value}" for key, value in named.items())
         wrong = f"its parameters must be finite numbers, but are {numbers}"
-    elif lens.model == "EQUIRECTANGULAR" and lens.params != (lens.width, lens.height):
-        wrong = f"its parameters must be its size {lens.width}x{lens.height}, but are {lens.params}"
+    elif intrinsics.model == "EQUIRECTANGULAR" and intrinsics.params != (intrinsics.width, intrinsics.height):
+        wrong = f"its parameters must be its size {intrinsics.width}x{intrinsics.height}, but are {intrinsics.params}"
     else:
         for key, value in named.items():
             if key.startswith("f") and not value > 0:
                 wrong = f"its focal length {key} must be above zero, but is {value}"
     if wrong:
-        raise SplatlearnError(f"{file}: camera {lens.id} ({lens.model}) is not usable: {wrong}.")
-    return lens
+        raise SplatlearnError(f"{file}: camera {intrinsics.id} ({intrinsics.model}) is not usable: {wrong}.")
+    return intrinsics
 
 
-def _check_pose(pose: Pose, what: str, file: Path) -> None:
+def _check_pose(pose: Rigid3d, what: str, file: Path) -> None:
     if not all(map(math.isfinite, (*pose.quaternion, *pose.translation))):
         numbers = f"{_numbers(pose.quaternion)} {_numbers(pose.translation)}"
         raise SplatlearnError(f"{file}: the pose of {what} must be finite, but is {numbers}.")
@@ -135,8 +148,8 @@ def _numbers(values: tuple[float, ...]) -> str:
     return "(" + ", ".join(f"{value:.6g}" for value in values) + ")"
 
 
-def _checked_image(photo: Photograph, lenses: dict[int, Lens], file: Path) -> ModelImage:
-    name = photo.name
+def _checked_image(record: ImageRecord, cameras: dict[int, Intrinsics], file: Path) -> RegisteredImage:
+    name = record.name
     parts = name.split("/")
     wrong = None
     if not name or not PurePosixPath(name).name:
@@ -152,17 +165,17 @@ def _checked_image(photo: Photograph, lenses: dict[int, Lens], file: Path) -> Mo
     elif not name.isprintable():
         wrong = "holds characters that cannot be printed"
     if wrong:
-        raise SplatlearnError(f"{file}: the name {_short(name)} of image {photo.id} {wrong}.")
-    if photo.lens_id not in lenses:
+        raise SplatlearnError(f"{file}: the name {_short(name)} of image {record.id} {wrong}.")
+    if record.camera_id not in cameras:
         raise SplatlearnError(
-            f"{file}: image {photo.id} ({_short(name)}) uses camera {photo.lens_id}, which is not there."
+            f"{file}: image {record.id} ({_short(name)}) uses camera {record.camera_id}, which is not there."
         )
-    _check_pose(photo.pose, f"image {photo.id} ({_short(name)})", file)
-    return ModelImage(str(PurePosixPath(name)), lenses[photo.lens_id], photo.pose.matrix())
+    _check_pose(record.pose, f"image {record.id} ({_short(name)})", file)
+    return RegisteredImage(str(PurePosixPath(name)), cameras[record.camera_id], record.pose.matrix())
 
 
-def _checked_points(raw: RawModel, file: Path, images_file: Path) -> np.ndarray:
-    points: Points = raw.points
+def _checked_points(raw: ModelRecords, file: Path, images_file: Path) -> np.ndarray:
+    points: PointRecords = raw.points
     if not len(points.ids):
         raise SplatlearnError(f"{file} holds no points, but Gaussians start at the points of the reconstruction.")
     with np.errstate(all="ignore"):
@@ -177,33 +190,33 @@ def _checked_points(raw: RawModel, file: Path, images_file: Path) -> np.ndarray:
     known = np.unique(points.ids)
     if len(known) < len(points.ids):
         in_order = np.sort(points.ids)
-        doubled = in_order[:-1][in_order[:-1] == in_order[1:]]
-        raise SplatlearnError(f"{file} is damaged: point {doubled[0]} appears more than once.")
-    for photo in raw.photographs:
-        strangers = _strangers(photo.point_ids, known)
-        if len(strangers):
+        duplicates = in_order[:-1][in_order[:-1] == in_order[1:]]
+        raise SplatlearnError(f"{file} is damaged: point {duplicates[0]} appears more than once.")
+    for record in raw.images:
+        unknown = _unknown_ids(record.point_ids, known)
+        if len(unknown):
             raise SplatlearnError(
-                f"{images_file} and {file.name} do not belong together: image {photo.id} sees point "
-                f"{strangers[0]}, which is not there."
+                f"{images_file} and {file.name} do not belong together: image {record.id} sees point "
+                f"{unknown[0]}, which is not there."
             )
-    image_ids = np.sort(np.array([photo.id for photo in raw.photographs], dtype=np.uint32))
-    strangers = _strangers(points.track_image_ids, image_ids)
-    if len(strangers):
+    image_ids = np.sort(np.array([record.id for record in raw.images], dtype=np.uint32))
+    unknown = _unknown_ids(points.track_image_ids, image_ids)
+    if len(unknown):
         raise SplatlearnError(
-            f"{file} and {images_file.name} do not belong together: a point is seen by image {strangers[0]}, "
+            f"{file} and {images_file.name} do not belong together: a point is seen by image {unknown[0]}, "
             "which is not there."
         )
     return xyz
 
 
-def _strangers(ids: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Those of `ids` that are not in `known`, which is sorted and not empty."""
+def _unknown_ids(ids: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Return the `ids` that are not in `known`, which must be sorted and not empty."""
     nearest = known[np.minimum(np.searchsorted(known, ids), len(known) - 1)]
     return ids[nearest != ids]
 
 
-def _check_rigs(raw: RawModel, folder: Path, suffix: str) -> None:
-    """COLMAP since 3.12 says each pose twice, in images and by frames and rigs: they must agree."""
+def _check_rigs(raw: ModelRecords, folder: Path, suffix: str) -> None:
+    """Check that the poses of images and those of frames and rigs agree: COLMAP stores both since 3.12."""
     rigs_file, frames_file = folder / f"rigs{suffix}", folder / f"frames{suffix}"
     for rig in raw.rigs or []:
         for (kind, sensor_id), sensor_from_rig in rig.sensors.items():
@@ -215,24 +228,24 @@ def _check_rigs(raw: RawModel, folder: Path, suffix: str) -> None:
         return
     rigs = {rig.id: rig for rig in raw.rigs}
     poses = _poses_by_frames(raw.frames, rigs, frames_file)
-    for photo in raw.photographs:
-        if photo.id not in poses:
-            raise SplatlearnError(f"{frames_file}: no frame holds image {photo.id} ({_short(photo.name)}).")
-        pose = poses[photo.id]
+    for record in raw.images:
+        if record.id not in poses:
+            raise SplatlearnError(f"{frames_file}: no frame holds image {record.id} ({_short(record.name)}).")
+        pose = poses[record.id]
         if pose is None:
             continue
-        expected = photo.pose.matrix()
+        expected = record.pose.matrix()
         tolerance = np.full((4, 4), POSE_TOLERANCE)
         tolerance[:3, 3] *= 1 + np.linalg.norm(expected[:3, 3])
         if (np.abs(pose - expected) > tolerance).any():
             raise SplatlearnError(
-                f"{frames_file} and images{suffix} do not belong together: they give image {photo.id} "
-                f"({_short(photo.name)}) different poses."
+                f"{frames_file} and images{suffix} do not belong together: they give image {record.id} "
+                f"({_short(record.name)}) different poses."
             )
 
 
 def _poses_by_frames(frames: list[Frame], rigs: dict[int, Rig], file: Path) -> dict[int, np.ndarray | None]:
-    """Camera from world of each image, by its id; None where a rig does not know its sensor's pose."""
+    """Compute camera from world of each image, by image id; None where the rig has no pose for the sensor."""
     poses: dict[int, np.ndarray | None] = {}
     for frame in frames:
         if frame.rig_id not in rigs:

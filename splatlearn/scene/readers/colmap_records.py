@@ -1,4 +1,4 @@
-"""What a COLMAP model's files hold, as plain records: both readers fill these, and one place checks them."""
+"""Records of a COLMAP model's files: the binary and the text reader fill them, `colmap_files` checks them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# COLMAP's camera models by their number in cameras.bin, with the names of their parameters in file order
-# (src/colmap/sensor/models.h). A name that starts with "f" is a focal length in pixels.
+# COLMAP's camera models by their id in cameras.bin, with the parameter names in file order
+# (src/colmap/sensor/models.h). A parameter whose name starts with "f" is a focal length in pixels.
 CAMERA_MODELS: dict[int, tuple[str, str]] = {
     0: ("SIMPLE_PINHOLE", "f cx cy"),
     1: ("PINHOLE", "fx fy cx cy"),
@@ -30,13 +30,13 @@ CAMERA_MODELS: dict[int, tuple[str, str]] = {
 }
 PARAMETERS_OF_MODEL: dict[str, list[str]] = {name: names.split() for name, names in CAMERA_MODELS.values()}
 
-# The number that COLMAP writes for "this 2D point belongs to no 3D point".
+# COLMAP writes this id for a 2D point that belongs to no 3D point.
 NO_POINT = 2**64 - 1
 
 
 @dataclass(frozen=True)
-class Lens:
-    """One camera of a model (COLMAP's "camera": a lens and a sensor, shared by many photographs)."""
+class Intrinsics:
+    """A camera of a COLMAP model (its "camera"): model, image size and parameters, shared by many images."""
 
     id: int
     model: str
@@ -45,25 +45,25 @@ class Lens:
     params: tuple[float, ...]
 
     def named(self) -> dict[str, float]:
-        """The parameters by name, in file order."""
+        """Return the parameters by name, in file order."""
         return dict(zip(PARAMETERS_OF_MODEL[self.model], self.params, strict=True))
 
 
 @dataclass(frozen=True)
-class Pose:
+class Rigid3d:
     """A rigid transform: quaternion wxyz, then translation."""
 
     quaternion: tuple[float, float, float, float]
     translation: tuple[float, float, float]
 
     @staticmethod
-    def of(numbers: tuple[float, ...]) -> Pose:
-        """From the seven numbers qw qx qy qz tx ty tz."""
+    def of(numbers: tuple[float, ...]) -> Rigid3d:
+        """Build the transform from the seven numbers qw qx qy qz tx ty tz."""
         qw, qx, qy, qz, tx, ty, tz = numbers
-        return Pose((qw, qx, qy, qz), (tx, ty, tz))
+        return Rigid3d((qw, qx, qy, qz), (tx, ty, tz))
 
     def matrix(self) -> np.ndarray:
-        """[4, 4] float64; the quaternion is normalised first."""
+        """Return the transform as [4, 4] float64; the quaternion is normalised first."""
         q = np.array(self.quaternion, dtype=np.float64)
         w, x, y, z = q / np.linalg.norm(q)
         transform = np.eye(4)
@@ -77,32 +77,32 @@ class Pose:
 
 
 @dataclass(frozen=True)
-class Photograph:
-    """One registered image: its pose (camera from world), its lens and the 3D points that it sees."""
+class ImageRecord:
+    """A registered image: name, camera id, pose (camera from world) and the ids of the 3D points it observes."""
 
     id: int
     name: str
-    lens_id: int
-    pose: Pose
+    camera_id: int
+    pose: Rigid3d
     point_ids: np.ndarray  # uint64, without NO_POINT
 
 
 @dataclass(frozen=True)
-class Points:
-    """The 3D points of a model."""
+class PointRecords:
+    """The P 3D points of a model."""
 
     ids: np.ndarray  # [P] uint64
     xyz: np.ndarray  # [P, 3] float64
     colors: np.ndarray  # [P, 3] uint8
-    track_image_ids: np.ndarray  # uint32, all tracks one after the other
+    track_image_ids: np.ndarray  # uint32, all tracks concatenated
 
 
 @dataclass(frozen=True)
 class Rig:
-    """Sensors that move together; the pose is sensor from rig, None where it is not known."""
+    """Sensors on one rigid rig by (type, id): the pose is sensor from rig, None where it is unknown."""
 
     id: int
-    sensors: dict[tuple[int, int], Pose | None]
+    sensors: dict[tuple[int, int], Rigid3d | None]
 
 
 @dataclass(frozen=True)
@@ -111,16 +111,16 @@ class Frame:
 
     id: int
     rig_id: int
-    pose: Pose
+    pose: Rigid3d
     data: list[tuple[int, int, int]]
 
 
 @dataclass(frozen=True)
-class RawModel:
-    """All records of a model as read, before they are checked against each other."""
+class ModelRecords:
+    """All records of a model as read, before `colmap_files` checks them against each other."""
 
-    lenses: list[Lens]
-    photographs: list[Photograph]
-    points: Points
+    cameras: list[Intrinsics]
+    images: list[ImageRecord]
+    points: PointRecords
     rigs: list[Rig] | None
     frames: list[Frame] | None

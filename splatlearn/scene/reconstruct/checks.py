@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from splatlearn.errors import SplatlearnError
-from splatlearn.scene.photos.decode import photo_size
+from splatlearn.scene.photos.decode import image_size
 from splatlearn.scene.photos.masks import mask_path
 from splatlearn.scene.reconstruct.gather import SUFFIXES, Photo, some
 from splatlearn.scene.reconstruct.work import FOLDER, Work
@@ -47,7 +47,7 @@ def masks_for(photos: list[Photo], source: Path, masks: Path | None) -> dict[str
     if not found:
         raise SplatlearnError(f"masks: expected files such as {photos[0].name}.png in {masks}, got none for {source}")
     sizes = {photo.name: (photo.width, photo.height) for photo in photos}
-    wrong = [f"{name}.png" for name, path in found.items() if photo_size(path) != sizes[name]]
+    wrong = [f"{name}.png" for name, path in found.items() if image_size(path) != sizes[name]]
     if wrong:
         raise SplatlearnError(f"masks: expected masks of their photographs' sizes, got others: {some(wrong)}")
     return found

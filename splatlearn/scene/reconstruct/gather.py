@@ -51,7 +51,7 @@ def some(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def find_photos(folder: Path, leave_out: Iterable[Path] = ()) -> list[str]:
+def find_images(folder: Path, leave_out: Iterable[Path] = ()) -> list[str]:
     """Names (posix, relative, sorted) of the photographs below `folder`, but for those below `leave_out`.
 
     Raises SplatlearnError where they are fewer than two, or where a name is one that COLMAP's files cannot hold.
@@ -198,7 +198,7 @@ def copy_photo(source: Path, target: Path, max_size: int | None) -> None:
 def _write_smaller(source: Path, target: Path, max_size: int) -> bool:
     from PIL import Image
 
-    from splatlearn.scene.photos.decode import read_photo
+    from splatlearn.scene.photos.decode import read_image
 
     with Image.open(source) as image:
         if max(image.size) <= max_size:
@@ -208,7 +208,7 @@ def _write_smaller(source: Path, target: Path, max_size: int) -> bool:
         # An alpha channel says what is background: it must stay. All other kinds become plain RGB.
         picture = image.copy() if image.mode in ("RGB", "RGBA", "L", "LA") else None
     if picture is None:
-        picture = Image.fromarray(read_photo(source).numpy())
+        picture = Image.fromarray(read_image(source).numpy())
     picture.info.clear()
     kind = {".jpg": {"quality": 95, "subsampling": 0}, ".jpeg": {"quality": 95, "subsampling": 0}}
     options: dict[str, Any] = dict(kind.get(source.suffix.lower(), {}))

@@ -51,7 +51,7 @@ def reconstruct(source: Path, out: Path, settings: Settings | None = None, *, pr
     in_place = source.resolve() == (out / "images").resolve()
     if in_place and settings.max_size is not None:
         raise SplatlearnError(f"max_size would change the photographs in {source}: name another folder for the result")
-    names = gather.find_photos(source, [] if in_place else inside)
+    names = gather.find_images(source, [] if in_place else inside)
     photos = gather.look_at(source, names, work.known_photos(), settings.thread_count(), progress)
     photos, copies = gather.without_copies(photos)
     if len(photos) < 2:
