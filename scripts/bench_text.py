@@ -230,8 +230,8 @@ def pytorchs(config: Any) -> Iterator[Any]:
     peak, total, count = peak_mib(), 0.0, 0
     with torch.no_grad():
         for batch in test.all(32, config.evaluate_tokens):
-            total += float(loss_of(batch)) * batch.asked
-            count += batch.asked
+            total += float(loss_of(batch)) * batch.num_targets
+            count += batch.num_targets
     yield {"peak_mib": peak, "held_out_loss": total / count}
 
 

@@ -10,7 +10,6 @@ import torch
 
 from splatlearn.errors import SplatlearnError
 from splatlearn.text.cache import Cache
-from splatlearn.text.gpt2 import load_gpt2
 from splatlearn.text.transformer import Transformer
 
 transformers = pytest.importorskip("transformers", reason="the reference implementation is not installed")
@@ -55,7 +54,7 @@ def test_names_without_their_prefix_are_the_same_model(reference: Any, saved: Pa
     bare["h.0.attn.bias"] = torch.ones(1, 1, 24, 24)
     safetensors.torch.save_file(bare, tmp_path / "weights.safetensors")
     (tmp_path / "config.json").write_text(json.dumps({"n_head": 4}))
-    one, other = load_gpt2(saved), load_gpt2(tmp_path / "weights.safetensors")
+    one, other = Transformer.from_gpt2(saved), Transformer.from_gpt2(tmp_path / "weights.safetensors")
     assert all(map(torch.equal, one.parameters(), other.parameters())), "the bare names give another model"
 
 
@@ -72,18 +71,18 @@ def test_what_is_not_gpt2_is_told(saved: Path, tmp_path: Path) -> None:
         )
         (tmp_path / "config.json").write_text('{"n_head": 4}')
         with pytest.raises(SplatlearnError, match=message):
-            load_gpt2(tmp_path / "bad.safetensors")
+            Transformer.from_gpt2(tmp_path / "bad.safetensors")
     (tmp_path / "config.json").write_text('{"n_head": 5}')
     with pytest.raises(SplatlearnError, match="config.json: 'n_head' must divide the width 32, got 5"):
-        load_gpt2(_beside(saved, tmp_path))
+        Transformer.from_gpt2(_beside(saved, tmp_path))
     (tmp_path / "config.json").write_text("[1")
     with pytest.raises(SplatlearnError, match="config.json must be the JSON of a model's config"):
-        load_gpt2(_beside(saved, tmp_path))
+        Transformer.from_gpt2(_beside(saved, tmp_path))
     with pytest.raises(SplatlearnError, match="cannot read the weights .*model.safetensors: No such file"):
-        load_gpt2(tmp_path)
+        Transformer.from_gpt2(tmp_path)
     (tmp_path / "bad.safetensors").write_bytes(b"no tensors")
     with pytest.raises(SplatlearnError, match="bad.safetensors must be a safetensors file"):
-        load_gpt2(tmp_path / "bad.safetensors")
+        Transformer.from_gpt2(tmp_path / "bad.safetensors")
 
 
 def _beside(saved: Path, folder: Path) -> Path:

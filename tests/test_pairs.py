@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from splatlearn.errors import SplatlearnError
-from splatlearn.text.batches import NOT_ASKED
+from splatlearn.text.batches import IGNORE_INDEX
 from splatlearn.text.pairs import LEARNED, MONTHS, TENS, UNITS, Pair, Pairs, date_texts, number_texts, words
 from splatlearn.text.transformer import Transformer
 
@@ -111,11 +111,11 @@ def test_a_batch_asks_for_the_answers(pairs: Pairs) -> None:
     batch = pairs.batch(chosen)
     assert batch.source is not None and batch.source_mask is not None
     for row, (source, target) in enumerate(chosen):
-        asked = batch.targets[row] != NOT_ASKED
+        asked = batch.targets[row] != IGNORE_INDEX
         assert batch.source[row][batch.source_mask[row]].tolist() == source, "the source is another, or masked wrongly"
         assert batch.targets[row][asked].tolist() == [*target, pairs.end], "another answer is asked for"
         assert batch.tokens[row][asked].tolist() == [pairs.begin, *target], "a token does not precede its answer"
-    assert batch.asked == sum(len(target) + 1 for _, target in chosen), "the mean would be over another number"
+    assert batch.num_targets == sum(len(target) + 1 for _, target in chosen), "the mean would be over another number"
     assert not batch.source_mask.all() and (batch.source[~batch.source_mask] == pairs.pad).all()
 
 

@@ -194,7 +194,7 @@ def test_a_checkpoint_of_something_else_is_told(runs: Path, capsys: pytest.Captu
     shutil.copytree(runs / "character", copy)
     text = (copy / "config.yaml").read_text()
     (copy / "config.yaml").write_text(text.replace("width: 16", "width: 32"))
-    assert "must hold 'embedding.tokens.weight' as torch.float32" in refused(capsys, copy)
+    assert "must hold 'embedding.token_embedding.weight' as torch.float32" in refused(capsys, copy)
     known = json.loads((next((copy / "checkpoints").iterdir()) / "state.json").read_text())["tokenizer"]["characters"]
     (copy / "config.yaml").write_text(text.replace(f"vocabulary: {len(known)}", "vocabulary: 9"))
     assert f"must be that of the checkpoint, {len(known)}, got 9" in refused(capsys, copy)

@@ -13,11 +13,11 @@ from splatlearn import checkpoint, config, run
 from splatlearn.cli import main
 from splatlearn.errors import SplatlearnError
 from splatlearn.loop import AnyTask, Callback, fit
-from splatlearn.text.batches import NOT_ASKED, Windows
+from splatlearn.text.batches import IGNORE_INDEX, Windows
 from splatlearn.text.evaluation import bits_per_byte
 from splatlearn.text.optimizer import AdamW
-from splatlearn.text.pace import Pace, flops_per_token
 from splatlearn.text.task import TextTask
+from splatlearn.text.throughput import Throughput, flops_per_token
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 SMALL = ["--model.width", "16", "--model.heads", "2", "--model.layers", "2", "--model.context", "16", "--batch", "8"]
@@ -165,20 +165,22 @@ def test_windows_are_the_text_and_what_follows() -> None:
     seen = torch.cat([b.targets.flatten() for b in windows.all(3, 1000)])
     assert seen.tolist() == list(range(1, 100)), "an evaluation leaves tokens out, or asks twice"
     few = list(windows.all(3, 30))
-    assert sum(b.asked for b in few) == 28 and few[-1].tokens.max() > 60, "few windows are not spread over the text"
+    assert sum(b.num_targets for b in few) == 28 and few[-1].tokens.max() > 60, (
+        "few windows are not spread over the text"
+    )
 
 
 def test_pairs_ask_for_their_answers_alone() -> None:
     task = TextTask(config.load(TextTask.Config, None, ["--device", "cpu", *SMALL, *PAIRS]))
     batch = task.batch(1)
     assert batch.source is not None and batch.source_mask is not None
-    assert batch.asked == int((batch.targets != NOT_ASKED).sum()), "the count of targets is another"
+    assert batch.num_targets == int((batch.targets != IGNORE_INDEX).sum()), "the count of targets is another"
     with torch.no_grad():
         loss = task.loss(task.forward(batch), batch)
     logits = task.model(batch.tokens, source=batch.source, source_mask=batch.source_mask)
     one_by_one = [
         -logits[b, t].log_softmax(-1)[batch.targets[b, t]].item()
-        for b, t in (batch.targets != NOT_ASKED).nonzero().tolist()
+        for b, t in (batch.targets != IGNORE_INDEX).nonzero().tolist()
     ]
     assert loss.item() == pytest.approx(sum(one_by_one) / len(one_by_one), abs=1e-4), "padding is asked for, too"
     found = task.evaluate()
@@ -219,11 +221,11 @@ def test_the_update_is_pytorchs() -> None:
 
 
 def test_the_pace_counts_tokens_and_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
-    import splatlearn.text.pace as module
+    import splatlearn.text.throughput as module
 
     clock = iter([0.0, 100.0, 200.0, 202.0, 300.0, 302.0])  # the first step, slow as it is, does not count
     monkeypatch.setattr(module.time, "perf_counter", lambda: next(clock))
-    pace = Pace(flops_per_token(1000, 2, 8, 4), torch.device("cpu"))
+    pace = Throughput(flops_per_token(1000, 2, 8, 4), torch.device("cpu"))
     assert flops_per_token(1000, 2, 8, 4) == 6 * 1000 + 12 * 2 * 8 * 4, "operations are counted otherwise"
     for _ in range(3):
         pace.begin()
@@ -312,7 +314,7 @@ def test_a_checkpoint_of_something_else_is_refused(text: Path, tmp_path: Path) -
     (tmp_path / "turned.txt").write_text(turned)
     with pytest.raises(SplatlearnError, match="text must be the one at hand, SHA-256 .*, got .*: has it changed"):
         made(tmp_path / "turned.txt").load_state(tensors, state)
-    with pytest.raises(SplatlearnError, match=r"must hold 'embedding.tokens.weight' as .*, 24\], got .*, 16\]"):
+    with pytest.raises(SplatlearnError, match=r"must hold 'embedding.token_embedding.weight' as .*, 24\], got "):
         made(text, "--model.width", "24").load_state(tensors, state)
     with pytest.raises(SplatlearnError, match="must hold 'norm.weight' as .*, got none"):
         made(text).load_state({name: tensor for name, tensor in tensors.items() if name != "norm.weight"}, state)

@@ -117,9 +117,9 @@ def test_the_embedding_adds_what_it_should() -> None:
     for position in ("learned", "sinusoidal", "rotary"):
         block = Embedding(11, 12, 16, position, 0.0)
         tokens = tokens_of(2, 4)
-        x = block.tokens.weight[tokens]
-        if block.places is not None:
-            x = x + block.places.weight[3:7]
+        x = block.token_embedding.weight[tokens]
+        if block.position_embedding is not None:
+            x = x + block.position_embedding.weight[3:7]
         if position == "sinusoidal":
             x = x * 4.0 + sinusoids(12, 16)[3:7]
         assert torch.allclose(block(tokens, 3), x), f"{position} positions are added in another way"
@@ -176,10 +176,10 @@ def copy_attention(ours: Attention, theirs: torch.nn.MultiheadAttention) -> None
     with torch.no_grad():
         for seed, (mine, other) in enumerate(
             [
-                (ours.project.weight, theirs.in_proj_weight),
-                (ours.mix.weight, theirs.out_proj.weight),
-                (ours.project.bias, theirs.in_proj_bias),
-                (ours.mix.bias, theirs.out_proj.bias),
+                (ours.qkv_proj.weight, theirs.in_proj_weight),
+                (ours.o_proj.weight, theirs.out_proj.weight),
+                (ours.qkv_proj.bias, theirs.in_proj_bias),
+                (ours.o_proj.bias, theirs.out_proj.bias),
             ]
         ):
             if mine is not None:
@@ -197,8 +197,8 @@ def copy_blocks(ours: torch.nn.ModuleList, theirs: Any) -> None:
             assert isinstance(block, Block)
             copy_attention(block.attention, layer.self_attn)
             pairs: list[tuple[Any, Any]] = [
-                (block.feed_forward.widen, layer.linear1),
-                (block.feed_forward.narrow, layer.linear2),
+                (block.feed_forward.fc1, layer.linear1),
+                (block.feed_forward.fc2, layer.linear2),
                 (block.add_attention.norm, layer.norm1),
             ]
             if block.cross is not None and block.add_cross is not None:
@@ -231,7 +231,7 @@ def test_the_encoder_decoder_is_pytorchs(norm_first: bool, activation: str) -> N
     hidden = theirs(
         memory, x, tgt_mask=causal, src_key_padding_mask=pad, memory_key_padding_mask=pad, tgt_is_causal=True
     )
-    expected = hidden @ model.embedding.tokens.weight.T
+    expected = hidden @ model.embedding.token_embedding.weight.T
     logits = model(tokens, **extra)
     assert logits.std() > 0.1, "the logits show nothing"
     assert torch.allclose(logits, expected, atol=1e-4), "the whole differs from nn.Transformer"
@@ -360,7 +360,7 @@ def test_presets_have_the_sizes_they_are_known_by() -> None:
 def test_initialisation_follows_width_and_depth() -> None:
     one, deep = small(width=64), small(width=64, layers=8)
     for name, parameter in deep.named_parameters():
-        scale = (2 * 8) ** -0.5 if name.endswith(("mix.weight", "narrow.weight")) else 1.0
+        scale = (2 * 8) ** -0.5 if name.endswith(("o_proj.weight", "fc2.weight")) else 1.0
         if parameter.dim() == 2:
             expected = pytest.approx(scale * math.sqrt(2 / (5 * 64)), rel=0.15)
             assert parameter.std().item() == expected, f"{name} is drawn otherwise"
@@ -372,13 +372,17 @@ def test_initialisation_follows_width_and_depth() -> None:
 def test_a_seed_makes_the_weights_and_nothing_else_is_drawn() -> None:
     one, same, other = small(1), small(1), small(2)
     assert all(map(torch.equal, one.parameters(), same.parameters())), "one seed, two models"
-    assert not torch.equal(one.embedding.tokens.weight, other.embedding.tokens.weight), "the seed has no effect"
+    assert not torch.equal(one.embedding.token_embedding.weight, other.embedding.token_embedding.weight), (
+        "the seed has no effect"
+    )
 
 
 def test_tied_weights_are_one() -> None:
     tied, free = small(), small(tie_weights=False)
-    assert tied.head.weight is tied.embedding.tokens.weight, "the last layer has weights of its own"
-    assert free.head.weight is not free.embedding.tokens.weight, "the last layer is tied though it should not be"
+    assert tied.head.weight is tied.embedding.token_embedding.weight, "the last layer has weights of its own"
+    assert free.head.weight is not free.embedding.token_embedding.weight, (
+        "the last layer is tied though it should not be"
+    )
 
 
 @pytest.mark.parametrize("choice", [{"dropout": 0.5}, {"attention_dropout": 0.5}], ids=str)
@@ -399,7 +403,7 @@ def test_dropout_is_off_in_evaluation_and_on_in_training(choice: dict[str, Any],
         ({"heads": 3}, "'model.heads' must divide the width 16, got 3"),
         ({"heads": 0}, "'model.heads' must be at least 1, got 0"),
         ({"vocabulary": 0}, "'vocabulary' must be at least 1, got 0"),
-        ({"width": 12, "position": "rotary"}, "even number of values a head, got 3"),
+        ({"width": 12, "position": "rotary"}, "even number of values per head, got 3"),
         ({"dropout": 1.0}, "'model.dropout' must be at least 0 and below 1, got 1.0"),
         ({"encoder_layers": -1}, "'model.encoder_layers' must be at least 0, got -1"),
     ],
@@ -424,7 +428,7 @@ def test_tokens_that_do_not_fit_are_told() -> None:
         (lambda: model(torch.ones(1, 3)), "must be int64 .* got torch.float32"),
         (lambda: model(tokens_of(1, 0)), "at least one token"),
         (lambda: model(tokens_of(1, 3), source=source), "has no encoder"),
-        (lambda: crossed(tokens_of(1, 3)), "needs a source"),
+        (lambda: crossed(tokens_of(1, 3)), "needs a .source"),
         (
             lambda: crossed(tokens_of(1, 3), source=tokens_of(1, 13)),
             "'source' must fit the context of 12 .*, got 13",

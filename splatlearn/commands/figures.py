@@ -292,12 +292,12 @@ def _scene_slices(story: Story) -> "list[Landscape]":
 
 def _text_slices(story: Story) -> "list[Landscape]":
     from splatlearn.landscape import landscape
-    from splatlearn.text.evaluation import nats
+    from splatlearn.text.evaluation import cross_entropy
 
     run = story.text
 
     def loss(model: torch.nn.Module, batch: Any) -> torch.Tensor:
-        return nats(model(batch.tokens), batch.targets) / batch.targets.numel()
+        return cross_entropy(model(batch.tokens), batch.targets) / batch.targets.numel()
 
     snapshots = run.snapshots[1:]  # the first one, before any step, would fill the plane
     return _three(

@@ -63,9 +63,10 @@ class Writer:
 
     def __init__(self, folder: Path, device: torch.device) -> None:
         from splatlearn.text.pairs import Pairs
-        from splatlearn.text.task import TextTask, require_tensors
+        from splatlearn.text.task import TextTask
         from splatlearn.text.tokenizers import from_state
         from splatlearn.text.transformer import Transformer
+        from splatlearn.text.weights import load_weights
 
         path = config_of(folder)
         if config.peek(path, "task") != "text":
@@ -84,11 +85,7 @@ class Writer:
             )
         settings.model.vocabulary = known
         self.model = Transformer(settings.model)
-        own: dict[str, torch.Tensor] = dict(self.model.named_parameters())
-        require_tensors(tensors, own)
-        with torch.no_grad():
-            for name, parameter in own.items():
-                parameter.copy_(tensors[name])
+        load_weights(self.model, tensors)
         self.model.eval().to(device)
         self.device = device
 

@@ -1,10 +1,10 @@
-"""Multi-head attention: each token asks all tokens that it may see, and takes their values in the share of the answers.
+"""Multi-head attention, self- and cross-attention.
 
-Shapes: B sequences, T tokens that ask, S tokens that answer, H heads, D values a head, W = H · D the width. For a head
+Shapes: B sequences, T queries, S keys and values, H heads, D values per head, W = H · D the width. For one head
 
     attention(q, k, v) = softmax(q kᵀ / √D) v          q [T, D], k and v [S, D]
 
-where scores of tokens that must not be seen are -∞ before the softmax ("Attention Is All You Need", 2017, eq. 1).
+where the scores of masked keys are -∞ before the softmax ("Attention Is All You Need", 2017, eq. 1).
 """
 
 import math
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 def attend(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False, dropout: float = 0.0
 ) -> Tensor:
-    """PyTorch's fused attention, which never holds the scores in memory.
+    """Compute PyTorch's fused attention, which never stores the scores.
 
     Args:
         q: [B, H, T, D]; k, v: [B, H, S, D].
-        mask: bool, to be broadcast to [B, H, T, S], True where a token may be seen; not together with ``causal``.
-        causal: token t sees the tokens 0 .. t (T = S).
-        dropout: share of the weights that are set to zero, the others growing to keep their mean.
+        mask: bool, broadcast to [B, H, T, S], True where a query may attend to a key; not together with ``causal``.
+        causal: query t attends to the keys 0 .. t (T = S).
+        dropout: probability that a weight is set to zero; the others are scaled to keep the mean.
 
     Returns:
-        [B, H, T, D]; zeros for a token that may see none.
+        [B, H, T, D]; zeros for a query that may attend to no key.
     """
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal)
 
@@ -42,7 +42,11 @@ def attend(
 def attend_written(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False, dropout: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """The same, written out: `attend`'s oracle, and the way to its weights. Also returns these, [B, H, T, S]."""
+    """Compute `attend` from its definition, as its reference and to obtain the attention weights.
+
+    Returns:
+        The result [B, H, T, D], and the weights [B, H, T, S].
+    """
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
     if causal:
         mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
@@ -55,10 +59,20 @@ def attend_written(
 
 
 class Attention(torch.nn.Module):
-    """Projects to queries, keys and values, lets every head attend, and mixes the heads.
+    """Multi-head attention with its projections.
 
-    ``project.weight`` [3W, W] holds the maps to queries, keys and values one above the other, so that they are one
-    product where all come from the same tokens. In cross-attention, keys and values come from another sequence.
+    ``qkv_proj.weight`` [3W, W] holds the projections to queries, keys and values one above the other, so that
+    self-attention computes them in one product. In cross-attention, keys and values come from another sequence.
+    ``o_proj`` maps the concatenated heads to the output.
+
+    Args:
+        width: W; ``heads`` must divide it.
+        bias: add a bias in both projections.
+        dropout: probability of attention dropout in training.
+        written: use `attend_written` instead of the fused attention.
+
+    Raises:
+        SplatlearnError: ``heads`` does not divide the width.
     """
 
     def __init__(
@@ -68,8 +82,8 @@ class Attention(torch.nn.Module):
         if heads < 1 or width % heads:
             raise SplatlearnError(f"'heads' must divide the width {width}, got {heads}")
         self.heads, self.dropout, self.written = heads, dropout, written
-        self.project = Linear(width, 3 * width, bias=bias)
-        self.mix = Linear(width, width, bias=bias)
+        self.qkv_proj = Linear(width, 3 * width, bias=bias)
+        self.o_proj = Linear(width, width, bias=bias)
 
     def forward(
         self,
@@ -84,45 +98,45 @@ class Attention(torch.nn.Module):
 
         Args:
             mask, causal: as in `attend`.
-            rotation: of rotary positions, [T, D/2, 2].
-            cache: takes the new keys and values, and answers with all so far, S of them.
-            keep: takes the weights [B, H, T, S], which are then computed by the written-out form.
+            rotation: rotary position embeddings [T, D/2, 2].
+            cache: receives the new keys and values, and returns all S so far.
+            keep: receives the weights [B, H, T, S], which `attend_written` then computes.
         """
-        qkv = self.project(x).unflatten(-1, (3, self.heads, -1))  # [B, T, 3, H, D]
+        qkv = self.qkv_proj(x).unflatten(-1, (3, self.heads, -1))  # [B, T, 3, H, D]
         if rotation is None:
             q, k, v = qkv.unbind(dim=2)
         else:
-            asking, answering = qkv.split([2, 1], dim=2)
-            (q, k), v = rotate(asking, rotation).unbind(dim=2), answering.squeeze(2)
+            qk, v = qkv.split([2, 1], dim=2)
+            (q, k), v = rotate(qk, rotation).unbind(dim=2), v.squeeze(2)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         if cache is not None:
             k, v = cache.append(k, v)
-        return self._mixed(q, k, v, mask, causal, keep)
+        return self._attended(q, k, v, mask, causal, keep)
 
     def keys_and_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """Of the sequence ``memory`` [B, S, W] that cross-attention asks: two of [B, H, S, D]."""
+        """Keys and values for cross-attention to ``memory`` [B, S, W], each [B, H, S, D]."""
         width = memory.shape[-1]
-        bias = None if self.project.bias is None else self.project.bias[width:]
-        k, v = linear(memory, self.project.weight[width:], bias).unflatten(-1, (2, self.heads, -1)).unbind(dim=2)
+        bias = None if self.qkv_proj.bias is None else self.qkv_proj.bias[width:]
+        k, v = linear(memory, self.qkv_proj.weight[width:], bias).unflatten(-1, (2, self.heads, -1)).unbind(dim=2)
         return k.transpose(1, 2), v.transpose(1, 2)
 
     def cross(
         self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None, keep: list[Tensor] | None = None
     ) -> Tensor:
-        """Cross-attention of ``x`` [B, T, W] to another sequence's ``keys`` and ``values`` [B, H, S, D]."""
+        """Cross-attention from ``x`` [B, T, W] to the ``keys`` and ``values`` [B, H, S, D] of another sequence."""
         width = x.shape[-1]
-        bias = None if self.project.bias is None else self.project.bias[:width]
-        q = linear(x, self.project.weight[:width], bias).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        return self._mixed(q, keys, values, mask, False, keep)
+        bias = None if self.qkv_proj.bias is None else self.qkv_proj.bias[:width]
+        q = linear(x, self.qkv_proj.weight[:width], bias).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return self._attended(q, keys, values, mask, False, keep)
 
-    def _mixed(
+    def _attended(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, keep: list[Tensor] | None
     ) -> Tensor:
         dropout = self.dropout if self.training else 0.0
         if self.written or keep is not None:
-            answer, weights = attend_written(q, k, v, mask, causal, dropout)
+            heads, weights = attend_written(q, k, v, mask, causal, dropout)
             if keep is not None:
                 keep.append(weights)
         else:
-            answer = attend(q, k, v, mask, causal, dropout)
-        return self.mix(answer.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+            heads = attend(q, k, v, mask, causal, dropout)
+        return self.o_proj(heads.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]

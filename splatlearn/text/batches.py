@@ -1,7 +1,7 @@
-"""Batches: what a step learns from, drawn from a corpus or from pairs by a generator that the caller owns."""
+"""Batches of a corpus: random windows of its tokens, drawn by a generator that the caller owns."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -9,27 +9,28 @@ from torch import Tensor
 
 from splatlearn.errors import SplatlearnError
 
-if TYPE_CHECKING:
-    from splatlearn.text.pairs import Pairs
-
-NOT_ASKED = -100  # the target where no answer is asked for: cross_entropy leaves it out
+IGNORE_INDEX = -100  # the target at padding, which cross_entropy leaves out
 
 
 class Batch(NamedTuple):
-    """What a step, or a part of it, learns from.
+    """The data of one step, or of one part of it.
 
-    tokens: [B, T] int64; targets: [B, T] int64, the tokens that follow, or NOT_ASKED; asked: how many targets are asked
-    for, in a step over all its parts and processes; source, source_mask: [B, S], of pairs alone.
+    Attributes:
+        tokens: [B, T] int64.
+        targets: [B, T] int64, the token that follows each, or IGNORE_INDEX.
+        num_targets: the number of targets that are not IGNORE_INDEX; in a step, over all its parts and processes.
+        source: [B, S] int64, the encoder's input; None for a corpus.
+        source_mask: [B, S] bool, True for real tokens; None for a corpus.
     """
 
     tokens: Tensor
     targets: Tensor
-    asked: int
+    num_targets: int
     source: Tensor | None = None
     source_mask: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
-        """The same on a device, without waiting for it."""
+        """Copy the batch to a device, without waiting for the copy."""
         if device.type == "cpu":
             return self
 
@@ -37,13 +38,19 @@ class Batch(NamedTuple):
             return value.pin_memory().to(device, non_blocking=True)
 
         source, mask = (None if value is None else sent(value) for value in (self.source, self.source_mask))
-        return Batch(sent(self.tokens), sent(self.targets), self.asked, source, mask)
+        return Batch(sent(self.tokens), sent(self.targets), self.num_targets, source, mask)
 
 
 class Windows:
-    """Windows of ``context`` tokens out of a long array, read from it as they are needed.
+    """Windows of ``context`` tokens of a long array, which are read when they are needed.
 
-    Raises SplatlearnError for an array that is no longer than the context; ``name`` says what it is.
+    Args:
+        array: [N] tokens, such as a memory-mapped file.
+        context: tokens per window.
+        name: what the array is, for the error message.
+
+    Raises:
+        SplatlearnError: the array is not longer than the context.
     """
 
     def __init__(self, array: np.ndarray, context: int, name: str) -> None:
@@ -55,21 +62,21 @@ class Windows:
         self.array, self.context = array, context
 
     def draw(self, count: int, generator: torch.Generator) -> np.ndarray:
-        """Where ``count`` random windows begin, [count] int64."""
+        """Draw where ``count`` random windows begin, [count] int64."""
         return torch.randint(len(self.array) - self.context, (count,), generator=generator).numpy()
 
-    def asked(self, rows: np.ndarray) -> int:
-        """How many targets these windows ask for."""
+    def num_targets(self, rows: np.ndarray) -> int:
+        """The number of targets of these windows."""
         return len(rows) * self.context
 
     def batch(self, rows: np.ndarray) -> Batch:
-        """The windows that begin at ``rows`` [B], and for each token the one that follows it."""
+        """The windows that begin at ``rows`` [B], with the token that follows each as its target."""
         return _shifted(self.array[rows[:, None] + np.arange(self.context + 1)])
 
     def all(self, size: int, most: int) -> Iterator[Batch]:
-        """Every token but the first asked for once, in batches of ``size`` windows that lie side by side.
+        """Iterate over adjacent windows in batches of ``size``, so that every token but the first is a target once.
 
-        Of an array of more than ``most`` tokens, as many windows as they fill, at equal distances.
+        An array of more than ``most`` tokens yields as many windows as ``most`` tokens fill, at equal distances.
         """
         whole = (len(self.array) - 1) // self.context
         kept = whole if len(self.array) <= most else max(1, most // self.context)
@@ -78,31 +85,6 @@ class Windows:
             yield self.batch(starts[first : first + size])
         if kept == whole and whole * self.context < len(self.array) - 1:
             yield _shifted(np.asarray(self.array[whole * self.context :])[None])
-
-
-class PairRows:
-    """Pairs of a source and a target, ``rows`` by number."""
-
-    def __init__(self, pairs: "Pairs", test: bool = False) -> None:
-        self.pairs = pairs
-        self.rows = pairs.test if test else pairs.train
-
-    def draw(self, count: int, generator: torch.Generator) -> np.ndarray:
-        """The numbers of ``count`` random pairs, [count] int64."""
-        return torch.randint(len(self.rows), (count,), generator=generator).numpy()
-
-    def asked(self, rows: np.ndarray) -> int:
-        """How many targets these pairs ask for: those of each answer, and its end."""
-        return sum(len(self.rows[row][1]) + 1 for row in rows)
-
-    def batch(self, rows: np.ndarray) -> Batch:
-        """The pairs numbered ``rows`` [B], padded to the longest of them."""
-        return self.pairs.batch([self.rows[row] for row in rows])
-
-    def all(self, size: int, most: int) -> Iterator[Batch]:
-        """Every pair once, in batches of ``size``; ``most`` limits a corpus alone."""
-        for first in range(0, len(self.rows), size):
-            yield self.pairs.batch(self.rows[first : first + size])
 
 
 def _shifted(rows: np.ndarray) -> Batch:

@@ -1,4 +1,4 @@
-"""What a Transformer is stacked of, in the order of the data: embedding, then blocks of attention and feed-forward."""
+"""The layers of a Transformer in the order of the data: embedding, then blocks of attention and feed-forward."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
@@ -22,46 +22,49 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),  # GPT-2's
 }
-EPSILON = 1e-5  # under the root of a norm
+EPSILON = 1e-5  # added to the variance in a norm
 
 
 class Embedding(torch.nn.Module):
-    """A vector for each token, and what is added to it for its place.
+    """Token embedding plus position embedding.
 
-    Sinusoids are added to the vectors times √W, as in the paper; rotary positions come later, in attention.
+    Sinusoids are added to the token embedding times √W, as in the paper. Rotary positions are applied in attention.
     """
 
     sinusoids: Tensor | None
 
     def __init__(self, vocabulary: int, context: int, width: int, position: PositionName, dropout: float) -> None:
         super().__init__()
-        self.tokens = torch.nn.Embedding(vocabulary, width)
+        self.token_embedding = torch.nn.Embedding(vocabulary, width)
         self.scale = width**0.5 if position == "sinusoidal" else 1.0
-        self.places = torch.nn.Embedding(context, width) if position == "learned" else None
+        self.position_embedding = torch.nn.Embedding(context, width) if position == "learned" else None
         table = sinusoids(context, width) if position == "sinusoidal" else None
         self.register_buffer("sinusoids", table, persistent=False)
         self.dropout = torch.nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor, start: int = 0) -> Tensor:
-        """``tokens`` [B, T] int64, the first at place ``start``, to [B, T, W]."""
-        x: Tensor = self.tokens(tokens)
+        """Embed ``tokens`` [B, T] int64, the first of which is at position ``start``, as [B, T, W]."""
+        x: Tensor = self.token_embedding(tokens)
         end = start + tokens.shape[1]
-        if self.places is not None:
-            x = x + self.places.weight[start:end]
+        if self.position_embedding is not None:
+            x = x + self.position_embedding.weight[start:end]
         elif self.sinusoids is not None:
             x = x * self.scale + self.sinusoids[start:end]
         return self.dropout(x)  # type: ignore[no-any-return]
 
 
 def make_norm(name: NormName, width: int, bias: bool) -> torch.nn.Module:
-    """LayerNorm: mean 0, deviation 1, then scaled (and shifted); RMSNorm: root mean square 1, then scaled."""
+    """Make a LayerNorm (mean 0, standard deviation 1, scale and shift) or an RMSNorm (root mean square 1, scale)."""
     if name == "rms":
         return torch.nn.RMSNorm(width, eps=EPSILON)
     return torch.nn.LayerNorm(width, eps=EPSILON, bias=bias)
 
 
 class AddNorm(torch.nn.Module):
-    """Add & norm around a sub-layer f: norm(x + f(x)) as in the paper, or x + f(norm(x)), which trains more easily."""
+    """Residual connection and norm around a sub-layer f: norm(x + f(x)) as in the paper, or x + f(norm(x)).
+
+    The second form, pre-norm, trains more easily.
+    """
 
     def __init__(self, norm: torch.nn.Module, norm_first: bool, dropout: float) -> None:
         super().__init__()
@@ -69,27 +72,27 @@ class AddNorm(torch.nn.Module):
         self.dropout = torch.nn.Dropout(dropout)
 
     def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
-        """``x`` [B, T, W] to the same shape."""
+        """Map ``x`` [B, T, W] to the same shape."""
         if self.norm_first:
             return x + self.dropout(sublayer(self.norm(x)))  # type: ignore[no-any-return]
         return self.norm(x + self.dropout(sublayer(x)))  # type: ignore[no-any-return]
 
 
 class FeedForward(torch.nn.Module):
-    """Two linear layers with a bend between them, for each token by itself: [B, T, W] to [B, T, W]."""
+    """Two linear layers with an activation between them, for each token by itself: [B, T, W] to [B, T, W]."""
 
     def __init__(self, width: int, inner: int, activation: ActivationName, bias: bool) -> None:
         super().__init__()
-        self.widen = Linear(width, inner, bias=bias)
+        self.fc1 = Linear(width, inner, bias=bias)
         self.activation = ACTIVATIONS[activation]
-        self.narrow = Linear(inner, width, bias=bias)
+        self.fc2 = Linear(inner, width, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.narrow(self.activation(self.widen(x)))  # type: ignore[no-any-return]
+        return self.fc2(self.activation(self.fc1(x)))  # type: ignore[no-any-return]
 
 
 class Block(torch.nn.Module):
-    """Attention among the tokens, attention to another sequence where ``cross``, feed-forward; each in add & norm."""
+    """Self-attention, cross-attention if ``cross``, and feed-forward, each with residual connection and norm."""
 
     def __init__(
         self,
@@ -129,10 +132,12 @@ class Block(torch.nn.Module):
         cache: "LayerCache | None" = None,
         keep: list[Tensor] | None = None,
     ) -> Tensor:
-        """``x`` [B, T, W] to the same shape.
+        """Map ``x`` [B, T, W] to the same shape.
 
-        ``mask``, ``causal``, ``rotation``, ``cache`` and ``keep`` are of the attention among the tokens; ``memory`` is
-        the keys and values of the other sequence, which ``memory_mask`` [B, 1, 1, S] says what to see of.
+        Args:
+            mask, causal, rotation, cache, keep: of the self-attention; see `Attention.forward`.
+            memory: keys and values of the other sequence for cross-attention, each [B, H, S, D].
+            memory_mask: [B, 1, 1, S] bool, True for keys of ``memory`` that may be attended to.
         """
         x = self.add_attention(x, lambda y: self.attention(y, mask, causal, rotation, cache, keep))
         if self.cross is not None and self.add_cross is not None and memory is not None:
@@ -141,5 +146,5 @@ class Block(torch.nn.Module):
         return self.add_feed_forward(x, self.feed_forward)  # type: ignore[no-any-return]
 
     def memory(self, encoded: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Keys and values of an encoder's answer [B, S, W], once for all tokens to come; None without ``cross``."""
+        """Keys and values of the encoder's output [B, S, W] for all tokens to come; None without ``cross``."""
         return None if self.cross is None else self.cross.keys_and_values(encoded)

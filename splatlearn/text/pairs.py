@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from splatlearn.config import key
 from splatlearn.errors import SplatlearnError
-from splatlearn.text.batches import NOT_ASKED, Batch
+from splatlearn.text.batches import IGNORE_INDEX, Batch
 from splatlearn.text.sampling import generate
 from splatlearn.text.tokenizers import CharacterTokenizer
 
@@ -127,8 +128,8 @@ class Pairs:
         """What a step learns from: the target after `begin` is asked for token by token, and `end` at last."""
         source, mask = self.sources([source for source, _ in pairs])
         tokens = _padded([[self.begin, *target] for _, target in pairs], self.pad)
-        targets = _padded([[*target, self.end] for _, target in pairs], NOT_ASKED)
-        return Batch(tokens, targets, int((targets != NOT_ASKED).sum()), source, mask)
+        targets = _padded([[*target, self.end] for _, target in pairs], IGNORE_INDEX)
+        return Batch(tokens, targets, int((targets != IGNORE_INDEX).sum()), source, mask)
 
     def answers(self, model: "Transformer", sources: Sequence[list[int]], **keys: Any) -> Iterator[list[int]]:
         """What the model answers to each source, up to `end`; greedily, or as ``keys`` of `generate` say."""
@@ -146,6 +147,31 @@ class Pairs:
         """The share of ``pairs`` that the model answers without a fault."""
         answers = self.answers(model, [source for source, _ in pairs])
         return sum(answer == target for answer, (_, target) in zip(answers, pairs, strict=True)) / len(pairs)
+
+
+class PairRows:
+    """The training or held-out pairs, chosen by their numbers: the counterpart of `Windows` for pairs."""
+
+    def __init__(self, pairs: Pairs, test: bool = False) -> None:
+        self.pairs = pairs
+        self.rows = pairs.test if test else pairs.train
+
+    def draw(self, count: int, generator: torch.Generator) -> np.ndarray:
+        """Draw the numbers of ``count`` random pairs, [count] int64."""
+        return torch.randint(len(self.rows), (count,), generator=generator).numpy()
+
+    def num_targets(self, rows: np.ndarray) -> int:
+        """The number of targets of these pairs: the tokens of each answer, and its end."""
+        return sum(len(self.rows[row][1]) + 1 for row in rows)
+
+    def batch(self, rows: np.ndarray) -> Batch:
+        """The pairs numbered ``rows`` [B], padded to the longest of them."""
+        return self.pairs.batch([self.rows[row] for row in rows])
+
+    def all(self, size: int, most: int) -> Iterator[Batch]:
+        """Iterate over every pair once, in batches of ``size``; ``most`` limits only a corpus."""
+        for first in range(0, len(self.rows), size):
+            yield self.pairs.batch(self.rows[first : first + size])
 
 
 def _padded(rows: Sequence[list[int]], filler: int) -> Tensor:

@@ -17,15 +17,16 @@ from splatlearn.errors import SplatlearnError
 from splatlearn.loop import Task
 from splatlearn.processes import join
 from splatlearn.text import evaluation
-from splatlearn.text.batches import Batch, PairRows, Windows
+from splatlearn.text.batches import Batch, Windows
 from splatlearn.text.corpus import Corpus
-from splatlearn.text.evaluation import nats
+from splatlearn.text.evaluation import cross_entropy
 from splatlearn.text.network import Network, precision_of
 from splatlearn.text.optimizer import AdamW
-from splatlearn.text.pace import Pace, flops_per_token
-from splatlearn.text.pairs import Pairs
+from splatlearn.text.pairs import PairRows, Pairs
+from splatlearn.text.throughput import Throughput, flops_per_token
 from splatlearn.text.tokenizers import from_state
 from splatlearn.text.transformer import Transformer
+from splatlearn.text.weights import current_names, require_tensors
 
 AT_ONCE = 32  # windows that an evaluation reads at once, at least
 
@@ -90,8 +91,8 @@ class TextTask(Task[Batch, Tensor]):
         self.network = Network(self.model, self.processes, config.compile)
         self.precision = precision_of(config.precision, self.device)
         self.optimizer = AdamW(config.optimizer, config.steps, self.model.named_parameters())
-        self.pace = Pace(self._flops(), self.device, self.processes.count)
-        self._asked = 0  # targets of the step
+        self.throughput = Throughput(self._flops(), self.device, self.processes.count)
+        self._num_targets = 0  # of the step
         self._waiting: deque[Batch] = deque()  # parts of the step
         self._place = (0, 0)  # step and part, by which dropout is seeded
 
@@ -138,16 +139,16 @@ class TextTask(Task[Batch, Tensor]):
         if not self._waiting or self._place[0] != step:
             self._waiting = deque(self._drawn())
             self._place = (step, 0)
-            self.pace.begin()
+            self.throughput.begin()
         self._place = (step, self.parts - len(self._waiting))
         return self._waiting.popleft().to(self.device)
 
     def _drawn(self) -> Iterator[Batch]:
         """The parts of a step that are this process's; which rows make a step does not depend on their number."""
         rows = self.train.draw(self.config.batch, self.generator)
-        self._asked = self.train.asked(rows)
+        self._num_targets = self.train.num_targets(rows)
         for part in rows.reshape(self.parts, self.processes.count, -1):
-            yield self.train.batch(part[self.processes.rank])._replace(asked=self._asked)
+            yield self.train.batch(part[self.processes.rank])._replace(num_targets=self._num_targets)
 
     def forward(self, batch: Batch) -> Tensor:
         with self._dropout_seeded(), self.network.part(last=not self._waiting), self._precision():
@@ -155,14 +156,14 @@ class TextTask(Task[Batch, Tensor]):
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         """The mean over all targets of the step, this part's share of it. Gradients are averaged over the processes."""
-        share = nats(output, batch.targets) * (self.processes.count / batch.asked)
+        share = cross_entropy(output, batch.targets) * (self.processes.count / batch.num_targets)
         if self.processes.count == 1:
             return share
         return share + (self.processes.mean(share.detach().clone()) - share.detach())  # the value is that of all
 
     def update(self, step: int) -> None:
         self.optimizer.step(step)
-        self.pace.end(self._asked)
+        self.throughput.end(self._num_targets)
 
     @contextlib.contextmanager
     def _dropout_seeded(self) -> Iterator[None]:
@@ -186,10 +187,10 @@ class TextTask(Task[Batch, Tensor]):
         return f"{self.data.summary}\n{size:,} parameters"
 
     def conclusion(self, step: int) -> str:
-        return f"{self.pace}" and f"learned at {self.pace}"
+        return f"{self.throughput}" and f"learned at {self.throughput}"
 
     def progress(self) -> str:
-        return f"{self.pace}" and f", {self.pace}"
+        return f"{self.throughput}" and f", {self.throughput}"
 
     def named_parameters(self) -> list[tuple[str, Tensor]]:
         return list(self.model.named_parameters())
@@ -221,6 +222,7 @@ class TextTask(Task[Batch, Tensor]):
                 f"the checkpoint's text must be the one at hand, SHA-256 {now.get('text')}, got {state.get('text')}: "
                 "has it changed?"
             )
+        tensors = current_names(tensors)  # of checkpoints with older parameter names
         require_tensors(tensors, own)
         for name, parameter in self.model.named_parameters():
             parameter.copy_(tensors[name])
@@ -237,17 +239,17 @@ class TextTask(Task[Batch, Tensor]):
         with self._evaluating():
             size = max(self.config.batch, AT_ONCE)
             batches = (batch.to(self.device) for batch in self.test.all(size, self.config.evaluate_tokens))
-            loss, asked = evaluation.evaluate(self._answer, batches)
+            loss, count = evaluation.evaluate(self._logits, batches)
             exact = {}
             if isinstance(self.data, Pairs):
                 exact["exact_match"] = self.data.exact_match(self.model, self.data.test)
-                tokens, text_bytes = asked, asked - len(self.data.test)  # an answer's end is no byte of it
+                tokens, text_bytes = count, count - len(self.data.test)  # the end token of an answer is no byte of it
             else:
                 tokens, text_bytes = len(self.data.test), self.data.test_bytes
         bits = evaluation.bits_per_byte(loss, tokens, text_bytes)
         return {"loss": loss, "perplexity": evaluation.perplexity(loss), "bits_per_byte": bits, **exact}
 
-    def _answer(self, batch: Batch) -> Tensor:
+    def _logits(self, batch: Batch) -> Tensor:
         with self._precision():
             return self.model(batch.tokens, source=batch.source, source_mask=batch.source_mask)  # type: ignore[no-any-return]
 
@@ -255,7 +257,7 @@ class TextTask(Task[Batch, Tensor]):
         """A line of ``eval/samples.jsonl``: what the model writes after ``step``; the same in every run of the seed."""
         generator = torch.Generator().manual_seed(self.config.seed + step)
         with self._evaluating(), self._precision():
-            made = evaluation.written(self.model, self.data, self.prompt, self.config.sample_length, generator)
+            made = evaluation.sample(self.model, self.data, self.prompt, self.config.sample_length, generator)
         return {"step": step, **made}
 
     @contextlib.contextmanager
@@ -275,14 +277,3 @@ def _vocabulary_told(state: Any) -> str:
         return f"{from_state(state).vocabulary} tokens"
     except SplatlearnError:
         return "none"
-
-
-def require_tensors(tensors: dict[str, Tensor], own: dict[str, Tensor]) -> None:
-    """Raise SplatlearnError unless a checkpoint's ``tensors`` hold all of ``own``, alike in dtype and shape."""
-    for name, tensor in own.items():
-        loaded = tensors.get(name)
-        if loaded is None or loaded.shape != tensor.shape or loaded.dtype != tensor.dtype:
-            got = "none" if loaded is None else f"{loaded.dtype} {list(loaded.shape)}"
-            raise SplatlearnError(
-                f"a text's checkpoint must hold '{name}' as {tensor.dtype} {list(tensor.shape)}, got {got}"
-            )

@@ -1,8 +1,8 @@
-"""The Transformer ("Attention Is All You Need", 2017), both shapes of it: tokens in, scores for each next token out.
+"""The Transformer ("Attention Is All You Need", 2017), decoder-only or encoder-decoder: tokens in, logits out.
 
-    tokens → embedding + positions → decoder blocks → norm → linear → logits (their softmax: the next token's chances)
+    tokens → embedding + positions → decoder blocks → norm → linear → logits (softmax: next-token probabilities)
                                           ↑ cross-attention
-    source → embedding + positions → encoder blocks → norm                          the encoder–decoder alone
+    source → embedding + positions → encoder blocks → norm                          encoder-decoder only
 
 Shapes: B sequences, T tokens, S source tokens, W the width, V the vocabulary. Blocks are in ``blocks.py``.
 """
@@ -20,8 +20,10 @@ from splatlearn.config import key
 from splatlearn.errors import SplatlearnError
 from splatlearn.text.blocks import ActivationName, Block, Embedding, NormName, PositionName, make_norm
 from splatlearn.text.cache import Cache
+from splatlearn.text.gpt2 import GPT2File
 from splatlearn.text.linear import Linear
 from splatlearn.text.positions import rotations
+from splatlearn.text.weights import current_names
 
 
 class Transformer(torch.nn.Module):
@@ -29,32 +31,33 @@ class Transformer(torch.nn.Module):
 
     Args:
         config: see `Config`; `preset` has known ones.
-        generator: draws the first weights (on the CPU, so that a seed means the same everywhere); None: PyTorch's own.
+        generator: of the initial weights, on the CPU so that a seed gives the same weights everywhere; None: PyTorch's
+            default.
 
     Raises:
-        SplatlearnError: sizes that do not fit.
+        SplatlearnError: the sizes do not fit together.
     """
 
     @dataclass
     class Config:
         """Sizes and choices."""
 
-        vocabulary: int = key(0, "kinds of tokens; 0 takes the tokenizer's")
-        context: int = key(64, "tokens that it sees at once")
-        width: int = key(128, "values of a token")
-        heads: int = key(4, "heads of an attention; they divide the width")
-        layers: int = key(4, "blocks of the decoder")
-        encoder_layers: int = key(0, "blocks of an encoder, for pairs; 0: there is none")
-        feed_forward: int = key(0, "values within a feed-forward layer; 0: four times the width")
-        position: PositionName = key("learned", "how a token knows its place")
-        norm_first: bool = key(True, "normalise before a sub-layer rather than after it, as in the paper")
+        vocabulary: int = key(0, "vocabulary size; 0 takes the tokenizer's")
+        context: int = key(64, "context length in tokens")
+        width: int = key(128, "width of the embeddings")
+        heads: int = key(4, "attention heads; must divide the width")
+        layers: int = key(4, "decoder blocks")
+        encoder_layers: int = key(0, "encoder blocks, for pairs; 0: no encoder")
+        feed_forward: int = key(0, "hidden width of a feed-forward layer; 0: four times the width")
+        position: PositionName = key("learned", "position encoding")
+        norm_first: bool = key(True, "normalise before each sub-layer; false: after it, as in the paper")
         norm: NormName = key("layer", "LayerNorm or RMSNorm")
-        activation: ActivationName = key("gelu", "the bend of a feed-forward layer")
-        tie_weights: bool = key(True, "the last linear layer is the token embedding again")
-        dropout: float = key(0.0, "share of a sub-layer's answer, and of the embedding, that training drops")
-        attention_dropout: float = key(0.0, "share of attention's weights that training drops, too; slow on a CPU")
-        bias: bool = key(False, "linear layers and LayerNorms also add a vector")
-        attention: Literal["fused", "written"] = key("fused", "PyTorch's attention, or the one written out")
+        activation: ActivationName = key("gelu", "activation of a feed-forward layer")
+        tie_weights: bool = key(True, "the output layer shares the weights of the token embedding")
+        dropout: float = key(0.0, "dropout of each sub-layer's output and of the embedding")
+        attention_dropout: float = key(0.0, "dropout of the attention weights; slow on a CPU")
+        bias: bool = key(False, "linear layers and LayerNorms have a bias")
+        attention: Literal["fused", "written"] = key("fused", "PyTorch's fused attention, or the written-out one")
 
         def __post_init__(self) -> None:
             for name in ("context", "width", "heads", "layers"):
@@ -67,7 +70,7 @@ class Transformer(torch.nn.Module):
                 raise SplatlearnError(f"'model.heads' must divide the width {self.width}, got {self.heads}")
             if self.position == "rotary" and self.width // self.heads % 2:
                 size = self.width // self.heads
-                raise SplatlearnError(f"rotary positions need an even number of values a head, got {size}")
+                raise SplatlearnError(f"rotary positions need an even number of values per head, got {size}")
             for name in ("dropout", "attention_dropout"):
                 if not 0 <= getattr(self, name) < 1:
                     raise SplatlearnError(f"'model.{name}' must be at least 0 and below 1, got {getattr(self, name)}")
@@ -76,17 +79,33 @@ class Transformer(torch.nn.Module):
 
     @classmethod
     def preset(cls, name: str, vocabulary: int) -> "Transformer.Config":
-        """The config called tiny (0.8 M parameters), small (10.7 M) or gpt2 (124 M with its vocabulary of 50,257)."""
+        """The config named tiny (0.8 M parameters), small (10.7 M) or gpt2 (124 M with its vocabulary of 50,257).
+
+        Raises:
+            SplatlearnError: the name is unknown.
+        """
         if name not in PRESETS:
             raise SplatlearnError(f"a preset must be one of {', '.join(PRESETS)}, got {name!r}")
         return cls.Config(vocabulary=vocabulary, **PRESETS[name])
 
     @staticmethod
     def from_gpt2(path: Path | str) -> "Transformer":
-        """GPT-2's public weights, from a local safetensors file or its folder; see ``gpt2.py``."""
-        from splatlearn.text.gpt2 import load_gpt2
+        """GPT-2 with its public weights, in eval mode, float32.
 
-        return load_gpt2(path)
+        The number of heads is read from a ``config.json`` beside the file. Without one, a head has 64 values, as in all
+        public sizes.
+
+        Args:
+            path: a safetensors file, or a folder that holds ``model.safetensors``.
+
+        Raises:
+            SplatlearnError: the file is not GPT-2's; the message names file and tensor.
+        """
+        file = GPT2File(Path(path))
+        with torch.random.fork_rng(devices=[]):
+            model = Transformer(Transformer.Config(**file.sizes))
+        file.load_into(model)
+        return model.eval()
 
     def __init__(self, config: Config, generator: torch.Generator | None = None) -> None:
         super().__init__()
@@ -95,31 +114,33 @@ class Transformer(torch.nn.Module):
         self.config = config = dataclasses.replace(config)
         width = config.width
         self.embedding = Embedding(config.vocabulary, config.context, width, config.position, config.dropout)
-        turned = rotations(config.context, width // config.heads) if config.position == "rotary" else None
-        self.register_buffer("rotations", turned, persistent=False)
+        table = rotations(config.context, width // config.heads) if config.position == "rotary" else None
+        self.register_buffer("rotations", table, persistent=False)
         self.encoder = torch.nn.ModuleList(_block(config, cross=False) for _ in range(config.encoder_layers))
         self.encoder_norm = _last_norm(config) if config.encoder_layers else torch.nn.Identity()
-        crossed = config.encoder_layers > 0
-        self.decoder = torch.nn.ModuleList(_block(config, cross=crossed) for _ in range(config.layers))
+        cross = config.encoder_layers > 0
+        self.decoder = torch.nn.ModuleList(_block(config, cross=cross) for _ in range(config.layers))
         self.norm = _last_norm(config)
         self.head = Linear(width, config.vocabulary, bias=False)
         if config.tie_weights:
-            self.head.weight = self.embedding.tokens.weight
+            self.head.weight = self.embedding.token_embedding.weight
+        self.register_load_state_dict_pre_hook(_rename_old_keys)
         self._initialise(generator)
 
     @torch.no_grad()
     def _initialise(self, generator: torch.Generator | None) -> None:
-        """Normal weights of variance 2 / 5W; what ends in a sum over depth is smaller by the root of its terms' number.
+        """Draw normal weights of variance 2 / 5W, a standard deviation of 0.0228 at GPT-2's width.
 
-        So the sum's variance does not grow with depth (as GPT-2 does it); 0.0228 at its width.
+        Layers that add to the residual stream are divided by the square root of the number of such layers, as in GPT-2,
+        so that the variance of the stream does not grow with depth.
         """
         deviation = math.sqrt(2 / (5 * self.config.width))
         terms = {"encoder": 2 * self.config.encoder_layers, "decoder": 2 * self.config.layers}
         terms["decoder"] += self.config.layers * (self.config.encoder_layers > 0)
         for name, parameter in self.named_parameters():
             if parameter.dim() >= 2:
-                ends = name.endswith(("mix.weight", "narrow.weight"))
-                scale = terms[name.split(".")[0]] ** -0.5 if ends else 1.0
+                residual = name.endswith(("o_proj.weight", "fc2.weight"))
+                scale = terms[name.split(".")[0]] ** -0.5 if residual else 1.0
                 drawn = torch.empty(parameter.shape).normal_(0.0, deviation * scale, generator=generator)
                 parameter.copy_(drawn)
             elif name.endswith("bias"):
@@ -133,27 +154,27 @@ class Transformer(torch.nn.Module):
         source_mask: Tensor | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
-        """Scores of every next token.
+        """Logits of every next token.
 
         Args:
-            tokens: [B, T] int64, below the vocabulary; with a cache, the new ones alone, and it is advanced.
-            source: [B, S] int64, what the encoder reads; with a cache it is needed in the first call alone.
-            source_mask: [B, S] bool, True for real tokens, of which each row has one at least; None: all are.
+            tokens: [B, T] int64, below the vocabulary; with a cache, only the new ones, which are appended to it.
+            source: [B, S] int64, the encoder's input; with a cache it is needed only in the first call.
+            source_mask: [B, S] bool, True for real tokens, at least one per row; None: all are real.
 
         Returns:
-            Logits [B, T, V]; those of a token depend on it and on earlier ones, never on later ones.
+            Logits [B, T, V]; those of a token depend on this and earlier tokens only.
 
         Raises:
-            SplatlearnError: tokens are of another kind or more than the context holds; a source without an encoder, or
-                an encoder without a source.
+            SplatlearnError: tokens of a wrong dtype, shape or value, or more than the context length; a source without
+                an encoder, or an encoder without a source.
         """
         memories, mask = self._memories(source, source_mask, cache)
         return self.head(self.norm(self._decoded(tokens, memories, mask, cache)))  # type: ignore[no-any-return]
 
     def encode(self, source: Tensor, source_mask: Tensor | None = None) -> Tensor:
-        """The encoder's answer [B, S, W] to ``source`` [B, S], of which ``source_mask`` says what is real."""
+        """The encoder's output [B, S, W] for ``source`` [B, S]; ``source_mask`` [B, S] is True for real tokens."""
         if not self.config.encoder_layers:
-            raise SplatlearnError("this Transformer has no encoder, so that it takes no source")
+            raise SplatlearnError("this Transformer has no encoder: it takes no 'source'")
         x = self._embedded(source, 0, "source")
         rotation = None if self.rotations is None else self.rotations[: source.shape[1]]
         mask = None if source_mask is None else source_mask[:, None, None, :]
@@ -165,7 +186,7 @@ class Transformer(torch.nn.Module):
     def attention_weights(
         self, tokens: Tensor, *, source: Tensor | None = None, source_mask: Tensor | None = None
     ) -> list[Tensor]:
-        """Of each decoder layer [B, H, T, T]: in row t, how much token t takes from each; rows sum to 1."""
+        """Self-attention weights of each decoder layer, [B, H, T, T]; row t holds those of query t and sums to 1."""
         kept: list[Tensor] = []
         memories, mask = self._memories(source, source_mask, None)
         self._decoded(tokens, memories, mask, None, kept)
@@ -174,7 +195,7 @@ class Transformer(torch.nn.Module):
     def _memories(
         self, source: Tensor | None, source_mask: Tensor | None, cache: Cache | None
     ) -> tuple[list[tuple[Tensor, Tensor] | None], Tensor | None]:
-        """Keys and values of the source for each decoder layer, from the cache if they are there; and its mask."""
+        """Keys and values of the source for each decoder layer, from the cache if it has them, and the source mask."""
         if source is not None:
             encoded = self.encode(source, source_mask)
             mask = None if source_mask is None else source_mask[:, None, None, :]
@@ -187,7 +208,7 @@ class Transformer(torch.nn.Module):
         if cache is not None and cache.layers[0].memory is not None:
             return [layer.memory for layer in cache.layers], cache.source_mask
         if self.config.encoder_layers:
-            raise SplatlearnError("this Transformer has an encoder, so that it needs a source")
+            raise SplatlearnError("this Transformer has an encoder: it needs a 'source'")
         return [None] * len(self.decoder), None
 
     def _decoded(
@@ -198,14 +219,14 @@ class Transformer(torch.nn.Module):
         cache: Cache | None,
         keep: list[Tensor] | None = None,
     ) -> Tensor:
-        """[B, T, W]: the decoder's answer before its last norm."""
+        """The decoder's output before its last norm, [B, T, W]."""
         start, count = (0 if cache is None else cache.length), tokens.shape[-1]
         x = self._embedded(tokens, start, "tokens")
         rotation = None if self.rotations is None else self.rotations[start : start + count]
         mask = None
-        if start and count > 1:  # token t of the new ones sees start + t + 1
+        if start and count > 1:  # new token t attends to start + t + 1 tokens
             mask = torch.ones(count, start + count, dtype=torch.bool, device=tokens.device).tril(start)
-        causal = start == 0 and count > 1  # one token sees all there are
+        causal = start == 0 and count > 1  # a single token attends to all tokens so far
         for index, block in enumerate(self.decoder):
             layer = None if cache is None else cache.layers[index]
             x = block(x, mask, causal, rotation, memories[index], memory_mask, layer, keep)
@@ -252,5 +273,12 @@ def _block(config: Transformer.Config, cross: bool) -> Block:
 
 
 def _last_norm(config: Transformer.Config) -> torch.nn.Module:
-    """Where norms come first, nothing has normalised the last sum yet."""
+    """The norm after the last block: with pre-norm blocks, nothing has normalised the last sum."""
     return make_norm(config.norm, config.width, config.bias) if config.norm_first else torch.nn.Identity()
+
+
+def _rename_old_keys(module: torch.nn.Module, state_dict: dict[str, Tensor], *_: Any) -> None:
+    """Give the keys of an older state dict, which `load_state_dict` has copied, their current names."""
+    renamed = current_names(state_dict)
+    state_dict.clear()
+    state_dict.update(renamed)
