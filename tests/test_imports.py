@@ -117,6 +117,63 @@ def test_crossed_layers_are_found(tmp_path: Path) -> None:
     ], "the check above misses a kind of import, or objects to a right one"
 
 
+def imported_files(package: Path) -> dict[str, set[str]]:
+    """Each file of a package, and the files of it that it imports: within functions and for type checkers, too."""
+    files = {module_of(path, package): path for path in package.rglob("*.py")}
+    found: dict[str, set[str]] = {}
+    for module, path in files.items():
+        names = set(imported_names(path, package))
+        exact = {name for name in names if name in files}  # a module of a package
+        found[module] = (exact | {name.rpartition(".")[0] for name in names - exact} & files.keys()) - {module}
+    return found
+
+
+def module_of(path: Path, package: Path) -> str:
+    parts = path.relative_to(package.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Circles of a graph, each once, from a depth-first search."""
+    found, done = [], set()
+
+    def walk(node: str, path: list[str]) -> None:
+        if node in path:
+            found.append(path[path.index(node) :])
+        elif node not in done:
+            for target in sorted(graph[node]):
+                walk(target, [*path, node])
+            done.add(node)
+
+    for node in sorted(graph):
+        walk(node, [])
+    return found
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    assert circles(imported_files(PACKAGE)) == [], "these files cannot be understood or tested one by one"
+
+
+def test_circles_are_found(tmp_path: Path) -> None:
+    package = tmp_path / "splatlearn"
+    files = {
+        "__init__.py": "",
+        "a.py": "from splatlearn.b import f",
+        "b.py": "def f():\n    from splatlearn import c",
+        "c.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import splatlearn.a",
+        "room/__init__.py": "from splatlearn.room.d import x",
+        "room/d.py": "from splatlearn import errors",
+        "errors.py": "",
+        "e.py": "from splatlearn.room import x\nfrom splatlearn import a",
+    }
+    for name, text in files.items():
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text(text)
+    graph = imported_files(package)
+    assert graph["splatlearn.e"] == {"splatlearn.room", "splatlearn.a"}, "the files that a file imports are others"
+    assert circles(graph) == [["splatlearn.a", "splatlearn.b", "splatlearn.c"]], "a circle is missed, or one invented"
+
+
 def test_the_loop_knows_torch_and_errors_alone() -> None:
     names = {name.split(".")[0] for name in imported_names(PACKAGE / "loop.py", PACKAGE)}
     assert names - set(sys.stdlib_module_names) == {"torch", "tqdm", "splatlearn"}, "the loop depends on more"

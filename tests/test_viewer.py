@@ -15,7 +15,7 @@ from splatlearn.scene.reconstruct.keyframes import posed, rotation_of
 from splatlearn.show.pictures import to_uint8
 from splatlearn.viewer.count import blended
 from splatlearn.viewer.drawing import MODES, Look, Snapshot, crop_range, draw, shortest_axes
-from splatlearn.viewer.photos import standing_at, warped
+from splatlearn.viewer.photos import pose_of, warped
 
 SIZE = 48
 AHEAD = Camera("", SIZE, SIZE, np.array([[SIZE, 0, SIZE / 2], [0, SIZE, SIZE / 2], [0, 0, 1.0]]), np.eye(4))
@@ -196,7 +196,7 @@ LENS = Camera("p", 60, 40, np.array([[50.0, 0, 27], [0, 55.0, 23], [0, 0, 1]]), 
 
 def test_all_of_a_photograph_is_in_view_of_its_pose() -> None:
     for width, height in ((800, 500), (300, 900)):
-        key = standing_at(LENS, width, height)
+        key = pose_of(LENS, width, height)
         camera = posed("", width, height, key.fov, key.position, key.wxyz)
         corners = np.array([[0, 0, 1], [60, 0, 1], [0, 40, 1], [60, 40, 1]]) @ np.linalg.inv(LENS.K).T @ camera.K.T
         x, y = corners[:, 0] / corners[:, 2], corners[:, 1] / corners[:, 2]
@@ -212,7 +212,7 @@ def test_a_photograph_lies_on_the_render_of_the_same_scene() -> None:
     with torch.no_grad():
         taken = torch.from_numpy(to_uint8(cloud(photo.scaled(240, 160)).image).copy())
     photo = photo.scaled(240, 160)
-    key = standing_at(photo, 300, 200)
+    key = pose_of(photo, 300, 200)
     camera = posed("", 300, 200, key.fov, key.position, key.wxyz)
     render = draw(Snapshot(cloud), camera, Look()).image.astype(float)
     image, inside = warped(taken, photo, camera)

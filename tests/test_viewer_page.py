@@ -68,7 +68,7 @@ def view_in(viewer: Viewer) -> View:
 
 def expected(view: View) -> np.ndarray:
     """What the rasterizer draws for the browser's camera."""
-    return draw(view.viewer.snapshot, window(view), view.look).image
+    return draw(view.session.snapshot, window(view), view.look).image
 
 
 def window(view: View, width: int = WIDTH, height: int = HEIGHT) -> Camera:

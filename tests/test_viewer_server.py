@@ -20,8 +20,9 @@ from splatlearn.scene.reconstruct.keyframes import Keyframe, KeyframePath
 from splatlearn.viewer import server
 from splatlearn.viewer.drawer import COARSEST, TARGET, Drawer, next_factor
 from splatlearn.viewer.drawing import Look, Snapshot
+from splatlearn.viewer.surroundings import Surroundings
 from splatlearn.viewer.view import View
-from splatlearn.viewer.viewer import Surroundings, Viewer
+from splatlearn.viewer.viewer import Viewer
 
 
 def until(condition: Callable[[], object], seconds: float = 30) -> None:
@@ -119,7 +120,7 @@ def test_what_has_gone_is_forgotten(drawer: Drawer) -> None:
     clients = [Recorder() for _ in range(500)]
     for client in clients:
         drawer.moved(client)
-        drawer.forget(client)
+        drawer.remove(client)
     blocker.gate.set()
     until(lambda: drawer.waiting == 0)
     assert not any(client.drawn for client in clients), "a browser that has left is still drawn for"

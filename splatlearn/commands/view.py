@@ -12,8 +12,9 @@ from splatlearn.devices import choose_device
 from splatlearn.errors import SplatlearnError
 
 if TYPE_CHECKING:
+    from splatlearn.viewer.surroundings import Surroundings
     from splatlearn.viewer.training import LiveView
-    from splatlearn.viewer.viewer import Surroundings, Viewer
+    from splatlearn.viewer.viewer import Viewer
 
 
 def run(words: list[str]) -> None:
@@ -43,7 +44,8 @@ def open_viewer(source: Path, host: str, port: int, out: Path | None = None, dev
     from splatlearn.scene.gaussians import Gaussians
     from splatlearn.viewer.drawing import Snapshot
     from splatlearn.viewer.server import check
-    from splatlearn.viewer.viewer import Surroundings, Viewer
+    from splatlearn.viewer.surroundings import Surroundings
+    from splatlearn.viewer.viewer import Viewer
 
     check(host, port)  # first, as a large scene takes a while to read
     place = choose_device(device)
@@ -79,7 +81,7 @@ def _photographs(settings: Any) -> Any:
 
 def surroundings(settings: Any, scene: Any, folder: Path) -> "Surroundings":
     """What a viewer knows of a scene task beside its Gaussians; `scene` is its ColmapScene, or None."""
-    from splatlearn.viewer.viewer import Surroundings
+    from splatlearn.viewer.surroundings import Surroundings
 
     red, green, blue = settings.data.background
     if scene is None:

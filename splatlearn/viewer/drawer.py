@@ -73,8 +73,8 @@ class Drawer:
                 wish.sharp_at, wish.refresh = time.perf_counter(), True
             self._changed.notify()
 
-    def forget(self, client: Client) -> None:
-        """The client has gone."""
+    def remove(self, client: Client) -> None:
+        """Drop the requests of a client that has disconnected."""
         with self._changed:
             self._wishes.pop(client, None)
 

@@ -1,5 +1,6 @@
-"""The training photographs in the page: frusta to click, and a slider between photo and render."""
+"""The panel of the photos: camera frusta to click, and a slider between photo and render."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -8,29 +9,44 @@ import torch
 from splatlearn.errors import SplatlearnError
 from splatlearn.scene.cameras import Camera
 from splatlearn.scene.reconstruct.keyframes import Keyframe, rotation_of
-from splatlearn.viewer.viewer import frusta
+from splatlearn.viewer.pose import Pose
+from splatlearn.viewer.session import Session
+from splatlearn.viewer.surroundings import frusta
 
 if TYPE_CHECKING:
-    from splatlearn.viewer.view import Pose, View
+    from viser import ClientHandle
 
-MOST_FRUSTA = 300  # nodes that a browser draws and watches for clicks; the list has all photographs
+MOST_FRUSTA = 300  # frusta that a browser draws; the list has all photos
 NONE = "(none)"
-SAME_TURN = np.cos(np.radians(0.1) / 2)  # of quaternions: nearer than this a view is the photograph's
+SAME_ROTATION = np.cos(np.radians(0.1) / 2)  # dot product of quaternions above which two rotations are one
 
 
 class Photos:
-    """The panel and frusta of one browser; `blended` puts the photograph over a render from its very place."""
+    """The panel and the frusta of one browser; `blended` puts a photo over the render from its camera.
 
-    def __init__(self, view: "View") -> None:
-        self.view = view
-        around = view.viewer.around
+    Args:
+        session: what the browsers share; its ``photos_tab`` is not None.
+        client: the browser.
+        visit: moves the browser's camera to that of a photo.
+        changed: requests a new picture.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        client: "ClientHandle",
+        visit: Callable[[Camera], None],
+        changed: Callable[[], None],
+    ) -> None:
+        self._client, self._visit, self._changed = client, visit, changed
+        self.around = around = session.around
         self.cameras = {camera.name: camera for camera in around.cameras}
         self.chosen: Camera | None = None
-        self._near = 1e-3 * view.viewer.reach
+        self._near = 1e-3 * session.reach
         self._warped: tuple[Any, np.ndarray, np.ndarray] | None = None
-        gui: Any = view.client.gui
-        assert view.viewer.photos_tab is not None
-        with view.viewer.photos_tab:
+        gui: Any = client.gui
+        assert session.photos_tab is not None
+        with session.photos_tab:
             visible = gui.add_checkbox("Show the cameras", True)
             self._list = gui.add_dropdown("Photo", (NONE, *self.cameras), initial_value=NONE)
             self._blend = gui.add_slider("Render to photo", 0.0, 1.0, 0.01, 0.0, disabled=True)
@@ -39,16 +55,16 @@ class Photos:
         self._frusta = [self._add(camera, options) for camera, options in frusta(around, MOST_FRUSTA)]
         visible.on_update(lambda _: self._show(visible.value))
         self._list.on_update(lambda _: self._choose(self._list.value))
-        self._blend.on_update(lambda _: view.changed())
+        self._blend.on_update(lambda _: changed())
 
     def _add(self, camera: Camera, options: dict[str, Any]) -> Any:
-        frustum = self.view.client.scene.add_camera_frustum(f"/photos/{camera.name}", **options)
+        frustum = self._client.scene.add_camera_frustum(f"/photos/{camera.name}", **options)
         frustum.on_click(lambda _: self._clicked(camera.name))
         return frustum
 
     def _clicked(self, name: str) -> None:
         if self._list.value == name:
-            self._choose(name)  # once more, from wherever the view is now
+            self._choose(name)  # again, from wherever the camera is now
         self._list.value = name
 
     def _show(self, visible: bool) -> None:
@@ -59,35 +75,34 @@ class Photos:
         self.chosen = self.cameras.get(name)
         self._blend.disabled = self.chosen is None
         if self.chosen is not None:
-            pose = self.view.pose
-            self.view.go(standing_at(self.chosen, pose.width, pose.height))
-        self.view.changed()
+            self._visit(self.chosen)
+        self._changed()
 
     # ---- the blend ----
 
-    def blended(self, image: np.ndarray, camera: Camera, pose: "Pose") -> np.ndarray:
-        """The render [H, W, 3] uint8 with the chosen photograph over it, if this is where it was taken from."""
-        share, photo, around = float(self._blend.value), self.chosen, self.view.viewer.around
-        if photo is None or share == 0 or around.photo is None or not self._is_there(photo, pose):
+    def blended(self, image: np.ndarray, camera: Camera, pose: Pose) -> np.ndarray:
+        """The render [H, W, 3] uint8, blended with the chosen photo if the pose is that of its camera."""
+        share, photo, around = float(self._blend.value), self.chosen, self.around
+        if photo is None or share == 0 or around.photo is None or not self._at_photo(photo, pose):
             return image
         key = (photo.name, camera.width, camera.height, float(camera.K[0, 0]))
         if self._warped is None or self._warped[0] != key:
             try:
                 self._warped = (key, *warped(around.photo(photo), photo, camera))
-            except SplatlearnError as error:  # the file has gone since
+            except SplatlearnError as error:  # the file has been removed since
                 self._note.content = f"**no photo**: {error}"
                 return image
         _, picture, inside = self._warped
         mixed = image + share * (picture.astype(np.float32) - image)
         return np.where(inside, (mixed + 0.5).astype(np.uint8), image)
 
-    def _is_there(self, photo: Camera, pose: "Pose") -> bool:
+    def _at_photo(self, photo: Camera, pose: Pose) -> bool:
         turn = abs(float(np.dot(rotation_of(photo), pose.wxyz / np.linalg.norm(pose.wxyz))))
-        return turn > SAME_TURN and float(np.linalg.norm(photo.center - pose.position)) < self._near
+        return turn > SAME_ROTATION and float(np.linalg.norm(photo.center - pose.position)) < self._near
 
 
-def standing_at(photo: Camera, width: int, height: int) -> Keyframe:
-    """The pose of a photograph, with the field of view at which all of it fits into a window of that size."""
+def pose_of(photo: Camera, width: int, height: int) -> Keyframe:
+    """The pose of a photo's camera, with the field of view at which the whole photo fits into a window of that size."""
     fx, fy, cx, cy = photo.K[0, 0], photo.K[1, 1], photo.K[0, 2], photo.K[1, 2]
     across, down = max(cx, photo.width - cx) / fx, max(cy, photo.height - cy) / fy
     half = max(down, across * height / max(width, 1))
@@ -96,9 +111,9 @@ def standing_at(photo: Camera, width: int, height: int) -> Keyframe:
 
 
 def warped(picture: torch.Tensor, photo: Camera, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
-    """A photograph [H, W, 3] uint8 as another lens at its place sees it, and where that is inside [H, W, 1] bool.
+    """A photo [H, W, 3] uint8 as a camera with other intrinsics sees it, and which pixels it covers, [H, W, 1] bool.
 
-    Both cameras are pinholes without skew, so that the photograph is stretched and shifted along the axes alone.
+    Both are pinhole cameras without skew and with the same pose, so the photo is only scaled and shifted along axes.
     """
     from PIL import Image
 

@@ -14,7 +14,8 @@ from splatlearn.loop import AnyTask, Callback
 from splatlearn.scene.cameras import Camera
 from splatlearn.scene.metrics import psnr
 from splatlearn.viewer.drawing import Snapshot
-from splatlearn.viewer.viewer import Surroundings, Viewer
+from splatlearn.viewer.surroundings import Surroundings
+from splatlearn.viewer.viewer import Viewer
 
 SHARE = 0.04  # of the time may go to showing what nobody asked to see again
 PERIOD = 1.0  # seconds at least between two looks at the scene, and between two redrawings of the charts

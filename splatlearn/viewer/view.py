@@ -1,80 +1,54 @@
-"""One browser's view: its camera, its controls, and the pictures that it gets."""
+"""The view of one browser: its camera, its controls, and the pictures sent to it."""
 
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from splatlearn.scene.cameras import Camera
-from splatlearn.scene.reconstruct.keyframes import Keyframe, looking, posed
+from splatlearn.scene.reconstruct.keyframes import Keyframe, looking
 from splatlearn.viewer.drawing import MODES, Look, crop_range, draw
-from splatlearn.viewer.photos import Photos
-from splatlearn.viewer.recording import fly
+from splatlearn.viewer.flight import Flight
+from splatlearn.viewer.photos import Photos, pose_of
+from splatlearn.viewer.pose import Pose
+from splatlearn.viewer.session import Session
 
 if TYPE_CHECKING:
     from viser import CameraHandle, ClientHandle
 
-    from splatlearn.viewer.viewer import Viewer
-
 MOVING_QUALITY, SHARP_QUALITY = 75, 95  # of JPEG
-SMALLEST = 16  # pixels that the shorter side of a picture has at least
 FOV = (5.0, 140.0)  # degrees, of the control
 
 
-@dataclass(frozen=True)
-class Pose:
-    """A browser's camera: centre [3] and rotation camera to world [4] wxyz, vertical field of view in degrees, px."""
-
-    position: np.ndarray
-    wxyz: np.ndarray
-    fov: float
-    width: int
-    height: int
-
-    @classmethod
-    def of(cls, camera: "CameraHandle") -> "Pose":
-        """The camera as viser last heard of it; its axes are x right, y down, z forward as ours."""
-        fov = float(np.degrees(camera.fov))
-        return cls(camera.position.copy(), camera.wxyz.copy(), fov, camera.image_width, camera.image_height)
-
-    def camera(self, factor: float = 1.0) -> Camera:
-        """The camera, its picture 1 / factor of the window's size."""
-        full = posed("", max(self.width, 1), max(self.height, 1), self.fov, self.position, self.wxyz)
-        factor = max(1.0, min(factor, min(full.width, full.height) / SMALLEST))
-        return full if factor == 1 else full.scaled(round(full.width / factor), round(full.height / factor))
-
-    def keyframe(self, seconds: float) -> Keyframe:
-        """The pose as a keyframe of a path."""
-        return Keyframe(seconds, self.position, self.wxyz, self.fov)
-
-
 class View:
-    """What one browser sees and sets. The drawer calls `draw`; viser's threads call the rest."""
+    """The camera and the controls of one browser. The drawer calls `draw`; viser's threads call the rest."""
 
-    def __init__(self, viewer: "Viewer", client: "ClientHandle") -> None:
-        self.viewer, self.client = viewer, client
-        self.look = Look(background=viewer.around.background)
+    def __init__(self, session: Session, client: "ClientHandle") -> None:
+        self.session, self.client = session, client
+        self.look = Look(background=session.around.background)
         self.pose = Pose.of(client.camera)
         self.gone = False
-        self.flight = 0  # the number of the latest flight: an older one that still goes on stops
+        self.flight = Flight(session.server, client)
         self._controls: dict[str, Any] = {}
         self._legend_text = ""
-        with viewer.view_tab:
+        with session.view_tab:
             self._build()
-        self.photos = Photos(self) if viewer.photos_tab is not None else None
+        self.photos: Photos | None = None
+        if session.photos_tab is not None:
+            self.photos = Photos(session, client, visit=self._visit, changed=self.changed)
         client.camera.on_update(self._moved)
-        self._take(client.camera)  # where it has gone while the controls were being made, and nobody listened
+        self._take(client.camera)  # it may have moved while the controls were being built
 
     def close(self) -> None:
-        """The browser has gone: nothing is sent to it any more."""
+        """Stop sending: the browser has disconnected."""
         self.gone = True
-        self.flight += 1
+        self.flight.stop()
 
     def changed(self) -> None:
-        """Something that the picture depends on is different."""
+        """Request a new picture, as something that it depends on has changed."""
         if not self.gone:
-            self.viewer.drawer.moved(self)
+            self.session.drawer.moved(self)
 
     # ---- for the drawer ----
 
@@ -86,7 +60,7 @@ class View:
             return
         pose, look = self.pose, self.look
         camera = pose.camera(factor)
-        picture = draw(self.viewer.snapshot, camera, look)
+        picture = draw(self.session.snapshot, camera, look)
         image = picture.image if self.photos is None else self.photos.blended(picture.image, camera, pose)
         if self.gone:
             return
@@ -96,16 +70,16 @@ class View:
         )
         self.client.flush()
         if sharp:
-            self._tell(picture.legend)
+            self._show_legend(picture.legend)
 
     def failed(self, sentence: str) -> None:
         if not self.gone:
-            self._tell(f"**no picture**: {sentence}")
+            self._show_legend(f"**no picture**: {sentence}")
 
-    def _tell(self, text: str) -> None:
+    def _show_legend(self, text: str) -> None:
         if text != self._legend_text:
             self._legend_text = text
-            with suppress(RuntimeError):  # which viser raises where the browser has left at this very moment
+            with suppress(RuntimeError):  # from viser, if the browser disconnects at this moment
                 self._controls["legend"].content = text
 
     # ---- the camera ----
@@ -119,13 +93,16 @@ class View:
         self._controls["fov"].value = round(float(np.clip(self.pose.fov, *FOV)), 1)
 
     def go(self, key: Keyframe, seconds: float = 0.7) -> None:
-        """Flies to a pose; returns at once."""
-        fly(self, [self.pose.keyframe(0.0), replace(key, seconds=seconds)])
+        """Start a flight to a pose and return at once."""
+        self.flight.along([self.pose.keyframe(0.0), replace(key, seconds=seconds)])
+
+    def _visit(self, photo: Camera) -> None:
+        self.go(pose_of(photo, self.pose.width, self.pose.height))
 
     # ---- the controls ----
 
     def _build(self) -> None:
-        gui, c, snapshot = self.client.gui, self._controls, self.viewer.snapshot
+        gui, c, snapshot = self.client.gui, self._controls, self.session.snapshot
         c["mode"] = gui.add_dropdown("Show", tuple(MODES), initial_value=self.look.mode)
         c["legend"] = gui.add_markdown("")
         if snapshot.sh_degree:
@@ -154,7 +131,7 @@ class View:
 
     def start(self) -> Keyframe:
         """The pose in which every browser begins."""
-        start = self.viewer.start
+        start = self.session.start
         return Keyframe(0.0, start.position, looking(start.look_at - start.position, start.up), start.fov)
 
     def _crop_changed(self, event: Any) -> None:
