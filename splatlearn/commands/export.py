@@ -9,7 +9,7 @@ from splatlearn import config
 from splatlearn.commands.arguments import Parser
 from splatlearn.commands.opened import config_of, load_splats
 from splatlearn.errors import SplatlearnError
-from splatlearn.scene.formats.checks import checked
+from splatlearn.scene.formats.checks import checked_arrays
 from splatlearn.scene.formats.registry import DEGREES, READERS, WRITERS, write
 
 PAGES = (".html", ".htm")
@@ -70,7 +70,7 @@ def _write_page(source: Path, out: Path, tensors: Any, antialiased: bool, limit:
     from splatlearn.show.packed_scene import seen
     from splatlearn.show.viewer_page import write_viewer
 
-    shown = seen(checked(tensors, out), limit)
+    shown = seen(checked_arrays(tensors, out), limit)
     cameras: list[Any] = []
     background = [0.0, 0.0, 0.0]
     if source.is_dir():

@@ -18,7 +18,7 @@ import numpy as np
 
 from splatlearn.errors import SplatlearnError
 from splatlearn.scene.formats.checks import Arrays, sigmoid
-from splatlearn.scene.formats.spz_attributes import packed_quats
+from splatlearn.scene.formats.spz_attributes import pack_quats
 
 LARGEST_COLOR = 9.0  # of sh0: colours from -2 to 3; beyond is clipped
 SCALES = 14.0  # of the logarithm, below the largest: what is smaller is a speck all the same
@@ -53,7 +53,7 @@ def packed(arrays: Arrays, degree: int) -> tuple[dict[str, Any], bytes]:
     clipped = np.clip(arrays["sh0"][order, 0], -LARGEST_COLOR, LARGEST_COLOR)
     colors, shades = _bytes_between(clipped, 1023)
     words = [
-        packed_quats(arrays["quats"][order]),
+        pack_quats(arrays["quats"][order]),
         (scales[:, 0] | scales[:, 1] << 8 | scales[:, 2] << 16 | alphas << 24).astype("<u4"),
         (colors[:, 0] | colors[:, 1] << 10 | colors[:, 2] << 20).astype("<u4"),
     ]

@@ -12,7 +12,7 @@ import numpy as np
 
 from splatlearn.files import replacing
 from splatlearn.scene.cameras import Camera
-from splatlearn.scene.formats.checks import Arrays, Tensors, checked
+from splatlearn.scene.formats.checks import Arrays, Tensors, checked_arrays
 from splatlearn.show.packed_scene import packed, seen
 
 MAX_DEGREE = 3
@@ -68,7 +68,7 @@ def viewer_html(
     Raises:
         SplatlearnError: tensors that do not fit together or are not finite, or no Gaussian that could be seen.
     """
-    arrays = seen(checked(tensors, Path("the page")), limit)
+    arrays = seen(checked_arrays(tensors, Path("the page")), limit)
     had = math.isqrt(arrays["shN"].shape[1] + 1) - 1
     degree = min(had, MAX_DEGREE, MAX_DEGREE if sh_degree is None else sh_degree)
     told, coded = packed(arrays, degree)

@@ -1,1 +1,1 @@
-"""Ways in and out: one file a format, found by suffix in `registry`; docs/formats.md tells frames and quantisations."""
+"""Scene file formats: one module per format, chosen by suffix in `registry`; docs/formats.md describes each."""

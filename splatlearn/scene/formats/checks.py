@@ -1,4 +1,4 @@
-"""What every format checks alike: tensors before they are written, values after they are read, a file's real size.
+"""Checks that all formats share: tensors before writing, values after reading, a file's actual size.
 
 Tensors are those of `Gaussians`: means [N,3], scales [N,3] (log), quats [N,4] (wxyz), opacities [N] (logit),
 sh0 [N,1,3], shN [N,K-1,3], float32, in COLMAP's frame.
@@ -16,30 +16,31 @@ from splatlearn.errors import SplatlearnError
 
 KEYS = ("means", "scales", "quats", "opacities", "sh0", "shN")
 BASES = (1, 4, 9, 16, 25)  # K of SH degree 0 to 4
-SMALLEST_LOG_SCALE = -30.0  # what a linear scale of zero becomes: 1e-13, far below what any picture shows
-LARGEST_LOGIT = 16.0  # what an opacity of one becomes: 1 - 1e-7, above the rasterizer's clamp of 0.999
+SMALLEST_LOG_SCALE = -30.0  # stands for a linear scale of zero: 1e-13, far below a pixel
+LARGEST_LOGIT = 16.0  # stands for an opacity of one: 1 - 1e-7, above the rasterizer's clamp of 0.999
 
 Arrays = dict[str, np.ndarray]
 Tensors = Mapping[str, torch.Tensor | np.ndarray]
 
 
-def opened(path: Path) -> BinaryIO:
-    """The file, opened for reading; raises SplatlearnError where that fails."""
+def open_binary(path: Path) -> BinaryIO:
+    """Open a file for reading; raises SplatlearnError if that fails."""
     try:
         return open(path, "rb")
     except OSError as error:
         raise SplatlearnError(f"{path} could not be read ({error.strerror}).") from error
 
 
-def size_of(file: BinaryIO) -> int:
-    """Bytes that an opened file really has."""
+def file_size(file: BinaryIO) -> int:
+    """Return the actual size of an open file in bytes."""
     return os.fstat(file.fileno()).st_size
 
 
-def checked(tensors: Tensors, path: Path) -> Arrays:
-    """The tensors as float32 arrays to be written to `path`.
+def checked_arrays(tensors: Tensors, path: Path) -> Arrays:
+    """Convert the tensors of a scene to float32 arrays, before they are written to `path`.
 
-    Raises SplatlearnError for a missing tensor, a wrong shape, or a value that is not finite.
+    Raises:
+        SplatlearnError: a tensor is missing, has a wrong shape, or has a value that is not finite.
     """
     if missing := [key for key in KEYS if key not in tensors]:
         raise SplatlearnError(
@@ -68,10 +69,16 @@ def checked(tensors: Tensors, path: Path) -> Arrays:
     return arrays
 
 
-def finished(arrays: Arrays, path: Path, drop: bool) -> dict[str, torch.Tensor]:
-    """What a reader returns: contiguous float32 tensors in the order of `KEYS`, every value finite.
+def to_tensors(arrays: Arrays, path: Path, drop: bool) -> dict[str, torch.Tensor]:
+    """Convert a reader's arrays to contiguous float32 tensors in the order of `KEYS`, every value finite.
 
-    `drop` leaves out Gaussians with a value that is not finite; else they are refused with their number.
+    Args:
+        arrays: one array per key.
+        path: the file, for messages.
+        drop: leave out Gaussians with a value that is not finite.
+
+    Raises:
+        SplatlearnError: without `drop`, for a value that is not finite.
     """
     good = np.ones(len(arrays["means"]), bool)
     for key in KEYS:
@@ -87,20 +94,20 @@ def finished(arrays: Arrays, path: Path, drop: bool) -> dict[str, torch.Tensor]:
     return {key: torch.from_numpy(np.ascontiguousarray(kept[key], np.float32)) for key in KEYS}
 
 
-def unit(quats: np.ndarray) -> np.ndarray:
-    """Quaternions [N,4] (wxyz) of norm one; a zero quaternion becomes no rotation."""
+def normalized_quats(quats: np.ndarray) -> np.ndarray:
+    """Normalize quaternions [N,4] (wxyz); a zero quaternion becomes the identity."""
     norms = np.linalg.norm(quats.astype(np.float64), axis=1, keepdims=True)
     safe = np.where(norms > 0, quats / np.where(norms > 0, norms, 1), np.array([1.0, 0, 0, 0]))
     return np.asarray(safe, np.float32)
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """1 / (1 + exp(-x)), without overflow."""
+    """Compute 1 / (1 + exp(-x)) in float64 without overflow."""
     return np.asarray(0.5 * (1 + np.tanh(0.5 * logits.astype(np.float64))))
 
 
 def logit(alphas: np.ndarray) -> np.ndarray:
-    """The inverse of `sigmoid`, held within ±`LARGEST_LOGIT`; NaN for what is not in 0..1."""
+    """Compute the inverse of `sigmoid`, clamped to ±`LARGEST_LOGIT`; NaN outside of 0..1."""
     values = alphas.astype(np.float64)
     values = np.where((values >= 0) & (values <= 1), values, np.nan)
     with np.errstate(divide="ignore"):
@@ -109,6 +116,6 @@ def logit(alphas: np.ndarray) -> np.ndarray:
 
 
 def log_scale(scales: np.ndarray) -> np.ndarray:
-    """Logarithms of linear scales, zero held at `SMALLEST_LOG_SCALE`; NaN for negative ones."""
+    """Compute the logarithm of linear scales, clamped to `SMALLEST_LOG_SCALE`; NaN for negative scales."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(np.maximum(np.log(scales.astype(np.float64)), SMALLEST_LOG_SCALE), np.float32)

@@ -1,11 +1,12 @@
-"""glTF 2.0 with KHR_gaussian_splatting, written: a scene among the meshes of a standard that many tools read.
+"""Write glTF 2.0 with KHR_gaussian_splatting, a standard that stores Gaussians beside meshes and that many tools read.
 
-A `.glb` holds all in one file; a `.gltf` is text beside a `.bin` of the same name, or with the data within. A Gaussian
-is a point of a POINTS primitive with float32 attributes: POSITION, KHR_gaussian_splatting:ROTATION (xyzw, unit), SCALE
+A `.glb` is one file; a `.gltf` is JSON text with its data in a `.bin` of the same name or embedded. A Gaussian is a
+point of a POINTS primitive with float32 attributes: POSITION, KHR_gaussian_splatting:ROTATION (xyzw, unit), SCALE
 (linear), OPACITY (0..1), SH_DEGREE_l_COEF_n (RGB, l up to 3), and COLOR_0 (bytes) for viewers that show points only.
-Frame: glTF's x right, y up, z backward: COLMAP's turned by half about x, quaternions and harmonics included. COLMAP
-knows no vertical; a scene that lies askew in its model does so in the glTF too. Lost: harmonics of degree 4.
-Little-endian; the specification is KhronosGroup/glTF, extensions/2.0/Khronos/KHR_gaussian_splatting, ratified.
+Frame: glTF's x right, y up, z backward, which is COLMAP's rotated by 180 degrees about x, quaternions and harmonics
+included. COLMAP does not define a vertical, so a scene that is tilted in its model is tilted in the glTF too. Harmonics
+of degree 4 are lost. Little-endian; the specification is KhronosGroup/glTF,
+extensions/2.0/Khronos/KHR_gaussian_splatting, ratified.
 """
 
 import base64
@@ -20,12 +21,12 @@ import numpy as np
 
 from splatlearn.errors import SplatlearnError
 from splatlearn.files import replacing
-from splatlearn.scene.formats.checks import Arrays, Tensors, checked, sigmoid, unit
+from splatlearn.scene.formats.checks import Arrays, Tensors, checked_arrays, normalized_quats, sigmoid
 from splatlearn.scene.formats.sh_rotation import HALF_TURN, rotate_scene
 from splatlearn.scene.formats.splat import SH0
 
 EXTENSION = "KHR_gaussian_splatting"
-MAX_DEGREE = 3  # the extension knows no more
+MAX_DEGREE = 3  # the highest of the extension
 GLB, JSON_CHUNK, BINARY_CHUNK = 0x46546C67, 0x4E4F534A, 0x004E4942
 LARGEST = (1 << 32) - 1  # bytes of a .glb, whose length is a u32
 FLOAT, BYTE, UNSIGNED_BYTE, SHORT, UNSIGNED_SHORT = 5126, 5120, 5121, 5122, 5123
@@ -33,14 +34,21 @@ KINDS = {1: "SCALAR", 3: "VEC3", 4: "VEC4"}
 
 
 def write_gltf(path: Path | str, tensors: Tensors, *, embed: bool = False) -> None:
-    """Writes Gaussians (tensors as for `write_ply`) as `.glb` or `.gltf`, by the suffix, atomically.
+    """Write a scene as `.glb` or `.gltf`, by the suffix, atomically.
 
-    A `.gltf` gets a `.bin` beside it, which is in place before the `.gltf` is; with `embed` the data stands within, a
-    third larger. Raises SplatlearnError for tensors that do not fit together, no Gaussians, more than a `.glb` can
-    hold, and a disk that refuses.
+    A `.gltf` refers to a `.bin` beside it, which is complete before the `.gltf` appears.
+
+    Args:
+        path: the file.
+        tensors: as for `write_ply`.
+        embed: store the data within the `.gltf`, as base64 a third larger.
+
+    Raises:
+        SplatlearnError: the tensors do not fit together, there are no Gaussians or more than a `.glb` can store, or
+            the file cannot be written.
     """
     path = Path(path)
-    arrays = checked(tensors, path)
+    arrays = checked_arrays(tensors, path)
     if not len(arrays["means"]):
         raise SplatlearnError(f"{path} cannot be written: glTF knows no primitive of 0 points.")
     columns = list(_attributes(rotate_scene(arrays, HALF_TURN)))
@@ -69,9 +77,9 @@ def write_gltf(path: Path | str, tensors: Tensors, *, embed: bool = False) -> No
 
 
 def _attributes(arrays: Arrays) -> Iterator[tuple[str, np.ndarray]]:
-    """Names and values [N, 1, 3 or 4] of the attributes; arrays in glTF's frame."""
+    """Yield names and values [N, 1, 3 or 4] of the attributes; the arrays are in glTF's frame."""
     yield "POSITION", arrays["means"]
-    yield f"{EXTENSION}:ROTATION", np.roll(unit(arrays["quats"]), -1, axis=1)
+    yield f"{EXTENSION}:ROTATION", np.roll(normalized_quats(arrays["quats"]), -1, axis=1)
     yield f"{EXTENSION}:SCALE", np.exp(np.clip(arrays["scales"], -80, 88))
     alphas = sigmoid(arrays["opacities"])[:, None]
     yield f"{EXTENSION}:OPACITY", alphas.astype(np.float32)
@@ -84,7 +92,7 @@ def _attributes(arrays: Arrays) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _document(columns: list[tuple[str, np.ndarray]]) -> dict[str, Any]:
-    """The JSON: an accessor and a view of the one buffer for each attribute."""
+    """Build the JSON: one accessor and one buffer view per attribute, all in one buffer."""
     accessors: list[Any] = []
     views: list[Any] = []
     start = 0

@@ -1,9 +1,9 @@
-"""glTF 2.0 with KHR_gaussian_splatting, read: ours and others', placed by their nodes, turned into COLMAP's frame.
+"""Read glTF 2.0 with KHR_gaussian_splatting from any writer, transformed by its nodes and into COLMAP's frame.
 
-Read: `.glb`, `.gltf` with data within or in files beside it; every primitive of the extension in the default scene,
-with the translation, rotation and even scale of the nodes above it (harmonics are rotated too); float attributes and
-the normalised integers that the specification allows. Refused in a sentence: compressed variants, sparse accessors,
-uneven scale and mirroring, files outside the folder, more Gaussians than bytes of data.
+The reader supports `.glb`, and `.gltf` with data embedded or in files beside it. It reads every primitive of the
+extension in the default scene, and applies translation, rotation and uniform scale of the nodes above it, to the
+harmonics too. Attributes are floats or the normalized integers that the specification allows. It rejects compressed
+variants, sparse accessors, non-uniform scale and mirroring, files outside the folder, and more Gaussians than bytes.
 """
 
 import base64
@@ -19,7 +19,16 @@ import numpy as np
 import torch
 
 from splatlearn.errors import SplatlearnError
-from splatlearn.scene.formats.checks import KEYS, Arrays, finished, log_scale, logit, opened, size_of, unit
+from splatlearn.scene.formats.checks import (
+    KEYS,
+    Arrays,
+    file_size,
+    log_scale,
+    logit,
+    normalized_quats,
+    open_binary,
+    to_tensors,
+)
 from splatlearn.scene.formats.gltf import (
     BINARY_CHUNK,
     BYTE,
@@ -37,20 +46,28 @@ from splatlearn.scene.formats.sh_rotation import HALF_TURN, rotate_scene
 
 TYPES = {FLOAT: "<f4", BYTE: "i1", UNSIGNED_BYTE: "u1", SHORT: "<i2", UNSIGNED_SHORT: "<u2"}
 WIDTHS = {kind: width for width, kind in KINDS.items()}
-DEPTH = 64  # nodes above each other
+MAX_DEPTH = 64  # levels of nested nodes
 DATA = "data:"
 
 
 def read_gltf(path: Path | str, drop: bool = False) -> dict[str, torch.Tensor]:
-    """Reads `.glb` or `.gltf` (told apart by content) into float32 tensors as `read_ply` gives them.
+    """Read `.glb` or `.gltf`, distinguished by content.
 
-    Raises SplatlearnError for whatever is not such a file and, without `drop`, for values that are not finite,
-    opacities outside 0..1 and negative scales among them. Every accessor is held against its buffer's real size first.
+    Args:
+        path: the file.
+        drop: leave out Gaussians with values that are not finite, opacities outside 0..1 or negative scales.
+
+    Returns:
+        float32 tensors as `read_ply` returns them, in COLMAP's frame.
+
+    Raises:
+        SplatlearnError: the file is not such a glTF or is damaged (each accessor is checked against its buffer's
+            actual size), or, without `drop`, a value is invalid.
     """
     path = Path(path)
-    with opened(path) as file:
+    with open_binary(path) as file:
         if file.read(4) == struct.pack("<I", GLB):
-            text, binary = _chunks(file.read(size_of(file) - 4), path)
+            text, binary = _chunks(file.read(file_size(file) - 4), path)
         else:
             file.seek(0)
             text, binary = file.read(), None
@@ -62,7 +79,8 @@ def read_gltf(path: Path | str, drop: bool = False) -> dict[str, torch.Tensor]:
         raise SplatlearnError(f"{path} is not a glTF file: it holds no JSON object ({str(error)[:60]}).") from error
     try:
         parts = [
-            _placed(arrays, matrix, path) for arrays, matrix in _primitives(document, _Buffers(document, binary, path))
+            _transformed(arrays, matrix, path)
+            for arrays, matrix in _primitives(document, _Buffers(document, binary, path))
         ]
     except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
         if isinstance(error, SplatlearnError):
@@ -76,11 +94,11 @@ def read_gltf(path: Path | str, drop: bool = False) -> dict[str, torch.Tensor]:
     for part in parts:
         part["shN"] = np.pad(part["shN"], ((0, 0), (0, bases - part["shN"].shape[1]), (0, 0)))
     arrays = {key: np.concatenate([part[key] for part in parts]) for key in KEYS}
-    return finished(rotate_scene(arrays, HALF_TURN), path, drop)  # a half turn is its own inverse
+    return to_tensors(rotate_scene(arrays, HALF_TURN), path, drop)  # a half turn is its own inverse
 
 
 def _chunks(rest: bytes, path: Path) -> tuple[bytes, bytes | None]:
-    """The JSON and the binary chunk of a .glb, of which `rest` follows the mark."""
+    """Return the JSON and the binary chunk of a .glb; `rest` is its content after the magic number."""
     size = len(rest) + 4
     if len(rest) < 16:
         raise SplatlearnError(f"{path} is not a whole .glb: {size} bytes are less than its header.")
@@ -90,17 +108,17 @@ def _chunks(rest: bytes, path: Path) -> tuple[bytes, bytes | None]:
             f"{path} has a damaged .glb header: version {version}, {length:,} bytes of which {json_length:,} are JSON, "
             f"in a file of {size:,}."
         )
-    at = 16 + json_length
-    text, binary = rest[16:at], None
-    if at + 8 <= length - 4:
-        binary_length, kind = struct.unpack_from("<II", rest, at)
+    end = 16 + json_length
+    text, binary = rest[16:end], None
+    if end + 8 <= length - 4:
+        binary_length, kind = struct.unpack_from("<II", rest, end)
         if kind == BINARY_CHUNK:
-            binary = rest[at + 8 : min(at + 8 + binary_length, length - 4)]
+            binary = rest[end + 8 : min(end + 8 + binary_length, length - 4)]
     return text, binary
 
 
 class _Buffers:
-    """The document's buffers as arrays of bytes, loaded when first asked for."""
+    """The document's buffers as arrays of bytes, loaded at first use."""
 
     def __init__(self, document: dict[str, Any], binary: bytes | None, path: Path) -> None:
         self.document, self.binary, self.path = document, binary, path
@@ -115,22 +133,22 @@ class _Buffers:
 
     def _bytes(self, index: int) -> bytes:
         buffer = self.document["buffers"][index]
-        uri, promised = buffer.get("uri"), _index(buffer["byteLength"])
+        uri, declared = buffer.get("uri"), _index(buffer["byteLength"])
         if uri is None:
             data = self.binary if index == 0 else None
         elif uri.startswith(DATA):
-            data = _decoded(uri, self.path)
+            data = _decode_data_uri(uri, self.path)
         else:
-            data = _beside(unquote(uri), promised, self.path)
-        if data is None or len(data) < promised:
+            data = _read_sibling(unquote(uri), declared, self.path)
+        if data is None or len(data) < declared:
             raise SplatlearnError(
-                f"{self.path} promises {promised:,} bytes of data in buffer {index}, "
+                f"{self.path} promises {declared:,} bytes of data in buffer {index}, "
                 f"there are {0 if data is None else len(data):,}."
             )
-        return data[:promised]
+        return data[:declared]
 
 
-def _decoded(uri: str, path: Path) -> bytes:
+def _decode_data_uri(uri: str, path: Path) -> bytes:
     head, _, text = uri.partition(",")
     if not head.endswith(";base64"):
         raise SplatlearnError(f"{path} has data that is not in base64.")
@@ -140,17 +158,17 @@ def _decoded(uri: str, path: Path) -> bytes:
         raise SplatlearnError(f"{path} has damaged base64 data.") from error
 
 
-def _beside(name: str, length: int, path: Path) -> bytes:
-    """The first bytes of a file in the glTF's folder or below it."""
+def _read_sibling(name: str, length: int, path: Path) -> bytes:
+    """Read the first `length` bytes of a file in the glTF's folder or below it."""
     parts = Path(name).parts
     if "://" in name or not parts or Path(name).is_absolute() or ".." in parts or "\0" in name:
         raise SplatlearnError(f"{path} refers to {name[:80]!r}, which is not a file in its folder.")
-    with opened(path.parent / name) as file:
-        return file.read(min(length, size_of(file)))
+    with open_binary(path.parent / name) as file:
+        return file.read(min(length, file_size(file)))
 
 
 def _primitives(document: dict[str, Any], buffers: _Buffers) -> Iterator[tuple[Arrays, np.ndarray]]:
-    """The Gaussians of every primitive of the scene, in the frame of its node, with the matrix [4,4] of that node."""
+    """Yield the Gaussians of each primitive in the frame of its node, and the node's matrix [4,4] to the scene."""
     path = buffers.path
     for name in document.get("extensionsRequired", []):
         if name != EXTENSION:
@@ -158,14 +176,14 @@ def _primitives(document: dict[str, Any], buffers: _Buffers) -> Iterator[tuple[A
     scenes, nodes = document.get("scenes", []), document.get("nodes", [])
     roots = scenes[_index(document.get("scene", 0))].get("nodes", []) if scenes else range(len(nodes))
     stack = [(index, np.eye(4), 1) for index in roots]
-    left, total = len(nodes), 0
+    remaining, total = len(nodes), 0
     while stack:
-        index, above, depth = stack.pop(0)
-        left -= 1
-        if left < 0 or depth > DEPTH:
+        index, parent, depth = stack.pop(0)
+        remaining -= 1
+        if remaining < 0 or depth > MAX_DEPTH:
             raise SplatlearnError(f"{path} has nodes that contain each other.")
         node = nodes[_index(index)]
-        matrix = above @ _matrix(node)
+        matrix = parent @ _matrix(node)
         stack += [(child, matrix, depth + 1) for child in node.get("children", [])]
         if "mesh" in node:
             for primitive in document["meshes"][_index(node["mesh"])]["primitives"]:
@@ -179,27 +197,27 @@ def _primitives(document: dict[str, Any], buffers: _Buffers) -> Iterator[tuple[A
 
 
 def _index(value: Any) -> int:
-    """A reference of glTF: JSON's -1 or true would silently mean another element in Python."""
+    """Check an index of glTF: as a Python index, JSON's -1 or true would silently select another element."""
     if type(value) is not int or value < 0:
         raise IndexError(value)
     return value
 
 
 def _matrix(node: dict[str, Any]) -> np.ndarray:
-    """The transform [4,4] of a node to its parent."""
+    """Return the transform [4,4] from a node's frame to its parent's."""
     from scipy.spatial.transform import Rotation
 
     if "matrix" in node:
         return np.asarray(node["matrix"], np.float64).reshape(4, 4).T
     matrix = np.eye(4)
-    turn = Rotation.from_quat(node.get("rotation", [0, 0, 0, 1])).as_matrix()
-    matrix[:3, :3] = turn * np.asarray(node.get("scale", [1, 1, 1]), np.float64)
+    rotation = Rotation.from_quat(node.get("rotation", [0, 0, 0, 1])).as_matrix()
+    matrix[:3, :3] = rotation * np.asarray(node.get("scale", [1, 1, 1]), np.float64)
     matrix[:3, 3] = node.get("translation", [0, 0, 0])
     return matrix
 
 
 def _gaussians(document: dict[str, Any], primitive: dict[str, Any], extension: Any, buffers: _Buffers) -> Arrays:
-    """The arrays of one primitive, in glTF's frame."""
+    """Return the arrays of one primitive, in the frame of its node."""
     path, attributes = buffers.path, primitive["attributes"]
     if compressed := list(extension.get("extensions", {})):
         raise SplatlearnError(f"{path} holds Gaussians compressed by {compressed[0][:60]!r}, which are not read.")
@@ -219,7 +237,7 @@ def _gaussians(document: dict[str, Any], primitive: dict[str, Any], extension: A
     arrays = {
         "means": column("POSITION", 3),
         "scales": log_scale(column(f"{EXTENSION}:SCALE", 3)),
-        "quats": unit(np.roll(column(f"{EXTENSION}:ROTATION", 4), 1, axis=1)),
+        "quats": normalized_quats(np.roll(column(f"{EXTENSION}:ROTATION", 4), 1, axis=1)),
         "opacities": logit(column(f"{EXTENSION}:OPACITY", 1)[:, 0]),
         "sh0": coefficients[0][:, None],
         "shN": np.stack(coefficients, axis=1)[:, 1:],
@@ -233,7 +251,7 @@ def _gaussians(document: dict[str, Any], primitive: dict[str, Any], extension: A
 
 
 def _accessor(document: dict[str, Any], index: int, width: int, name: str, buffers: _Buffers) -> np.ndarray:
-    """The values [count, width] of an accessor as float32, after checking that its buffer holds them."""
+    """Return the values [count, width] of an accessor as float32, after a check that its buffer contains them."""
     path, accessor = buffers.path, document["accessors"][index]
     count, start = _index(accessor["count"]), _index(accessor.get("byteOffset", 0))
     kind = accessor["componentType"]
@@ -260,15 +278,15 @@ def _accessor(document: dict[str, Any], index: int, width: int, name: str, buffe
     return np.maximum(values / np.float32(np.iinfo(values.dtype).max), np.float32(-1)).astype(np.float32)
 
 
-def _placed(arrays: Arrays, matrix: np.ndarray, path: Path) -> Arrays:
-    """The arrays under the transform [4,4] of their node, which must be a turn, a shift and an even scale."""
+def _transformed(arrays: Arrays, matrix: np.ndarray, path: Path) -> Arrays:
+    """Apply a node's transform [4,4] to the arrays; it must be a rotation, a translation and a uniform scale."""
     linear = matrix[:3, :3]
-    size = float(np.cbrt(np.linalg.det(linear))) if np.isfinite(matrix).all() else 0.0
-    if size <= 0 or not np.allclose(linear.T @ linear, size * size * np.eye(3), rtol=0, atol=1e-4 * size * size):
+    scale = float(np.cbrt(np.linalg.det(linear))) if np.isfinite(matrix).all() else 0.0
+    if scale <= 0 or not np.allclose(linear.T @ linear, scale * scale * np.eye(3), rtol=0, atol=1e-4 * scale * scale):
         raise SplatlearnError(f"{path} places Gaussians by a node that mirrors them or scales them unevenly.")
     if np.array_equal(matrix, np.eye(4)):
         return arrays
-    turned = rotate_scene(arrays, linear / size)
-    with np.errstate(over="ignore", invalid="ignore"):  # judged when all is read
-        means = (size * turned["means"].astype(np.float64) + matrix[:3, 3]).astype(np.float32)
-    return {**turned, "means": means, "scales": turned["scales"] + np.float32(np.log(size))}
+    rotated = rotate_scene(arrays, linear / scale)
+    with np.errstate(over="ignore", invalid="ignore"):  # `to_tensors` checks the result
+        means = (scale * rotated["means"].astype(np.float64) + matrix[:3, 3]).astype(np.float32)
+    return {**rotated, "means": means, "scales": rotated["scales"] + np.float32(np.log(scale))}

@@ -21,10 +21,10 @@ from splatlearn.scene.formats.checks import (
     LARGEST_LOGIT,
     SMALLEST_LOG_SCALE,
     Tensors,
-    checked,
-    finished,
-    opened,
-    size_of,
+    checked_arrays,
+    file_size,
+    open_binary,
+    to_tensors,
 )
 
 RENDER_MODES = ("default", "mip")  # classic, and antialiased (Mip-Splatting) rasterization
@@ -50,7 +50,7 @@ def write_ply(path: Path | str, tensors: Tensors, render_mode: str | None = None
     path = Path(path)
     if render_mode is not None and render_mode not in RENDER_MODES:
         raise SplatlearnError(f"render_mode must be one of {', '.join(RENDER_MODES)}, not {render_mode!r}.")
-    arrays = checked(tensors, path)
+    arrays = checked_arrays(tensors, path)
     count, rest = len(arrays["means"]), 3 * arrays["shN"].shape[1]
     comments = [f"comment SplatRenderMode: {render_mode}"] if render_mode else []
     properties = [f"property float {name}" for name in _column_names(rest)]
@@ -79,7 +79,7 @@ def read_ply(path: Path | str, drop: bool = False) -> dict[str, torch.Tensor]:
     nothing is allocated before the header's counts are checked against the file's size.
     """
     path = Path(path)
-    with opened(path) as file:
+    with open_binary(path) as file:
         header = _read_header(file, path)
         if any(name.startswith("packed_") for name, _ in header.properties):
             raise SplatlearnError(
@@ -118,13 +118,13 @@ def read_ply(path: Path | str, drop: bool = False) -> dict[str, torch.Tensor]:
         "sh0": stack("f_dc_0", "f_dc_1", "f_dc_2")[:, None, :],
         "shN": stack(*(f"f_rest_{i}" for i in range(rest))).reshape(header.count, 3, rest // 3).transpose(0, 2, 1),
     }
-    return finished(arrays, path, drop)
+    return to_tensors(arrays, path, drop)
 
 
 def read_render_mode(path: Path | str) -> str | None:
     """The file's `SplatRenderMode` comment: "default" or "mip", or None where there is no such comment."""
     path = Path(path)
-    with opened(path) as file:
+    with open_binary(path) as file:
         mode = _read_header(file, path).render_mode
     return mode if mode in RENDER_MODES else None
 
@@ -203,7 +203,7 @@ def _is_count(digits: str) -> bool:
 def _columns(file: BinaryIO, header: _Header, path: Path) -> dict[str, np.ndarray]:
     """The vertex values by property name, after checking that the file is long enough to hold them."""
     start = file.tell() + (header.skip if header.order else 0)
-    size = size_of(file)
+    size = file_size(file)
     needed = start + header.count * header.stride - (0 if header.order else 1)  # the last newline may be missing
     if header.count and needed > size:
         raise SplatlearnError(

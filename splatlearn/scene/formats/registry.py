@@ -1,4 +1,4 @@
-"""Every format by its suffix: one function that reads any of them and one that writes any of them."""
+"""Read and write a scene in the format that the file's suffix names."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +16,10 @@ from splatlearn.scene.formats.spz import read_spz, write_spz
 
 
 class Splats(NamedTuple):
-    """What a file holds."""
+    """The content of a scene file."""
 
     tensors: dict[str, torch.Tensor]  # as `read_ply` gives them
-    antialiased: bool | None  # trained with opacities scaled for the low-pass filter; None: the file does not say
+    antialiased: bool | None  # trained with opacities compensated for the low-pass filter; None: not in the file
 
 
 def _ply(path: Path, drop: bool) -> Splats:
@@ -35,15 +35,20 @@ READERS: dict[str, Callable[[Path, bool], Splats]] = {
     ".glb": lambda path, drop: Splats(read_gltf(path, drop), None),
 }
 WRITERS = (".ply", ".splat", ".spz", ".gltf", ".glb")
-# the highest SH degree that a format holds
+# the highest SH degree that a format stores
 DEGREES = {".ply": 4, ".splat": 0, ".spz": 4, ".gltf": 3, ".glb": 3}
 
 
 def read(path: Path | str, drop: bool = False) -> Splats:
-    """Reads a scene of any format, by its suffix.
+    """Read a scene file in the format that its suffix names.
 
-    `drop` leaves out Gaussians with values that are not finite, which are refused otherwise. Raises SplatlearnError for
-    what cannot be read.
+    Args:
+        path: the file.
+        drop: leave out Gaussians with values that are not finite instead of raising.
+
+    Raises:
+        SplatlearnError: the suffix is unknown, the file cannot be read or is damaged, or, without `drop`, a value is
+            not finite.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -60,10 +65,17 @@ def write(
     spz_version: int = 4,
     embed: bool = False,
 ) -> None:
-    """Writes a scene in the format that the suffix names, atomically.
+    """Write a scene atomically in the format that the suffix names.
 
-    `antialiased` is told where the format can tell it; `spz_version` is 3 or 4; `embed` puts the data of a `.gltf` into
-    it. Raises SplatlearnError for another suffix, for tensors that do not fit together, and for a disk that refuses.
+    Args:
+        path: the file.
+        tensors: as `read_ply` returns them.
+        antialiased: whether training compensated opacities for the low-pass filter; PLY and SPZ store it.
+        spz_version: 3 or 4.
+        embed: store the data of a `.gltf` within it, as base64.
+
+    Raises:
+        SplatlearnError: the suffix is unknown, the tensors do not fit together, or the file cannot be written.
     """
     path = Path(path)
     match path.suffix.lower():

@@ -1,10 +1,10 @@
-"""Turning a scene turns its view-dependent colours too: spherical harmonics up to degree 4 under a rotation.
+"""Rotate a scene together with its view-dependent colours: spherical harmonics up to degree 4.
 
-The colour along a unit direction d is 1/2 + sum_k Y_k(d) f_k. After a rotation R of the scene the same colour is seen
+The colour along a unit direction d is 1/2 + sum_k Y_k(d) f_k. After a rotation R of the scene the same colour appears
 along R d, so the new coefficients g satisfy Y(R d) g = Y(d) f for all d. The harmonics of one degree l rotate among
-themselves: g_l = D_l f_l with an orthogonal matrix D_l, found by asking this in many fixed directions (Ivanic and
-Ruedenberg 1996 derive D_l by recurrence; least squares over directions gives the same to rounding, in four lines).
-Y is in the sign convention of 3D Gaussian splatting, as `csrc/math/sh.h` has it.
+themselves: g_l = D_l f_l with an orthogonal matrix D_l. Least squares over many fixed directions determines D_l to
+rounding; Ivanic and Ruedenberg (1996) derive it by recurrence. Y has the sign convention of 3D Gaussian splatting, as
+in `csrc/math/sh.h`.
 """
 
 import math
@@ -12,12 +12,12 @@ import math
 import numpy as np
 
 MAX_DEGREE = 4
-# a half turn about x: COLMAP's x right, y down, z forward <-> x right, y up, z backward (glTF's Y-up, SPZ's RUB)
+# 180 degrees about x: COLMAP's x right, y down, z forward <-> x right, y up, z backward (glTF's Y-up, SPZ's RUB)
 HALF_TURN = np.diag([1.0, -1.0, -1.0])
 
 
 def basis(directions: np.ndarray) -> np.ndarray:
-    """The 25 real spherical harmonics [M,25] of degree 0 to 4 at unit directions [M,3], float64."""
+    """Evaluate the 25 real spherical harmonics [M,25] of degree 0 to 4 at unit directions [M,3], float64."""
     x, y, z = np.asarray(directions, np.float64).T
     xx, yy, zz = x * x, y * y, z * z
     columns = [
@@ -39,7 +39,7 @@ def basis(directions: np.ndarray) -> np.ndarray:
 
 
 def sh_rotation(rotation: np.ndarray, degree: int) -> np.ndarray:
-    """D_l [2l+1, 2l+1], float64: how coefficients of degree l change when the scene is turned by `rotation` [3,3]."""
+    """Compute D_l [2l+1, 2l+1], float64, which maps coefficients of degree l to those after `rotation` [3,3]."""
     directions = _spiral(64)
     rows = slice(degree * degree, (degree + 1) ** 2)
     before, after = basis(directions)[:, rows], basis(directions @ np.asarray(rotation, np.float64).T)[:, rows]
@@ -47,36 +47,36 @@ def sh_rotation(rotation: np.ndarray, degree: int) -> np.ndarray:
 
 
 def rotate_sh(shN: np.ndarray, rotation: np.ndarray) -> np.ndarray:
-    """Coefficients [N,K-1,3] of degree 1 and up, float32, of a scene turned by `rotation` [3,3]."""
-    turned = np.empty_like(shN, dtype=np.float32)
+    """Rotate coefficients [N,K-1,3] of degree 1 and up by `rotation` [3,3]; returns float32."""
+    rotated = np.empty_like(shN, dtype=np.float32)
     for degree in range(1, math.isqrt(shN.shape[1] + 1)):
         rows = slice(degree * degree - 1, (degree + 1) ** 2 - 1)
         matrix = sh_rotation(rotation, degree)
         whole = np.abs(matrix - np.round(matrix)) < 1e-12
         matrix[whole] = np.round(matrix[whole])
         signs = np.diagonal(matrix)
-        if np.array_equal(matrix, np.diag(signs)):  # a half turn only negates, bit for bit and without a copy
-            turned[:, rows] = shN[:, rows] * signs[:, None].astype(np.float32)
+        if np.array_equal(matrix, np.diag(signs)):  # a half turn only negates: exact, and without a float64 copy
+            rotated[:, rows] = shN[:, rows] * signs[:, None].astype(np.float32)
         else:
-            turned[:, rows] = np.einsum("kj,njc->nkc", matrix, shN[:, rows].astype(np.float64))
-    return turned
+            rotated[:, rows] = np.einsum("kj,njc->nkc", matrix, shN[:, rows].astype(np.float64))
+    return rotated
 
 
 def rotate_quats(quats: np.ndarray, rotation: np.ndarray) -> np.ndarray:
-    """Quaternions [N,4] (wxyz, any norm) of Gaussians in a scene turned by `rotation` [3,3]; float32, norms kept."""
+    """Rotate quaternions [N,4] (wxyz, any norm) by `rotation` [3,3]; returns float32, with the norms unchanged."""
     from scipy.spatial.transform import Rotation
 
     x, y, z, w = Rotation.from_matrix(rotation).as_quat()
-    # the matrix of the product p q for the fixed p = (w, x, y, z)
+    # the matrix of the quaternion product p q for p = (w, x, y, z)
     left = np.array([[w, -x, -y, -z], [x, w, -z, y], [y, z, w, -x], [z, -y, x, w]])
     left[np.abs(left) < 1e-15] = 0
     return np.asarray(quats.astype(np.float64) @ left.T, np.float32)
 
 
 def rotate_scene(arrays: dict[str, np.ndarray], rotation: np.ndarray) -> dict[str, np.ndarray]:
-    """The arrays of `Gaussians` with means, quats and shN turned by `rotation` [3,3]; the others are shared.
+    """Rotate means, quats and shN of a scene by `rotation` [3,3]; the other arrays are shared, not copied.
 
-    What is not finite stays so; readers judge it afterwards.
+    Values that are not finite stay so; readers check for them afterwards.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         means = np.asarray(arrays["means"].astype(np.float64) @ np.asarray(rotation, np.float64).T, np.float32)
@@ -85,8 +85,8 @@ def rotate_scene(arrays: dict[str, np.ndarray], rotation: np.ndarray) -> dict[st
 
 
 def _spiral(count: int) -> np.ndarray:
-    """Directions [count,3] spread evenly over the sphere, by the golden angle."""
+    """Return directions [count,3] spread evenly over the sphere by the golden angle."""
     steps = np.arange(count) + 0.5
-    z, turn = 1 - 2 * steps / count, steps * math.pi * (3 - math.sqrt(5))
+    z, angle = 1 - 2 * steps / count, steps * math.pi * (3 - math.sqrt(5))
     radius = np.sqrt(1 - z * z)
-    return np.stack([radius * np.cos(turn), radius * np.sin(turn), z], axis=1)
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle), z], axis=1)

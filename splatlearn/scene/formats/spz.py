@@ -1,11 +1,12 @@
-"""SPZ, Niantic's compressed scene, a tenth of a PLY: version 3 (one gzip stream) and 4 (a zstd stream an attribute).
+"""Read and write SPZ, Niantic's compressed format, a tenth of a PLY's size: versions 3 (gzip) and 4 (zstd).
 
-Both hold the same quantised attributes of N Gaussians, one after the other: positions 9N bytes | alphas N | colours 3N
-| scales 3N | rotations 4N (3N in version 2) | harmonics 3(K-1)N; their coding is in `spz_attributes`.
-Header of versions 2 and 3, inside the gzip stream: "NGSP" | version u32 | N u32 | SH degree u8 | fractional bits u8 |
-flags u8 (1: trained antialiased, 2: extensions follow) | 0. Of version 4, plain: the same with the number of streams in
-the last byte | offset of the table of contents u32 | 12 zeros; the table has compressed and plain size u64 of each
-stream; between header and table lie extension records, which are passed over. Little-endian.
+Both versions store the same quantised attributes of N Gaussians in this order: positions 9N bytes | alphas N |
+colours 3N | scales 3N | rotations 4N (3N in version 2) | harmonics 3(K-1)N; `spz_attributes` describes their coding.
+Versions 2 and 3 are one gzip stream with this header inside: "NGSP" | version u32 | N u32 | SH degree u8 | fractional
+bits u8 | flags u8 (1: trained antialiased, 2: extensions follow) | 0. Version 4 has one zstd stream per attribute and
+an uncompressed header: the same with the number of streams in the last byte | offset of the table of contents u32 |
+12 zeros. The table gives compressed and uncompressed size u64 of each stream. Extension records between header and
+table are skipped. Little-endian.
 """
 
 import struct
@@ -19,17 +20,17 @@ import torch
 
 from splatlearn.errors import SplatlearnError
 from splatlearn.files import replacing
-from splatlearn.scene.formats.checks import Tensors, checked, finished, opened, size_of
+from splatlearn.scene.formats.checks import Tensors, checked_arrays, file_size, open_binary, to_tensors
 from splatlearn.scene.formats.spz_attributes import decode, encode, sizes
 
 MAGIC = 0x5053474E
-VERSIONS = (3, 4)  # those written; version 2 is read too
+VERSIONS = (3, 4)  # versions that are written; version 2 is only read
 LEGACY, NGSP = struct.Struct("<IIIBBBB"), struct.Struct("<IIIBBBBI12x")
 ENTRY = struct.Struct("<QQ")
 ANTIALIASED, EXTENSIONS = 1, 2
-ZSTD_LEVEL = 12  # what Niantic's own writer uses
-# A Gaussian costs at least a byte of compressed file (real scenes: 8 to 25), so a header that promises more is refused
-# before anything is allocated. Small files may be flatter.
+ZSTD_LEVEL = 12  # as in Niantic's own writer
+# A Gaussian takes at least one byte of compressed file (real scenes: 8 to 25), so a header that announces more is
+# rejected before anything is allocated. Small files may compress further.
 FREE_COUNT = 1 << 16
 
 
@@ -37,7 +38,7 @@ class _Header(NamedTuple):
     version: int
     points: int
     degree: int
-    fraction: int  # bits of a position behind the point
+    fraction: int  # fractional bits of a position
     flags: int
 
 
@@ -49,18 +50,25 @@ def write_spz(
     antialiased: bool = False,
     sh_bits: tuple[int, int] = (8, 8),
 ) -> None:
-    """Writes Gaussians (tensors as for `write_ply`, SH degree 0 to 4) as SPZ version 3 or 4, atomically.
+    """Write a scene as SPZ, atomically.
 
-    `antialiased` sets the flag by which viewers draw as they were trained. `sh_bits` are the bits kept of harmonics of
-    degree 1 and of the higher ones, 1 to 8: fewer compress better. Raises SplatlearnError for tensors that do not fit
-    together, positions beyond ±8,388,607, another version, and a disk that refuses.
+    Args:
+        path: the file.
+        tensors: as for `write_ply`, SH degree 0 to 4.
+        version: 3 or 4.
+        antialiased: set the flag with which viewers render as in antialiased training.
+        sh_bits: bits kept of the harmonics of degree 1 and of the higher degrees, 1 to 8; fewer bits compress better.
+
+    Raises:
+        SplatlearnError: the tensors do not fit together, a position is beyond ±8,388,607, `version` or `sh_bits` is
+            invalid, or the file cannot be written.
     """
     path = Path(path)
     if version not in VERSIONS:
         raise SplatlearnError(f"SPZ is written in version 3 or 4, not {version!r}.")
     if not all(1 <= bits <= 8 for bits in sh_bits):
         raise SplatlearnError(f"sh_bits must be two numbers from 1 to 8, got {sh_bits}.")
-    arrays = checked(tensors, path)
+    arrays = checked_arrays(tensors, path)
     fraction, streams = encode(arrays, path, sh_bits)
     degree = int(np.sqrt(arrays["shN"].shape[1] + 1)) - 1
     header = _Header(version, len(arrays["means"]), degree, fraction, ANTIALIASED if antialiased else 0)
@@ -69,14 +77,23 @@ def write_spz(
 
 
 def read_spz(path: Path | str, drop: bool = False) -> tuple[dict[str, torch.Tensor], bool]:
-    """Reads SPZ of version 2, 3 or 4: float32 tensors as `read_ply` gives them, and whether it was trained antialiased.
+    """Read SPZ of version 2, 3 or 4.
 
-    Raises SplatlearnError for whatever is not such a file. Promises are held against the file's size before anything is
-    allocated, and no stream is decompressed beyond what the header promises. `drop` is for the likeness of all readers:
-    every byte of these attributes is a finite number.
+    The header's counts are checked against the file's size before anything is allocated, and no stream is decompressed
+    beyond the size that the header declares.
+
+    Args:
+        path: the file.
+        drop: unused, as every byte decodes to a finite number; all readers have this parameter.
+
+    Returns:
+        float32 tensors as `read_ply` returns them, and whether the scene was trained antialiased.
+
+    Raises:
+        SplatlearnError: the file is not such an SPZ or is damaged.
     """
     path = Path(path)
-    with opened(path) as file:
+    with open_binary(path) as file:
         start = file.read(4)
         file.seek(0)
         if start[:2] == b"\x1f\x8b":
@@ -86,24 +103,24 @@ def read_spz(path: Path | str, drop: bool = False) -> tuple[dict[str, torch.Tens
         else:
             raise SplatlearnError(f"{path} is not an SPZ file: it begins neither with gzip's mark nor with 'NGSP'.")
     arrays = decode(payload, header.points, header.degree, header.fraction, header.version)
-    return finished(arrays, path, drop), bool(header.flags & ANTIALIASED)
+    return to_tensors(arrays, path, drop), bool(header.flags & ANTIALIASED)
 
 
 # ---- versions 2 and 3: one gzip stream ----
 
 
 def _write_legacy(file: BinaryIO, header: _Header, streams: Sequence[bytes]) -> None:
-    packer = zlib.compressobj(6, zlib.DEFLATED, 31)
+    compressor = zlib.compressobj(6, zlib.DEFLATED, 31)
     for piece in (LEGACY.pack(MAGIC, *header, 0), *streams):
-        file.write(packer.compress(piece))
-    file.write(packer.flush())
+        file.write(compressor.compress(piece))
+    file.write(compressor.flush())
 
 
 def _read_legacy(file: BinaryIO, path: Path) -> tuple[_Header, bytes]:
-    size, packed = size_of(file), file.read()
-    opener = zlib.decompressobj(31)
+    size, packed = file_size(file), file.read()
+    decompressor = zlib.decompressobj(31)
     try:
-        head = opener.decompress(packed, LEGACY.size)
+        head = decompressor.decompress(packed, LEGACY.size)
         if len(head) < LEGACY.size:
             raise SplatlearnError(f"{path} is not a whole SPZ file: its gzip stream ends within the header.")
         magic, *fields, _ = LEGACY.unpack(head)
@@ -111,8 +128,10 @@ def _read_legacy(file: BinaryIO, path: Path) -> tuple[_Header, bytes]:
             raise SplatlearnError(f"{path} is a gzip file, but not of SPZ: it holds no 'NGSP'.")
         header = _checked_header(_Header(*fields), (2, 3), size, path)
         promised = sum(sizes(header.points, header.degree, header.version))
-        payload = opener.decompress(opener.unconsumed_tail, promised) if promised else b""
-        rest = opener.decompress(opener.unconsumed_tail, 1)  # nothing, but reads gzip's checksum
+        payload = decompressor.decompress(decompressor.unconsumed_tail, promised) if promised else b""
+        rest = decompressor.decompress(
+            decompressor.unconsumed_tail, 1
+        )  # expected to be empty; this reads gzip's checksum
     except zlib.error as error:
         raise SplatlearnError(f"{path} has a damaged gzip stream ({error}).") from error
     if len(payload) < promised:
@@ -120,26 +139,26 @@ def _read_legacy(file: BinaryIO, path: Path) -> tuple[_Header, bytes]:
             f"{path} is too short: {header.points:,} Gaussians of SH degree {header.degree} take {promised:,} bytes, "
             f"its gzip stream holds {len(payload):,}."
         )
-    if not header.flags & EXTENSIONS and (rest or not opener.eof):
+    if not header.flags & EXTENSIONS and (rest or not decompressor.eof):
         raise SplatlearnError(f"{path} was cut, or holds more than the {header.points:,} Gaussians that it promises.")
     return header, payload
 
 
-# ---- version 4: a zstd stream an attribute ----
+# ---- version 4: one zstd stream per attribute ----
 
 
 def _write_ngsp(file: BinaryIO, header: _Header, streams: Sequence[bytes]) -> None:
     import zstandard
 
-    packer = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True)
-    packed = [packer.compress(stream) for stream in streams]
+    compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True)
+    packed = [compressor.compress(stream) for stream in streams]
     file.write(NGSP.pack(MAGIC, *header, len(streams), NGSP.size))
     file.write(b"".join(ENTRY.pack(len(p), len(s)) for p, s in zip(packed, streams, strict=True)))
     file.writelines(packed)
 
 
 def _read_ngsp(file: BinaryIO, path: Path) -> tuple[_Header, bytes]:
-    size = size_of(file)
+    size = file_size(file)
     head = file.read(NGSP.size)
     if len(head) < NGSP.size:
         raise SplatlearnError(f"{path} is not a whole SPZ file: {size} bytes are less than its header.")
@@ -163,22 +182,22 @@ def _read_ngsp(file: BinaryIO, path: Path) -> tuple[_Header, bytes]:
 
 
 def _plain(packed: bytes, promised: int, path: Path) -> bytes:
-    """The plain bytes of a zstd frame, of which not more than `promised` are ever made."""
+    """Decompress a zstd frame, never to much more than the `promised` size."""
     import zstandard
 
-    window = min(1 << 27, max(1 << 23, 1 << promised.bit_length()))  # what the decoder may look back on
-    opener = zstandard.ZstdDecompressor(max_window_size=window).decompressobj(write_size=1 << 20)
+    window = min(1 << 27, max(1 << 23, 1 << promised.bit_length()))  # the decoder's history buffer
+    decompressor = zstandard.ZstdDecompressor(max_window_size=window).decompressobj(write_size=1 << 20)
     pieces, length = [], 0
     try:
-        for start in range(0, len(packed), 1 << 10):  # a kilobyte of zstd makes at most 32 MiB at once
-            piece = opener.decompress(packed[start : start + (1 << 10)])
+        for start in range(0, len(packed), 1 << 10):  # one kilobyte of zstd decompresses to at most 32 MiB
+            piece = decompressor.decompress(packed[start : start + (1 << 10)])
             pieces.append(piece)
             length += len(piece)
-            if length > promised or (opener.eof and start + (1 << 10) < len(packed)):
+            if length > promised or (decompressor.eof and start + (1 << 10) < len(packed)):
                 break
     except zstandard.ZstdError as error:
         raise SplatlearnError(f"{path} has a damaged zstd stream ({error}).") from error
-    if length != promised or not opener.eof or opener.unused_data:
+    if length != promised or not decompressor.eof or decompressor.unused_data:
         raise SplatlearnError(f"{path} has a stream that holds not the {promised:,} bytes that its table promises.")
     return b"".join(pieces)
 

@@ -1,10 +1,10 @@
-"""How SPZ codes each attribute in bytes, and back, with the turn between COLMAP's frame and SPZ's.
+"""Encode and decode SPZ's attributes, with the rotation between COLMAP's frame and SPZ's.
 
-Frame: RUB, x right, y up, z backward: COLMAP's turned by half about x, harmonics included.
-Position: 24-bit two's complement, so many bits behind the point as the header says. Scale: a byte, (log s + 10) 16.
+Frame: RUB (x right, y up, z backward), which is COLMAP's rotated by 180 degrees about x, harmonics included.
+Position: 24-bit two's complement with the header's number of fractional bits. Scale: a byte, (log s + 10) 16.
 Alpha: a byte, 255 sigmoid. Colour: a byte, 255 (0.15 sh0 + 1/2). Rotation from version 3 on: the largest of
-(x, y, z, w) is made positive and left out, its number stands in the upper 2 bits of a u32, below it the others in
-order, each a sign bit and 9 bits of |q| sqrt(2) 511; in version 2 three bytes 127.5 q + 127.5 of x, y, z with w >= 0.
+(x, y, z, w) is made positive and omitted. Its index takes the upper 2 bits of a u32; below follow the others in order,
+each a sign bit and 9 bits of |q| sqrt(2) 511. In version 2: three bytes 127.5 q + 127.5 of x, y, z with w >= 0.
 Harmonics: a byte, 128 f + 128, channel innermost.
 """
 
@@ -14,41 +14,45 @@ from pathlib import Path
 import numpy as np
 
 from splatlearn.errors import SplatlearnError
-from splatlearn.scene.formats.checks import Arrays, logit, sigmoid, unit
+from splatlearn.scene.formats.checks import Arrays, logit, normalized_quats, sigmoid
 from splatlearn.scene.formats.sh_rotation import HALF_TURN, rotate_scene
 
-DC = 0.15  # of the coding of colours
-FRACTION, MOST_FRACTION = 12, 20  # bits behind the point: Niantic's, and the most that is ever needed
+COLOR_SCALE = 0.15  # scale of sh0 in a colour byte
+FRACTION, MAX_FRACTION = 12, 20  # fractional bits of a position: Niantic's choice, and the most that is ever needed
 LARGEST = (1 << 23) - 1  # of a position's 24 bits
-STEPS = 16  # a position is coded in steps of at most this part of the median Gaussian's size, where bits allow
+STEPS = 16  # positions are rounded to at most 1/STEPS of the median Gaussian's size, if the bits allow it
 
 
 def sizes(count: int, degree: int, version: int) -> list[int]:
-    """Bytes of positions, alphas, colours, scales, rotations and harmonics."""
+    """Return the sizes in bytes of positions, alphas, colours, scales, rotations and harmonics."""
     return [length * count for length in (9, 1, 3, 3, 4 if version >= 3 else 3, 3 * ((degree + 1) ** 2 - 1))]
 
 
 def encode(arrays: Arrays, path: Path, sh_bits: tuple[int, int]) -> tuple[int, list[bytes]]:
-    """The fractional bits and the six attributes, in SPZ's frame, of version 3 and up."""
-    turned = rotate_scene(arrays, HALF_TURN)
-    fraction = _fraction(turned, path)
-    fixed = np.rint(turned["means"].astype(np.float64) * (1 << fraction)).astype("<i4")
-    harmonics = 128 * np.clip(turned["shN"], -2, 2) + 128  # of float32, as these are most of a scene
-    harmonics[:, :3] = _bucketed(harmonics[:, :3], sh_bits[0])
-    harmonics[:, 3:] = _bucketed(harmonics[:, 3:], sh_bits[1])
+    """Encode arrays in COLMAP's frame: the fractional bits and the six attributes of version 3 and up.
+
+    Raises:
+        SplatlearnError: a position does not fit into 24 bits.
+    """
+    rotated = rotate_scene(arrays, HALF_TURN)
+    fraction = _fraction(rotated, path)
+    fixed = np.rint(rotated["means"].astype(np.float64) * (1 << fraction)).astype("<i4")
+    harmonics = 128 * np.clip(rotated["shN"], -2, 2) + 128  # in float32, as these are most of a scene
+    harmonics[:, :3] = _quantized(harmonics[:, :3], sh_bits[0])
+    harmonics[:, 3:] = _quantized(harmonics[:, 3:], sh_bits[1])
     streams = [
         fixed[..., None].view(np.uint8)[..., :3],
-        _bytes(255 * sigmoid(turned["opacities"])),
-        _bytes(255 * (DC * turned["sh0"].astype(np.float64) + 0.5)),
-        _bytes(16 * (turned["scales"].astype(np.float64) + 10)),
-        packed_quats(turned["quats"]),
+        _bytes(255 * sigmoid(rotated["opacities"])),
+        _bytes(255 * (COLOR_SCALE * rotated["sh0"].astype(np.float64) + 0.5)),
+        _bytes(16 * (rotated["scales"].astype(np.float64) + 10)),
+        pack_quats(rotated["quats"]),
         _bytes(harmonics),
     ]
     return fraction, [stream.tobytes() for stream in streams]
 
 
 def decode(payload: bytes, count: int, degree: int, fraction: int, version: int) -> Arrays:
-    """The arrays, in COLMAP's frame, of the six attributes one after the other."""
+    """Decode the concatenated six attributes to arrays in COLMAP's frame."""
     lengths = sizes(count, degree, version)
     ends = np.cumsum(lengths)
     raw = np.frombuffer(payload, np.uint8)
@@ -60,20 +64,20 @@ def decode(payload: bytes, count: int, degree: int, fraction: int, version: int)
     arrays = {
         "means": (wide.view("<i4")[..., 0] >> 8).astype(np.float32) / (1 << fraction),
         "opacities": logit(parts[1].reshape(count) / 255),
-        "sh0": ((parts[2].reshape(count, 1, 3) / 255 - 0.5) / DC).astype(np.float32),
+        "sh0": ((parts[2].reshape(count, 1, 3) / 255 - 0.5) / COLOR_SCALE).astype(np.float32),
         "scales": parts[3].reshape(count, 3).astype(np.float32) / 16 - 10,
-        "quats": _unpacked_quats(parts[4].reshape(count, 4 if version >= 3 else 3)),
+        "quats": _unpack_quats(parts[4].reshape(count, 4 if version >= 3 else 3)),
         "shN": (parts[5].reshape(count, (degree + 1) ** 2 - 1, 3).astype(np.float32) - 128) / 128,
     }
     return rotate_scene(arrays, HALF_TURN)  # a half turn is its own inverse
 
 
 def _fraction(arrays: Arrays, path: Path) -> int:
-    """Bits behind the point: 12, fewer where the scene would not fit, more where its Gaussians are small."""
+    """Choose the fractional bits: 12, fewer if the scene would not fit, more if its Gaussians are small."""
     if not len(arrays["means"]):
         return FRACTION
     size = float(np.exp(np.median(arrays["scales"].astype(np.float64))))
-    wanted = max(FRACTION, min(MOST_FRACTION, math.ceil(-math.log2(size / STEPS))))
+    wanted = max(FRACTION, min(MAX_FRACTION, math.ceil(-math.log2(size / STEPS))))
     reach = float(np.abs(arrays["means"]).max())
     fits = math.floor(math.log2((LARGEST - 0.5) / reach)) if reach > 0 else wanted
     if fits < 0:
@@ -81,9 +85,9 @@ def _fraction(arrays: Arrays, path: Path) -> int:
     return min(wanted, fits)
 
 
-def packed_quats(quats: np.ndarray) -> np.ndarray:
-    """[N,4] bytes of quaternions [N,4] wxyz."""
-    q = np.roll(unit(quats), -1, axis=1).astype(np.float64)  # xyzw
+def pack_quats(quats: np.ndarray) -> np.ndarray:
+    """Encode quaternions [N,4] wxyz as [N,4] bytes."""
+    q = np.roll(normalized_quats(quats), -1, axis=1).astype(np.float64)  # xyzw
     largest = np.abs(q).argmax(axis=1)
     q *= np.where(np.take_along_axis(q, largest[:, None], 1) < 0, -1, 1)
     packed = largest.astype(np.uint32)
@@ -94,13 +98,13 @@ def packed_quats(quats: np.ndarray) -> np.ndarray:
     return packed.astype("<u4")[:, None].view(np.uint8)
 
 
-def _unpacked_quats(raw: np.ndarray) -> np.ndarray:
-    """Unit quaternions [N,4] wxyz of bytes [N,4], or [N,3] of version 2."""
+def _unpack_quats(raw: np.ndarray) -> np.ndarray:
+    """Decode bytes [N,4], or [N,3] of version 2, to unit quaternions [N,4] wxyz."""
     q = np.zeros((len(raw), 4))  # xyzw
     if raw.shape[1] == 3:
         q[:, :3] = raw / 127.5 - 1
         q[:, 3] = np.sqrt(np.maximum(0, 1 - (q**2).sum(axis=1)))
-        return np.roll(unit(q.astype(np.float32)), 1, axis=1)
+        return np.roll(normalized_quats(q.astype(np.float32)), 1, axis=1)
     packed = np.ascontiguousarray(raw).view("<u4")[:, 0].copy()
     largest = packed >> 30
     for axis in (3, 2, 1, 0):
@@ -110,11 +114,11 @@ def _unpacked_quats(raw: np.ndarray) -> np.ndarray:
         packed[stored] >>= 10
     rest = np.sqrt(np.maximum(0, 1 - (q**2).sum(axis=1)))
     np.put_along_axis(q, largest[:, None].astype(np.int64), rest[:, None], 1)
-    return np.roll(unit(q.astype(np.float32)), 1, axis=1)
+    return np.roll(normalized_quats(q.astype(np.float32)), 1, axis=1)
 
 
-def _bucketed(values: np.ndarray, bits: int) -> np.ndarray:
-    """Values 0..255 moved to the nearest centre of 2^bits buckets, of which 128 (a coefficient of 0) is one."""
+def _quantized(values: np.ndarray, bits: int) -> np.ndarray:
+    """Round values 0..255 to the nearest of 2^bits levels, one of which is 128 (a coefficient of 0)."""
     width = 1 << (8 - bits)
     return np.rint(values / width) * width
 

@@ -26,7 +26,6 @@ from splatlearn.scene.readers.colmap_records import (
 )
 
 _COUNT = struct.Struct("<Q")
-_SHORT_COUNT = struct.Struct("<I")
 _CAMERA = struct.Struct("<IiQQ")  # id, model, width, height
 _IMAGE = struct.Struct("<I7dI")  # id, pose, camera id
 _SENSOR = struct.Struct("<iI")  # type, id
