@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from splatlearn.errors import SplatlearnError
@@ -11,8 +10,8 @@ from splatlearn.ops.bin import TILE, Tiles, bin
 from splatlearn.ops.checks import check_tensor
 from splatlearn.ops.project import Projection, project
 from splatlearn.ops.rasterize import rasterize
+from splatlearn.ops.render_modes import render_mode_of
 
-RENDER_MODES = ("RGB", "D", "ED", "RGB+D", "RGB+ED")
 RASTERIZE_MODES = ("classic", "antialiased")
 # Arguments of gsplat's signature that have no counterpart here, with the value that asks for nothing.
 UNSUPPORTED = {
@@ -161,17 +160,16 @@ def render_chain(
     Raises:
         SplatlearnError, NotImplementedError: as of `rasterization`.
     """
-    modes = (("render_mode", render_mode, RENDER_MODES), ("rasterize_mode", rasterize_mode, RASTERIZE_MODES))
-    for name, value, choices in modes:
-        if value not in choices:
-            raise SplatlearnError(f"{name} must be one of {', '.join(choices)}, but is {value!r}")
+    mode = render_mode_of(render_mode)
+    if rasterize_mode not in RASTERIZE_MODES:
+        raise SplatlearnError(f"rasterize_mode must be one of {', '.join(RASTERIZE_MODES)}, but is {rasterize_mode!r}")
     if camera_model != "pinhole":
         raise NotImplementedError(f"camera_model={camera_model!r} is not supported: only 'pinhole' is")
     sh0, shN, features = _split_colors(colors, sh_degree, means, viewmats)
     projection = project(
         means, quats, scales, opacities, sh0, shN, viewmats, Ks, width, height,
         eps2d=eps2d, near_plane=near_plane, far_plane=far_plane, radius_clip=radius_clip,
-        sh_degree=sh_degree if "RGB" in render_mode else None,
+        sh_degree=sh_degree if mode.colors else None,
         antialiased=rasterize_mode == "antialiased", alpha_threshold=alpha_threshold, raw=raw,
         camera_centers=camera_centers,
         detached=detached,
@@ -179,7 +177,7 @@ def render_chain(
     shown = projection.colors if features is None else features
     ids = _visible(projection) if packed else None
     rows, shown = _packed(projection, shown, ids) if ids is not None else (projection, shown)
-    channels, backgrounds = _with_depth(render_mode, shown, rows.depths, backgrounds)
+    channels, backgrounds = mode.channels(shown, rows, backgrounds)
     cameras = viewmats.shape[0]
     tiles = bin(
         rows.means2d, rows.conics, rows.opacities, rows.depths, rows.radii, width, height,
@@ -191,8 +189,7 @@ def render_chain(
         n_cameras=cameras, alpha_threshold=alpha_threshold, transmittance_threshold=transmittance_threshold,
         absgrad=absgrad, records=rows.records if channels is rows.colors else None,
     )  # fmt: skip
-    if render_mode.endswith("ED"):
-        image = torch.cat([image[..., :-1], image[..., -1:] / alphas.clamp(min=1e-10)], dim=-1)
+    image = mode.finished(image, alphas, shown)
     resolved = tiles if tiles.ahead is None else tiles.ahead.tiles
     return RenderChain(image, alphas, projection, rows, ids, resolved)
 
@@ -245,21 +242,6 @@ def _packed(
     own = None if p.colors is None else p.colors[ids]
     rows = Projection(p.means2d[ids], p.depths[ids], p.conics[ids], p.opacities[ids], own, p.radii[ids], records)
     return rows, own if colors is p.colors or colors is None else colors[ids]
-
-
-def _with_depth(
-    mode: str, colors: Tensor | None, depths: Tensor, backgrounds: Tensor | None
-) -> tuple[Tensor, Tensor | None]:
-    """The channels to composite and their backgrounds, for a render mode."""
-    depth = depths.unsqueeze(-1)
-    if mode in ("D", "ED") or colors is None:
-        return depth, None
-    if mode == "RGB":
-        return colors, backgrounds
-    if backgrounds is not None:
-        check_tensor("backgrounds", backgrounds, (backgrounds.shape[0], colors.shape[-1]), colors)
-        backgrounds = torch.cat([backgrounds, backgrounds.new_zeros(backgrounds.shape[0], 1)], dim=-1)
-    return torch.cat([colors, depth], dim=-1), backgrounds
 
 
 def _meta(chain: RenderChain, cameras: int, width: int, height: int) -> dict[str, Any]:
