@@ -14,7 +14,7 @@ import torch
 from splatlearn import loop
 from splatlearn.commands.view import live_view
 from splatlearn.scene.gaussians import Gaussians
-from splatlearn.scene.reconstruct.keyframes import looking, posed
+from splatlearn.scene.keyframes import look_rotation, pinhole_camera
 from splatlearn.scene.training.task import SceneTask
 from splatlearn.viewer.drawer import TARGET, next_factor
 from splatlearn.viewer.drawing import MODES, Look, Snapshot, draw
@@ -52,7 +52,7 @@ def drawing(count: int, frames: int, clock: Callable[[], float]) -> None:
         for frame in range(frames + 20):
             angle = 0.02 * frame
             place = 4 * np.array([np.sin(angle), 0.1, -np.cos(angle)])
-            camera = posed("", WIDTH, HEIGHT, 50.0, place, looking(-place, np.array([0.0, -1.0, 0.0])))
+            camera = pinhole_camera("", WIDTH, HEIGHT, 50.0, place, look_rotation(-place, np.array([0.0, -1.0, 0.0])))
             began = clock()
             image = draw(snapshot, camera.scaled(round(WIDTH / factor), round(HEIGHT / factor)), Look(mode=mode)).image
             encode(image, MOVING_QUALITY)
@@ -84,7 +84,7 @@ class IdlePage:
         camera = {name: tuple(map(float, vector)) for name, vector in vectors.items()}
         camera |= {"type": "ViewerCameraMessage", "fov": 1.0, "near": 0.01, "far": 1e3}
         camera |= {"image_width": 1280, "image_height": 720}
-        camera["wxyz"] = tuple(map(float, looking(start.look_at - start.position, start.up)))
+        camera["wxyz"] = tuple(map(float, look_rotation(start.look_at - start.position, start.up)))
         self.socket.send(msgspec.msgpack.encode(camera))
 
     def _take(self) -> None:

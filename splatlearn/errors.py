@@ -1,5 +1,5 @@
-"""The one error type that users see: a sentence naming file, tensor or field, what was expected and what came."""
+"""The one error type for users: a sentence that names the file, tensor or field, what was expected and what came."""
 
 
 class SplatlearnError(ValueError):
-    """Raised for anything a user can mend; its message is one complete sentence."""
+    """Error that a user can correct; its message is one complete sentence."""

@@ -129,8 +129,8 @@ def test_work_grows_with_what_it_is_of() -> None:
     assert again["rasterize backward"].flops - works["rasterize backward"].flops == 43_000, "43 operations a drawn pair"
     parameters = sum(t.numel() for t in given.gaussians.tensors().values())
     assert works["adam"].bytes == 28 * parameters, "adam reads four tensors and writes three"
-    host_callback = works["project backward"].bytes + works["adam"].bytes
-    assert works["project update"].bytes == host_callback - 12 * parameters, "a gradient is written or read in one pass"
+    separate = works["project backward"].bytes + works["adam"].bytes
+    assert works["project update"].bytes == separate - 12 * parameters, "a gradient is written or read in one pass"
     assert all(one.flops > 0 for name, one in works.items() if not name.startswith("bin"))
 
 

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from splatlearn.errors import SplatlearnError
-from splatlearn.scene.reconstruct.keyframes import (
+from splatlearn.scene.keyframes import (
     MOST_FRAMES,
     Keyframe,
     KeyframePath,
-    looking,
+    format_path,
+    look_rotation,
     parse_path,
-    path_text,
-    posed,
+    pinhole_camera,
     read_path,
     rotation_of,
     same_pose,
@@ -27,7 +27,7 @@ from splatlearn.scene.reconstruct.keyframes import (
 def key(seconds: float, angle: float, fov: float = 50.0) -> Keyframe:
     """A pose on a circle around the origin that looks inwards."""
     place = np.array([4 * math.cos(angle), 0.5 * math.sin(2 * angle), 4 * math.sin(angle)])
-    return Keyframe(seconds, place, looking(-place, np.array([0.0, -1.0, 0.0])), fov)
+    return Keyframe(seconds, place, look_rotation(-place, np.array([0.0, -1.0, 0.0])), fov)
 
 
 def path(*keys: Keyframe) -> KeyframePath:
@@ -46,7 +46,7 @@ def test_a_path_passes_through_its_keyframes() -> None:
 
 def test_the_frame_is_that_of_opencv() -> None:
     place = np.array([1.0, 2.0, 3.0])
-    camera = posed("", 40, 30, 90.0, place, looking(np.array([1.0, 0, 0]), np.array([0, -1.0, 0])))
+    camera = pinhole_camera("", 40, 30, 90.0, place, look_rotation(np.array([1.0, 0, 0]), np.array([0, -1.0, 0])))
     np.testing.assert_allclose(camera.center, place, err_msg="the position is not the centre")
     ahead, below = (camera.world_to_camera @ [*(place + step), 1] for step in ([2, 0, 0], [2, 0.5, 0]))
     np.testing.assert_allclose(ahead[:3], [0, 0, 2], atol=1e-12, err_msg="what is looked at is not on the axis")
@@ -90,11 +90,11 @@ def test_a_file_gives_back_the_path(tmp_path: Path) -> None:
 
 
 def changed(**values: Any) -> str:
-    return json.dumps(json.loads(path_text(path())) | values)
+    return json.dumps(json.loads(format_path(path())) | values)
 
 
 def with_key(**values: Any) -> str:
-    found = json.loads(path_text(path()))
+    found = json.loads(format_path(path()))
     found["keyframes"][1] |= values
     return json.dumps(found)
 
@@ -118,7 +118,7 @@ def with_key(**values: Any) -> str:
         (with_key(seconds=0), "must begin at 0 and rise"),
         (with_key(seconds=1e-9), "must begin at 0 and rise"),
         (with_key(seconds=-1), "must begin at 0 and rise"),
-        (changed(fps=1000, keyframes=[*json.loads(path_text(path()))["keyframes"], {}]), "missing"),
+        (changed(fps=1000, keyframes=[*json.loads(format_path(path()))["keyframes"], {}]), "missing"),
         (with_key(position=[0, 0]), "3 numbers"),
         (with_key(position=[0, 0, 1e300]), "finite position"),
         (with_key(wxyz=[0, 0, 0, 0]), "a rotation"),

@@ -9,7 +9,7 @@ import pytest
 
 from splatlearn.errors import SplatlearnError
 from splatlearn.scene.cameras import Camera
-from splatlearn.scene.paths import _looking, interpolate, orbit
+from splatlearn.scene.paths import _look_rotation, interpolate, orbit
 
 UPWARD, ACROSS = math.sin(0.52), math.cos(0.52)  # 30 degrees above the subject
 NO_POINTS = np.zeros((0, 3), np.float32)
@@ -18,7 +18,7 @@ NO_POINTS = np.zeros((0, 3), np.float32)
 def camera(center: np.ndarray, target: np.ndarray, name: str = "a.jpg", focal: float = 100.0) -> Camera:
     """A level camera at `center` that looks at `target` in a world whose y points down, as COLMAP's may."""
     pose = np.eye(4)
-    pose[:3, :3] = _looking(np.asarray(target, float) - center, np.array([0.0, -1.0, 0.0]))
+    pose[:3, :3] = _look_rotation(np.asarray(target, float) - center, np.array([0.0, -1.0, 0.0]))
     pose[:3, 3] = -pose[:3, :3] @ center
     return Camera(name, 64, 48, np.array([[focal, 0, 32], [0, focal, 24], [0, 0, 1.0]]), pose)
 
@@ -55,7 +55,7 @@ def assert_rigid(cameras: list[Camera], frames: int) -> None:
 
 
 def test_looking_is_upright() -> None:
-    rotation = _looking(np.array([0.0, 0.0, 2.0]), np.array([0.0, -1.0, 0.0]))
+    rotation = _look_rotation(np.array([0.0, 0.0, 2.0]), np.array([0.0, -1.0, 0.0]))
     assert np.allclose(rotation, np.eye(3)), "x right, y down, z forward is mixed up"
 
 
@@ -201,8 +201,8 @@ def test_orbit_of_real_captures(shared_scenes: Path, scene: str) -> None:
     assert_rigid(path, 60)
     photos = centers(cameras)
     size = np.linalg.norm(photos - photos.mean(0), axis=1).max()
-    host_callback = np.linalg.norm(centers(path)[:, None] - photos, axis=2).min(axis=1)
-    assert host_callback.max() < 0.5 * size, "a frame is far from every photograph"
+    nearest = np.linalg.norm(centers(path)[:, None] - photos, axis=2).min(axis=1)
+    assert nearest.max() < 0.5 * size, "a frame is far from every photograph"
     for c in path:
         x = points @ c.world_to_camera[:3, :3].T + c.world_to_camera[:3, 3]
         pixel = (x @ c.K.T)[:, :2] / x[:, 2:]

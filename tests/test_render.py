@@ -81,7 +81,7 @@ def test_a_spiral_winds_before_the_subject_and_comes_back() -> None:
 
 def _looking_at(place: np.ndarray, target: np.ndarray, index: int) -> Camera:
     pose = np.eye(4)
-    pose[:3, :3] = paths._looking(target - place, np.array([0.0, -1.0, 0.0]))
+    pose[:3, :3] = paths._look_rotation(target - place, np.array([0.0, -1.0, 0.0]))
     pose[:3, 3] = -pose[:3, :3] @ place
     return Camera(f"{index}.png", 64, 48, np.array([[100.0, 0, 32], [0, 100, 24], [0, 0, 1]]), pose)
 

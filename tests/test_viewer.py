@@ -11,7 +11,7 @@ from tiny_scene import cameras, gaussians
 from splatlearn.ops.rasterization import rasterization
 from splatlearn.scene.cameras import Camera
 from splatlearn.scene.gaussians import Gaussians
-from splatlearn.scene.reconstruct.keyframes import posed, rotation_of
+from splatlearn.scene.keyframes import pinhole_camera, rotation_of
 from splatlearn.show.pictures import to_uint8
 from splatlearn.viewer.count import blended
 from splatlearn.viewer.drawing import MODES, Look, Snapshot, crop_range, draw, shortest_axes
@@ -67,7 +67,7 @@ def test_a_pose_of_the_browser_is_the_camera_of_the_rasterizer() -> None:
     """An asymmetric scene: any mirrored axis or inverted rotation puts the picture elsewhere."""
     for camera in cameras():
         fov = math.degrees(2 * math.atan(camera.height / 2 / camera.K[1, 1]))
-        again = posed("", camera.width, camera.height, fov, camera.center, rotation_of(camera))
+        again = pinhole_camera("", camera.width, camera.height, fov, camera.center, rotation_of(camera))
         np.testing.assert_allclose(again.world_to_camera, camera.world_to_camera, atol=1e-12)
         np.testing.assert_allclose(again.K, camera.K, atol=1e-9)
 
@@ -197,7 +197,7 @@ LENS = Camera("p", 60, 40, np.array([[50.0, 0, 27], [0, 55.0, 23], [0, 0, 1]]), 
 def test_all_of_a_photograph_is_in_view_of_its_pose() -> None:
     for width, height in ((800, 500), (300, 900)):
         key = pose_of(LENS, width, height)
-        camera = posed("", width, height, key.fov, key.position, key.wxyz)
+        camera = pinhole_camera("", width, height, key.fov, key.position, key.wxyz)
         corners = np.array([[0, 0, 1], [60, 0, 1], [0, 40, 1], [60, 40, 1]]) @ np.linalg.inv(LENS.K).T @ camera.K.T
         x, y = corners[:, 0] / corners[:, 2], corners[:, 1] / corners[:, 2]
         assert x.min() > -1e-6 and x.max() < width + 1e-6 and y.min() > -1e-6 and y.max() < height + 1e-6, "cut off"
@@ -213,7 +213,7 @@ def test_a_photograph_lies_on_the_render_of_the_same_scene() -> None:
         taken = torch.from_numpy(to_uint8(cloud(photo.scaled(240, 160)).image).copy())
     photo = photo.scaled(240, 160)
     key = pose_of(photo, 300, 200)
-    camera = posed("", 300, 200, key.fov, key.position, key.wxyz)
+    camera = pinhole_camera("", 300, 200, key.fov, key.position, key.wxyz)
     render = draw(Snapshot(cloud), camera, Look()).image.astype(float)
     image, inside = warped(taken, photo, camera)
     assert inside.mean() > 0.5

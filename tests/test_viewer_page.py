@@ -13,7 +13,7 @@ from viewer_page import GREETING, PANEL, ViewerPage, until
 from splatlearn import loop
 from splatlearn.commands.view import live_view, surroundings
 from splatlearn.scene.cameras import Camera
-from splatlearn.scene.reconstruct.keyframes import read_path, rotation_of
+from splatlearn.scene.keyframes import read_path, rotation_of
 from splatlearn.scene.training.task import SceneTask
 from splatlearn.viewer.drawing import Snapshot, draw
 from splatlearn.viewer.view import View

@@ -16,7 +16,7 @@ from tiny_scene import gaussians
 
 from splatlearn.cli import main
 from splatlearn.errors import SplatlearnError
-from splatlearn.scene.reconstruct.keyframes import Keyframe, KeyframePath
+from splatlearn.scene.keyframes import Keyframe, KeyframePath
 from splatlearn.viewer import server
 from splatlearn.viewer.drawer import COARSEST, TARGET, Drawer, next_factor
 from splatlearn.viewer.drawing import Look, Snapshot

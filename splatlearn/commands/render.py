@@ -147,7 +147,7 @@ def render(task: Any, folder: Path, path: str, out: Path | None = None, wish: Wi
 def path_cameras(task: Any, path: str, frames: int | None) -> tuple[list[Camera], float]:
     """The cameras of a named path or of a JSON file, and its frames a second."""
     from splatlearn.scene import paths
-    from splatlearn.scene.reconstruct.keyframes import read_path
+    from splatlearn.scene.keyframes import read_path
 
     scene = task.scene
     if path in PHOTOS:

@@ -1,4 +1,4 @@
-"""pycolmap, loaded without its signal handler: a run that is told to end by SIGTERM ends without a stack."""
+"""Load pycolmap without its signal handler, which would print a stack trace when SIGTERM ends a run."""
 
 import signal
 import sys
@@ -7,11 +7,11 @@ from typing import Any
 
 
 def load_pycolmap() -> Any:
-    """The module. Its first import takes SIGTERM, which is given back where Python allows it: in the main thread."""
-    known = "pycolmap" in sys.modules
+    """Import and return pycolmap; restore the SIGTERM handler, which Python allows only in the main thread."""
+    loaded = "pycolmap" in sys.modules
     before = signal.getsignal(signal.SIGTERM)
     import pycolmap
 
-    if not known and before is not None and threading.current_thread() is threading.main_thread():
+    if not loaded and before is not None and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, before)
     return pycolmap

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from splatlearn.scene.cameras import Camera
-from splatlearn.scene.reconstruct.keyframes import Keyframe, KeyframePath, rotation_of
+from splatlearn.scene.keyframes import Keyframe, KeyframePath, rotation_of
 
 if TYPE_CHECKING:
     from viser import ClientHandle, ViserServer

@@ -8,7 +8,7 @@ import torch
 
 from splatlearn.errors import SplatlearnError
 from splatlearn.scene.cameras import Camera
-from splatlearn.scene.reconstruct.keyframes import Keyframe, rotation_of
+from splatlearn.scene.keyframes import Keyframe, rotation_of
 from splatlearn.viewer.pose import Pose
 from splatlearn.viewer.session import Session
 from splatlearn.viewer.surroundings import frusta

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from splatlearn.scene.cameras import Camera
-from splatlearn.scene.reconstruct.keyframes import Keyframe, posed
+from splatlearn.scene.keyframes import Keyframe, pinhole_camera
 
 if TYPE_CHECKING:
     from viser import CameraHandle
@@ -32,7 +32,7 @@ class Pose:
 
     def camera(self, factor: float = 1.0) -> Camera:
         """The camera, its picture 1 / factor of the window's size."""
-        full = posed("", max(self.width, 1), max(self.height, 1), self.fov, self.position, self.wxyz)
+        full = pinhole_camera("", max(self.width, 1), max(self.height, 1), self.fov, self.position, self.wxyz)
         factor = max(1.0, min(factor, min(full.width, full.height) / SMALLEST))
         return full if factor == 1 else full.scaled(round(full.width / factor), round(full.height / factor))
 

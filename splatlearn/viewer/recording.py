@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from splatlearn.errors import SplatlearnError
-from splatlearn.scene.reconstruct.keyframes import (
+from splatlearn.scene.keyframes import (
     Keyframe,
     KeyframePath,
+    format_path,
     parse_path,
-    path_text,
     same_pose,
     write_path,
 )
@@ -123,7 +123,7 @@ class Recording:
         file = self.session.around.folder / f"{name}.json"
         write_path(file, path)
         view.client.add_notification("Saved", f"{file} (splatlearn render --path takes it)", auto_close_seconds=20)
-        view.client.send_file_download(file.name, path_text(path).encode())
+        view.client.send_file_download(file.name, format_path(path).encode())
 
     def _load(self, view: View, event: Any) -> None:
         file = event.target.value

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from splatlearn.scene.cameras import Camera, scene_extent
-from splatlearn.scene.reconstruct.keyframes import rotation_of
+from splatlearn.scene.keyframes import rotation_of
 from splatlearn.viewer.drawing import Snapshot
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from splatlearn.scene.cameras import Camera
-from splatlearn.scene.reconstruct.keyframes import Keyframe, looking
+from splatlearn.scene.keyframes import Keyframe, look_rotation
 from splatlearn.viewer.drawing import MODES, Look, crop_range, draw
 from splatlearn.viewer.flight import Flight
 from splatlearn.viewer.photos import Photos, pose_of
@@ -132,7 +132,7 @@ class View:
     def start(self) -> Keyframe:
         """The pose in which every browser begins."""
         start = self.session.start
-        return Keyframe(0.0, start.position, looking(start.look_at - start.position, start.up), start.fov)
+        return Keyframe(0.0, start.position, look_rotation(start.look_at - start.position, start.up), start.fov)
 
     def _crop_changed(self, event: Any) -> None:
         for slider in self._controls["box"]:

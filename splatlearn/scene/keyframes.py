@@ -1,6 +1,6 @@
-"""Camera paths of keyframes, as people record them in the viewer: a small JSON file, and the flight through them.
+"""Camera paths through keyframes, as the viewer records them: interpolation, and a small JSON file.
 
-The frame is that of `Camera`: x right, y down, z forward; quaternions wxyz turn the camera's axes into the world's.
+The frame is that of `Camera`: x right, y down, z forward. Quaternions wxyz rotate from the camera to the world.
 """
 
 import json
@@ -17,16 +17,22 @@ from splatlearn.files import replacing
 from splatlearn.scene.cameras import Camera
 
 FORMAT = {"format": "splatlearn camera path", "version": 1}
-MOST_FRAMES = 100_000  # about an hour of video: more is a slip of the pen
+MOST_FRAMES = 100_000  # about an hour of video: more is a typing error
 LARGEST_FILE = 16 << 20  # bytes
 SHORTEST = 1e-3  # seconds between keyframes
-FARTHEST = 1e9  # from the origin, so that a spline stays within what numbers can hold
+FARTHEST = 1e9  # distance from the origin, so that a spline does not overflow
 
 
 @dataclass(frozen=True, eq=False)
 class Keyframe:
-    """Where the camera is at a moment: `seconds` from the start, `position` [3] in the world, `wxyz` [4] the rotation
-    camera to world (x right, y down, z forward; any norm but 0), `fov` the vertical field of view in degrees."""
+    """The camera at one time of a path.
+
+    Attributes:
+        seconds: time from the start.
+        position: [3], the camera's centre in the world.
+        wxyz: [4], the rotation camera to world (x right, y down, z forward), of any norm but 0.
+        fov: vertical field of view in degrees.
+    """
 
     seconds: float
     position: np.ndarray
@@ -36,9 +42,15 @@ class Keyframe:
 
 @dataclass(frozen=True, eq=False)
 class KeyframePath:
-    """A camera path as `splatlearn view` records it: pictures of `width` x `height` px at `fps` a second.
+    """A camera path as `splatlearn view` records it.
 
-    Raises SplatlearnError for values that make no path, such as times that do not rise.
+    Attributes:
+        width, height: size of the frames in pixels.
+        fps: frames per second.
+        keyframes: at least one; their times start at 0 and increase.
+
+    Raises:
+        SplatlearnError: a value is out of range, such as times that do not increase.
     """
 
     width: int
@@ -69,23 +81,23 @@ class KeyframePath:
 
     @property
     def seconds(self) -> float:
-        """How long the flight takes."""
+        """Duration of the path in seconds."""
         return self.keyframes[-1].seconds
 
     def at(self, seconds: Sequence[float] | np.ndarray) -> list[Camera]:
-        """The cameras at moments within the path, on a cubic spline through the keyframes.
+        """Interpolate the cameras at times within the path on a cubic spline through the keyframes.
 
-        Where the last keyframe is the first one's pose, the path is closed and goes through it without a halt.
+        If the last keyframe has the first one's pose, the path is closed and continues there without a stop.
         """
         from scipy.interpolate import CubicSpline
 
         rows = np.array([self._row(key) for key in self.keyframes])
         times = np.array([key.seconds for key in self.keyframes])
-        if len(rows) > 2 and same_pose(self.keyframes[0], self.keyframes[-1]):  # once more around on either side
+        if len(rows) > 2 and same_pose(self.keyframes[0], self.keyframes[-1]):  # one more round on either side
             rows = np.concatenate([rows[:-1], rows[:-1], rows])
             times = np.concatenate([times[:-1] - self.seconds, times[:-1], times + self.seconds])
         for i in range(1, len(rows)):
-            rows[i, 3:7] *= -1 if rows[i, 3:7] @ rows[i - 1, 3:7] < 0 else 1  # q and -q are one rotation
+            rows[i, 3:7] *= -1 if rows[i, 3:7] @ rows[i - 1, 3:7] < 0 else 1  # q and -q are the same rotation
         moments = np.clip(np.asarray(seconds, np.float64), 0, self.seconds)
         if len(rows) == 1:
             found = np.repeat(rows, len(moments), axis=0)
@@ -94,12 +106,12 @@ class KeyframePath:
         quats = np.roll(found[:, 3:7] / np.linalg.norm(found[:, 3:7], axis=1, keepdims=True), 1, axis=1)
         fovs = np.degrees(2 * np.arctan(np.exp(found[:, 7])))
         return [
-            posed(f"frame_{i:05d}.png", self.width, self.height, fovs[i], found[i, :3], quats[i])
+            pinhole_camera(f"frame_{i:05d}.png", self.width, self.height, fovs[i], found[i, :3], quats[i])
             for i in range(len(found))
         ]
 
     def cameras(self, frames: int | None = None) -> list[Camera]:
-        """All frames of a video: `frames` of them, evenly in time, or as many as `fps` asks for."""
+        """Return the cameras of a video: `frames` evenly spaced in time, or as many as `fps` requires."""
         count = max(1, round(self.seconds * self.fps)) if frames is None else frames
         if count < 1:
             raise SplatlearnError(f"a camera path needs at least one frame, got {count}.")
@@ -113,47 +125,55 @@ class KeyframePath:
 
 
 def same_pose(one: Keyframe, other: Keyframe) -> bool:
-    """Whether two keyframes show the same picture."""
+    """Return whether two keyframes have the same position, rotation and field of view."""
     a, b = KeyframePath._row(one), KeyframePath._row(other)
-    turn = abs(float(np.dot(a[3:7], b[3:7])))
-    return bool(np.allclose(a[:3], b[:3], atol=1e-9, rtol=1e-6) and turn > 1 - 1e-9 and abs(a[7] - b[7]) < 1e-6)
+    dot = abs(float(np.dot(a[3:7], b[3:7])))
+    return bool(np.allclose(a[:3], b[:3], atol=1e-9, rtol=1e-6) and dot > 1 - 1e-9 and abs(a[7] - b[7]) < 1e-6)
 
 
-def posed(name: str, width: int, height: int, fov: float, position: Any, wxyz: Any) -> Camera:
-    """A camera of square pixels whose axis meets the middle of the picture.
+def pinhole_camera(name: str, width: int, height: int, fov: float, position: Any, wxyz: Any) -> Camera:
+    """Build a pinhole camera with square pixels and the principal point at the image's centre.
 
-    fov: vertical, degrees; position: [3] of its centre in the world; wxyz: [4] rotation camera to world.
+    Args:
+        name: the camera's name.
+        width, height: image size in pixels.
+        fov: vertical field of view in degrees.
+        position: [3], the camera's centre in the world.
+        wxyz: [4], the rotation camera to world.
     """
     from scipy.spatial.transform import Rotation
 
     focal = height / 2 / math.tan(math.radians(fov) / 2)
-    turn = Rotation.from_quat(np.roll(wxyz, -1)).as_matrix().T
+    rotation = Rotation.from_quat(np.roll(wxyz, -1)).as_matrix().T
     world_to_camera = np.eye(4)
-    world_to_camera[:3, :3], world_to_camera[:3, 3] = turn, -turn @ np.asarray(position, np.float64)
+    world_to_camera[:3, :3], world_to_camera[:3, 3] = rotation, -rotation @ np.asarray(position, np.float64)
     return Camera(
         name, width, height, np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]]), world_to_camera
     )
 
 
 def rotation_of(camera: Camera) -> np.ndarray:
-    """The rotation camera to world as a quaternion [4] wxyz."""
+    """Return the rotation camera to world as a quaternion [4] wxyz."""
     from scipy.spatial.transform import Rotation
 
     return np.roll(Rotation.from_matrix(camera.world_to_camera[:3, :3].T).as_quat(), 1)
 
 
-def looking(forward: np.ndarray, up: np.ndarray) -> np.ndarray:
-    """The rotation camera to world [4] wxyz of a level camera that looks along `forward` [3], which `up` must not."""
+def look_rotation(forward: np.ndarray, up: np.ndarray) -> np.ndarray:
+    """Return the rotation camera to world [4] wxyz of a level camera that looks along `forward` [3].
+
+    `up` [3] must not be parallel to `forward`.
+    """
     from scipy.spatial.transform import Rotation
 
-    ahead = forward / np.linalg.norm(forward)
-    right = np.cross(ahead, up)
+    forward = forward / np.linalg.norm(forward)
+    right = np.cross(forward, up)
     right /= np.linalg.norm(right)
-    return np.roll(Rotation.from_matrix(np.stack([right, np.cross(ahead, right), ahead], axis=1)).as_quat(), 1)
+    return np.roll(Rotation.from_matrix(np.stack([right, np.cross(forward, right), forward], axis=1)).as_quat(), 1)
 
 
-def path_text(path: KeyframePath) -> str:
-    """The path as JSON: format, version, width, height, fps, and keyframes of seconds, position, wxyz and fov."""
+def format_path(path: KeyframePath) -> str:
+    """Format a path as JSON: format, version, width, height, fps, and keyframes of seconds, position, wxyz and fov."""
     keys = [
         {"seconds": k.seconds, "position": [*map(float, k.position)], "wxyz": [*map(float, k.wxyz)], "fov": k.fov}
         for k in path.keyframes
@@ -163,13 +183,13 @@ def path_text(path: KeyframePath) -> str:
 
 
 def write_path(file: Path | str, path: KeyframePath) -> None:
-    """Writes the path as JSON, whole or not at all."""
+    """Write the path to a JSON file atomically."""
     with replacing(Path(file)) as temporary:
-        temporary.write_text(path_text(path), encoding="utf-8")
+        temporary.write_text(format_path(path), encoding="utf-8")
 
 
 def read_path(file: Path | str) -> KeyframePath:
-    """The path in a JSON file; raises SplatlearnError, one sentence, for whatever is no path."""
+    """Read the path in a JSON file; raises SplatlearnError if it cannot be read or does not contain a valid path."""
     try:
         size = Path(file).stat().st_size
         if size > LARGEST_FILE:
@@ -183,7 +203,7 @@ def read_path(file: Path | str) -> KeyframePath:
 
 
 def parse_path(text: str, name: str) -> KeyframePath:
-    """The path that JSON text says; `name` is for error messages."""
+    """Parse a path from JSON; raises SplatlearnError with `name` in the message if it is invalid."""
     try:
         found = json.loads(text)
         if not isinstance(found, dict) or {key: found.get(key) for key in FORMAT} != FORMAT:
