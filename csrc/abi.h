@@ -16,6 +16,10 @@ extern "C" {
 typedef void real;  // float or double, see scalar_bytes
 
 #define SPLATLEARN_RECORD 12     // numbers of a 2D Gaussian packed for the blend (csrc/cuda/record.h)
+#define SPLATLEARN_TILE 16       // side of a tile, pixels
+#define SPLATLEARN_MOMENTS 6     // moments at the head of a gradient row; D colours and, with absgrad, 2 numbers follow
+#define SPLATLEARN_ALPHA_MAX 0.999             // alpha is clamped to it
+#define SPLATLEARN_ALPHA_THRESHOLD (1.0 / 255)  // default of alpha_threshold: a smaller alpha changes no 8-bit image
 #define SPLATLEARN_BIN_BLOCK 256  // rows that stage bin counts together on CUDA
 #define SPLATLEARN_SORT_AUTO 0     // which way stage bin sorts on CUDA: as its room suggests,
 #define SPLATLEARN_SORT_ALL 1      // all instances together,

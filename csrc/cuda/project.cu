@@ -71,7 +71,7 @@ SPLATLEARN_KERNEL __launch_bounds__(kThreads) void project_forward_kernel(splatl
     static_cast<S *>(out.opacities2d)[row] = shown ? opacity : S(0);
     if (out.records && shown) {
         const S conic[3] = {image.conic.a, image.conic.b, image.conic.c};
-        store_record<S, Degree >= 0 ? 3 : 0>(out.records, row, pixel.mean, conic, opacity, color);
+        store_record<EwaGaussian, S, Degree >= 0 ? 3 : 0>(out.records, row, pixel.mean, conic, opacity, color);
     }
     out.radii[2 * row] = shown ? int32_t(ceil(minimum(rx, S(kRadiusMax)))) : 0;
     out.radii[2 * row + 1] = shown ? int32_t(ceil(minimum(ry, S(kRadiusMax)))) : 0;

@@ -8,18 +8,18 @@ namespace {
 // ---- records of tensors that do not come from stage project ----
 
 constexpr int kPackThreads = 128;
-constexpr int kPixels = 2;  // of a thread
+constexpr int kThreadPixels = 2;  // pixels per thread
 
-template <class S, int D>
+template <class S, class Primitive, int D>
 SPLATLEARN_KERNEL __launch_bounds__(kPackThreads) void pack_kernel(splatlearn_RasterizeForward out) {
     const int64_t row = int64_t(blockIdx.x) * kPackThreads + threadIdx.x;
     if (row >= out.inputs.n_rows) return;
     const S opacity = static_cast<const S *>(out.inputs.opacities)[row];
     if (!(opacity > S(0))) return;  // in no list
-    const S *mean = static_cast<const S *>(out.inputs.means2d) + 2 * row,
-            *conic = static_cast<const S *>(out.inputs.conics) + 3 * row;
+    const S *mean = static_cast<const S *>(out.inputs.means2d) + 2 * row;
+    const S *shape = static_cast<const S *>(out.inputs.conics) + Primitive::kShape * row;
     const S *color = static_cast<const S *>(out.inputs.colors) + out.inputs.channels * row;
-    store_record<S, D>(out.new_records, row, mean, conic, opacity, color);
+    store_record<Primitive, S, D>(out.new_records, row, mean, shape, opacity, color);
 }
 
 // ---- forward ----
@@ -31,9 +31,9 @@ template <class S> struct ForwardParams {
 
 // The state of a pixel. D > 0: its colour is held in registers; D = 0: any number of channels, added to the image at
 // once.
-template <class S, int D> struct Drawn {
+template <class S, int D> struct ForwardPixel {
     S transmittance, color[D > 0 ? D : 1];
-    int stop;  // the first splat that is not drawn; 0 beyond the picture
+    int stop;  // the first splat that is not rendered; 0 beyond the image
 
     SPLATLEARN_DEVICE bool live() const { return stop == INT32_MAX; }
 
@@ -57,25 +57,26 @@ template <class S, int D> struct Drawn {
     }
 };
 
-template <class S, int D>
-SPLATLEARN_KERNEL __launch_bounds__(kThreads<kPixels>,
-                                    kResident<S, kPixels>) void rasterize_forward_kernel(ForwardParams<S> p) {
-    constexpr int P = kPixels, kBatch = kThreads<P>;
+template <class S, class Primitive, int D>
+SPLATLEARN_KERNEL __launch_bounds__(kThreads<kThreadPixels>,
+                                    kResident<S, kThreadPixels>) void rasterize_forward_kernel(ForwardParams<S> p) {
+    constexpr int P = kThreadPixels, kBatch = kThreads<P>;
     static_assert(kSpan % kBatch == 0, "spans end where batches do");
-    SPLATLEARN_SHARED(Record<S>, records, kBatch);
+    using Record = Record<S, Primitive>;
+    SPLATLEARN_SHARED(Record, records, kBatch);
     SPLATLEARN_SHARED(uint8_t, reached, kBatch);
     const splatlearn_RasterizeInputs &in = p.out.inputs;
-    const Place<P> place(in, p.out.tile_order[blockIdx.x]);
-    const Batch<S, kBatch> batch = {records, reached};
+    const TileThread<P> tile(in, p.out.tile_order[blockIdx.x]);
+    const SplatBatch<S, Primitive, kBatch> batch = {records, reached};
     const int channels = D > 0 ? D : in.channels;
-    Drawn<S, D> pixels[P];
+    ForwardPixel<S, D> pixels[P];
 #pragma unroll
     for (int r = 0; r < P; ++r) {
-        pixels[r] = {S(1), {}, place.inside(r) ? INT32_MAX : 0};
-        for (int d = 0; D == 0 && place.inside(r) && d < channels; ++d)
-            static_cast<S *>(p.out.render)[place.pixel(r) * channels + d] = S(0);
+        pixels[r] = {S(1), {}, tile.inside(r) ? INT32_MAX : 0};
+        for (int d = 0; D == 0 && tile.inside(r) && d < channels; ++d)
+            static_cast<S *>(p.out.render)[tile.pixel(r) * channels + d] = S(0);
     }
-    for (int first = 0; first < place.count; first += kBatch) {
+    for (int first = 0; first < tile.count; first += kBatch) {
         bool live = false;
 #pragma unroll
         for (int r = 0; r < P; ++r) live = live || pixels[r].live();
@@ -84,17 +85,17 @@ SPLATLEARN_KERNEL __launch_bounds__(kThreads<kPixels>,
             if (p.out.checkpoints && first > 0 && first % kSpan == 0) {
 #pragma unroll
                 for (int r = 0; r < P; ++r) {
-                    S *const to = place.checkpoint(static_cast<S *>(p.out.checkpoints), place.begin + first, r, D);
+                    S *const to = tile.checkpoint(static_cast<S *>(p.out.checkpoints), tile.begin + first, r, D);
                     to[0] = pixels[r].transmittance;
                     for (int d = 0; d < D; ++d) to[1 + d] = pixels[r].color[d];
                 }
             }
         }
-        const int n = place.count - first < kBatch ? place.count - first : kBatch;
-        batch.template load<P>(in, place, first, n, p.log2_cut);
+        const int n = tile.count - first < kBatch ? tile.count - first : kBatch;
+        batch.template load<P>(in, tile, first, n, p.log2_cut);
         __syncthreads();
         for (int part = 0; part < n; part += kWarp) {
-            const unsigned mine = part + place.lane < n ? reached[part + place.lane] >> place.unit : 0;
+            const unsigned mine = part + tile.lane < n ? reached[part + tile.lane] >> tile.unit : 0;
             unsigned hits[P], rest = 0;
 #pragma unroll
             for (int r = 0; r < P; ++r) {
@@ -104,31 +105,32 @@ SPLATLEARN_KERNEL __launch_bounds__(kThreads<kPixels>,
             }
             for (; rest; rest &= rest - 1) {
                 const int bit = __ffs(int(rest)) - 1, i = part + bit;
-                const Record<S> &record = records[i];
-                const Splat<S> splat = record.splat();
-                const Column<S> column(splat, place.pixel_x);
-                const S dy = S(place.pixel_y) + S(0.5) - splat.y;
+                const Record &record = records[i];
+                const auto splat = record.splat();
+                const S dx = S(tile.pixel_x) + S(0.5) - splat.x;
+                const typename Primitive::template Column<S> column(splat, dx);
+                const S dy = S(tile.pixel_y) + S(0.5) - splat.y;
                 S held[D > 0 ? D : 1];
 #pragma unroll
                 for (int d = 0; d < D; ++d) held[d] = record.color(d);
                 const S *c =
                     D > 0 ? held
-                          : static_cast<const S *>(in.colors) + int64_t(in.row_ids[place.begin + first + i]) * channels;
+                          : static_cast<const S *>(in.colors) + int64_t(in.row_ids[tile.begin + first + i]) * channels;
 #pragma unroll
                 for (int r = 0; r < P; ++r) {
                     if (!(hits[r] >> bit & 1)) continue;
                     const S power = column.log2_alpha(splat, r > 0 ? dy + S(r * kUnitHeight) : dy);
-                    pixels[r].draw(p, power, first + i, c, place.pixel(r));
+                    pixels[r].draw(p, power, first + i, c, tile.pixel(r));
                 }
             }
         }
     }
-    const S *background = in.backgrounds ? static_cast<const S *>(in.backgrounds) + place.camera * channels : nullptr;
+    const S *background = in.backgrounds ? static_cast<const S *>(in.backgrounds) + tile.camera * channels : nullptr;
 #pragma unroll
     for (int r = 0; r < P; ++r) {
-        if (!place.inside(r)) continue;
+        if (!tile.inside(r)) continue;
         const S T = pixels[r].transmittance;
-        const int64_t pixel = place.pixel(r);
+        const int64_t pixel = tile.pixel(r);
         static_cast<S *>(p.out.transmittance)[pixel] = T;
         static_cast<S *>(p.out.alphas)[pixel] = S(1) - T;
         p.out.stops[pixel] = pixels[r].stop;
@@ -140,27 +142,29 @@ SPLATLEARN_KERNEL __launch_bounds__(kThreads<kPixels>,
     }
 }
 
-template <class S, int D> int forward_channels(const splatlearn_RasterizeForward &out) {
+template <class S, class Primitive, int D> int forward_channels(const splatlearn_RasterizeForward &out) {
     const cudaStream_t stream = stream_of(out.inputs.context);
     if (tiles_of(out.inputs) >= INT32_MAX) return kTooMany;
     if (out.new_records)
-        SPLATLEARN_TRY(SPLATLEARN_LAUNCH((pack_kernel<S, D>), blocks_for(out.inputs.n_rows, kPackThreads), kPackThreads,
-                                         stream, out));
+        SPLATLEARN_TRY(SPLATLEARN_LAUNCH((pack_kernel<S, Primitive, D>), blocks_for(out.inputs.n_rows, kPackThreads),
+                                         kPackThreads, stream, out));
     SPLATLEARN_TRY(order_tiles(out));
-    // Backward recovers T by division, so a pixel always stops before T leaves the range of normal numbers.
-    const S stop_below = maximum(S(out.inputs.transmittance_threshold), sizeof(S) == 4 ? S(1e-35) : S(1e-300));
-    const ForwardParams<S> params = {out, log2_threshold(S(out.inputs.alpha_threshold)), stop_below};
-    return SPLATLEARN_LAUNCH((rasterize_forward_kernel<S, D>), unsigned(tiles_of(out.inputs)), kThreads<kPixels>,
-                             stream, params);
+    const ForwardParams<S> params = {out, log2_threshold(S(out.inputs.alpha_threshold)),
+                                     transmittance_floor<S>(out.inputs.transmittance_threshold)};
+    return SPLATLEARN_LAUNCH((rasterize_forward_kernel<S, Primitive, D>), unsigned(tiles_of(out.inputs)),
+                             kThreads<kThreadPixels>, stream, params);
 }
 
 template <class S> int forward(const splatlearn_RasterizeForward &out) {
-    switch (out.inputs.channels) {
-        case 1: return forward_channels<S, 1>(out);
-        case 3: return forward_channels<S, 3>(out);
-        case 4: return forward_channels<S, 4>(out);
-        default: return forward_channels<S, 0>(out);
-    }
+    return by_primitive(out.inputs, [&](auto primitive) {
+        using Primitive = decltype(primitive);
+        switch (out.inputs.channels) {
+            case 1: return forward_channels<S, Primitive, 1>(out);
+            case 3: return forward_channels<S, Primitive, 3>(out);
+            case 4: return forward_channels<S, Primitive, 4>(out);
+            default: return forward_channels<S, Primitive, 0>(out);
+        }
+    });
 }
 
 }  // namespace

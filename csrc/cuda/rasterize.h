@@ -10,13 +10,14 @@
 // side, for forward has kept the transmittance and colour of the pixels between them; it has the more work that pixels
 // can share, and P is 4.
 #pragma once
+#include "../math/blend.h"
 #include "record.h"
 #include "units.h"
 
 namespace SPLATLEARN_NAMESPACE {
 
-constexpr int kMoments = 6;     // of a gradient row: 6 moments, D colours, 2 absolute mean gradients
-constexpr int kSumsBefore = 8;  // of sums made by atomic additions: 6 moments, 2 absolute, D colours, in fours
+// Sums made by atomic additions, in fours: the moments, 2 absolute mean gradients, D colours.
+template <class Primitive> constexpr int kSumsBefore = (Primitive::kMoments + 2 + 3) / 4 * 4;
 constexpr int kSpan = SPLATLEARN_SPAN;
 
 template <int P> constexpr int kThreads = kTile *kTile / P;
@@ -29,8 +30,8 @@ SPLATLEARN_HD int64_t tiles_of(const splatlearn_RasterizeInputs &in) {
     return in.n_cameras * tiles_across(in.width) * tiles_across(in.height);
 }
 
-// Where a block's tile lies, its list, and this thread's pixels.
-template <int P> struct Place {
+// A block's tile, its list, and this thread's pixels.
+template <int P> struct TileThread {
     int64_t camera, begin;
     int count;             // instances of the list, or of the span of it that is walked
     int x, y;              // first pixel of the tile
@@ -39,7 +40,7 @@ template <int P> struct Place {
     int width, height;
     bool last = true;  // the list ends with what is walked
 
-    SPLATLEARN_DEVICE Place(const splatlearn_RasterizeInputs &in, int tile) : width(in.width), height(in.height) {
+    SPLATLEARN_DEVICE TileThread(const splatlearn_RasterizeInputs &in, int tile) : width(in.width), height(in.height) {
         const int tiles_x = tiles_across(width), per_image = tiles_x * tiles_across(height);
         const int in_image = tile % per_image;
         camera = tile / per_image;
@@ -73,31 +74,19 @@ template <int P> struct Place {
 };
 
 // A batch of a tile's list in shared memory.
-template <class S, int Size> struct Batch {
-    Record<S> *records;  // [Size]
-    uint8_t *reached;    // [Size] the units that each reaches
+template <class S, class Primitive, int Size> struct SplatBatch {
+    Record<S, Primitive> *records;  // [Size]
+    uint8_t *reached;               // [Size] the units that each reaches
 
-    // The block's threads bring in n records from position `first` of the list on, each a whole one in vector loads.
-    template <int P> SPLATLEARN_DEVICE void load(const splatlearn_RasterizeInputs &in, const Place<P> &place, int first,
-                                                 int n, S log2_cut) const {
-        static_assert(Size <= kThreads<P>, "a thread brings in one record");
+    // The block's threads load n records from position `first` of the list on, each a whole one in vector loads.
+    template <int P> SPLATLEARN_DEVICE void load(const splatlearn_RasterizeInputs &in, const TileThread<P> &tile,
+                                                 int first, int n, S log2_cut) const {
+        static_assert(Size <= kThreads<P>, "a thread loads one record");
         const int i = threadIdx.x;
         if (i >= n) return;
-        records[i] = static_cast<const Record<S> *>(in.records)[in.row_ids[place.begin + first + i]];
-        reached[i] = uint8_t(reached_units(records[i].splat(), log2_cut, place.x, place.y));
-    }
-};
-
-// What of log2 alpha a thread's pixels share, for they lie in one column.
-template <class S> struct Column {
-    S dx, constant, linear;
-    SPLATLEARN_DEVICE Column(const Splat<S> &splat, int pixel_x) {
-        dx = S(pixel_x) + S(0.5) - splat.x;
-        constant = splat.log2_opacity - splat.a * dx * dx;
-        linear = -splat.b * dx;
-    }
-    SPLATLEARN_DEVICE S log2_alpha(const Splat<S> &splat, S dy) const {
-        return constant + dy * (linear - splat.c * dy);
+        records[i] = static_cast<const Record<S, Primitive> *>(in.records)[in.row_ids[tile.begin + first + i]];
+        const auto splat = records[i].splat();
+        reached[i] = uint8_t(reached_units(Primitive::ellipse(splat, log2_cut), splat.x, splat.y, tile.x, tile.y));
     }
 };
 
@@ -110,13 +99,18 @@ template <class S> struct BackwardParams {
     splatlearn_RasterizeBackward grad;
     S log2_cut;
     int first_channel;  // of those whose colour gradients are summed
-    Part<S> *sums;      // [M][parts_of(D)] for atomic additions, zero before; null: rows of gradients are written
+    Part<S> *sums;      // [M][parts_of(D)] for atomic additions, zero before; null: gradient rows are written
 };
 
-SPLATLEARN_HD int parts_of(int channels) { return (kSumsBefore + channels + 3) / 4; }
+template <class Primitive> SPLATLEARN_HD int parts_of(int channels) {
+    return (kSumsBefore<Primitive> + channels + 3) / 4;
+}
+template <class Primitive> SPLATLEARN_HD GradientRow<Primitive> gradient_row(const splatlearn_RasterizeInputs &in) {
+    return {in.channels, in.absgrad != 0};
+}
 
 // Gradients of the 2D Gaussians from what the walk left, and of the backgrounds from the pixels.
-template <class S> int gradients_of_rows(const BackwardParams<S> &params);
+template <class S, class Primitive> int gradients_of_rows(const BackwardParams<S> &params);
 template <class S> int gradients_of_backgrounds(const splatlearn_RasterizeBackward &grad, S *tile_sums);
 
 }  // namespace SPLATLEARN_NAMESPACE

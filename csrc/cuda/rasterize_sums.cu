@@ -13,17 +13,18 @@ SPLATLEARN_DEVICE bool listed(const splatlearn_RasterizeBackward &grad, int64_t 
     return grad.inputs.tile_offsets[tiles_of(grad.inputs)] > 0 && grad.row_offsets[row] < grad.row_offsets[row + 1];
 }
 
-template <class S>
+template <class S, class Primitive>
 SPLATLEARN_DEVICE void store_moments(const BackwardParams<S> &p, int64_t row, bool listed, const S *sums) {
+    constexpr int kShape = Primitive::kShape;
     const splatlearn_RasterizeBackward &grad = p.grad;
-    S *v_mean = static_cast<S *>(grad.v_means2d) + 2 * row, *v_conic = static_cast<S *>(grad.v_conics) + 3 * row;
+    S *v_mean = static_cast<S *>(grad.v_means2d) + 2 * row, *v_shape = static_cast<S *>(grad.v_conics) + kShape * row;
     S &v_opacity = static_cast<S *>(grad.v_opacities)[row];
     if (listed) {
-        const Moments<S> moments = {sums[0], sums[1], sums[2], sums[3], sums[4], sums[5]};
-        moments_backward<S>(static_cast<const Record<S> *>(grad.inputs.records)[row].splat(), moments, v_mean, v_conic,
-                            v_opacity);
+        const auto splat = static_cast<const Record<S, Primitive> *>(grad.inputs.records)[row].splat();
+        Primitive::moments_backward(splat, sums, v_mean, v_shape, v_opacity);
     } else {
-        v_mean[0] = v_mean[1] = v_conic[0] = v_conic[1] = v_conic[2] = v_opacity = S(0);
+        v_mean[0] = v_mean[1] = v_opacity = S(0);
+        for (int j = 0; j < kShape; ++j) v_shape[j] = S(0);
     }
 }
 
@@ -41,28 +42,29 @@ template <class S, int N> SPLATLEARN_DEVICE void sum_columns(const S *rows, int6
 }
 
 // Writes what the summed columns first..first+N-1 of a Gaussian say.
-template <class S, int N>
+template <class S, class Primitive, int N>
 SPLATLEARN_DEVICE void store_columns(const BackwardParams<S> &p, int64_t row, bool listed, int first, const S *sums) {
-    const int channels = p.grad.inputs.channels;
-    if (first == 0) store_moments(p, row, listed, sums);
+    const GradientRow<Primitive> layout = gradient_row<Primitive>(p.grad.inputs);
+    if (first == 0) store_moments<S, Primitive>(p, row, listed, sums);
 #pragma unroll
     for (int j = 0; j < N; ++j) {
-        const int column = first + j - kMoments;
-        if (column < 0 || column >= channels + (p.grad.inputs.absgrad ? 2 : 0)) continue;
-        if (column < channels)
-            static_cast<S *>(p.grad.v_colors)[row * channels + column] = sums[j];
+        const int column = first + j - layout.kColors;
+        if (column < 0 || first + j >= layout.columns()) continue;
+        if (column < layout.channels)
+            static_cast<S *>(p.grad.v_colors)[row * layout.channels + column] = sums[j];
         else
-            static_cast<S *>(p.grad.v_means2d_abs)[2 * row + column - channels] = sums[j];
+            static_cast<S *>(p.grad.v_means2d_abs)[2 * row + column - layout.channels] = sums[j];
     }
 }
 
-// Adds the rows of each Gaussian in a fixed order and turns moments into gradients: a thread a Gaussian, but a warp for
-// those of many rows.
-template <class S> SPLATLEARN_KERNEL __launch_bounds__(kSumThreads) void sum_rows_kernel(BackwardParams<S> p) {
-    constexpr int N = kMoments + 3;  // columns at a time: all of them where there are three channels
+// Adds the rows of each Gaussian in a fixed order and turns moments into gradients: one thread per Gaussian, but a warp
+// for those of many rows.
+template <class S, class Primitive>
+SPLATLEARN_KERNEL __launch_bounds__(kSumThreads) void sum_rows_kernel(BackwardParams<S> p) {
+    constexpr int N = Primitive::kMoments + 3;  // columns at a time: all of them where there are three channels
     const splatlearn_RasterizeBackward &grad = p.grad;
     const int64_t mine = int64_t(blockIdx.x) * kSumThreads + threadIdx.x;
-    const int lane = threadIdx.x % kWarp, columns = kMoments + grad.inputs.channels + (grad.inputs.absgrad ? 2 : 0);
+    const int lane = threadIdx.x % kWarp, columns = gradient_row<Primitive>(grad.inputs).columns();
     const bool exists = mine < grad.inputs.n_rows, in_list = exists && listed(grad, mine);
     const int64_t begin = in_list ? grad.row_offsets[mine] : 0, end = in_list ? grad.row_offsets[mine + 1] : 0;
     const bool large = end - begin > kOwnRows;
@@ -70,7 +72,7 @@ template <class S> SPLATLEARN_KERNEL __launch_bounds__(kSumThreads) void sum_row
     for (int first = 0; exists && !large && first < columns; first += N) {
         S sums[N];
         sum_columns<S, N>(rows, begin, end, 1, columns, first, sums);
-        store_columns<S, N>(p, mine, in_list, first, sums);
+        store_columns<S, Primitive, N>(p, mine, in_list, first, sums);
     }
     for (unsigned rest = __ballot_sync(kFull, large); rest; rest &= rest - 1) {
         const int64_t row = mine - lane + __ffs(int(rest)) - 1;
@@ -79,25 +81,32 @@ template <class S> SPLATLEARN_KERNEL __launch_bounds__(kSumThreads) void sum_row
             sum_columns<S, N>(rows, grad.row_offsets[row] + lane, grad.row_offsets[row + 1], kWarp, columns, first,
                               sums);
             for (int j = 0; j < N; ++j) sums[j] = warp_sum(sums[j]);
-            if (lane == 0) store_columns<S, N>(p, row, true, first, sums);
+            if (lane == 0) store_columns<S, Primitive, N>(p, row, true, first, sums);
         }
     }
 }
 
 // ---- of sums that came by atomic additions ----
 
-template <class S> SPLATLEARN_KERNEL __launch_bounds__(kSumThreads, 8) void unpack_sums_kernel(BackwardParams<S> p) {
+template <class S, class Primitive>
+SPLATLEARN_KERNEL __launch_bounds__(kSumThreads, 8) void unpack_sums_kernel(BackwardParams<S> p) {
+    constexpr int kMoments = Primitive::kMoments, kBefore = kSumsBefore<Primitive>;
     const splatlearn_RasterizeBackward &grad = p.grad;
     const int64_t row = int64_t(blockIdx.x) * kSumThreads + threadIdx.x;
     if (row >= grad.inputs.n_rows) return;
     const int channels = grad.inputs.channels;
-    const Part<S> *sums = p.sums + row * parts_of(channels), low = sums[0], high = sums[1];
-    const S moments[kMoments] = {low.v[0], low.v[1], low.v[2], low.v[3], high.v[0], high.v[1]};
-    store_moments(p, row, listed(grad, row), moments);
+    const Part<S> *sums = p.sums + row * parts_of<Primitive>(channels);
+    S before[kBefore];  // moments, then absolute mean gradients
+#pragma unroll
+    for (int i = 0; i < kBefore / 4; ++i) {
+        const Part<S> part = sums[i];
+        for (int j = 0; j < 4; ++j) before[4 * i + j] = part.v[j];
+    }
+    store_moments<S, Primitive>(p, row, listed(grad, row), before);
     for (int j = 0; grad.inputs.absgrad && j < 2; ++j)
-        static_cast<S *>(grad.v_means2d_abs)[2 * row + j] = high.v[2 + j];
+        static_cast<S *>(grad.v_means2d_abs)[2 * row + j] = before[kMoments + j];
     for (int d = 0; d < channels; ++d)
-        static_cast<S *>(grad.v_colors)[row * channels + d] = sums[(kSumsBefore + d) / 4].v[(kSumsBefore + d) % 4];
+        static_cast<S *>(grad.v_colors)[row * channels + d] = sums[(kBefore + d) / 4].v[(kBefore + d) % 4];
 }
 
 // ---- to the backgrounds: sum over pixels of T dL/drender, by tiles, then over the tiles of a camera ----
@@ -111,15 +120,15 @@ template <class S> struct BackgroundParams {
 template <class S>
 SPLATLEARN_KERNEL __launch_bounds__(kSumThreads) void tile_backgrounds_kernel(BackgroundParams<S> p) {
     SPLATLEARN_SHARED(S, warps, kWarps<2>);
-    const Place<2> place(p.grad.inputs, int(blockIdx.x));
+    const TileThread<2> tile(p.grad.inputs, int(blockIdx.x));
     const int channels = p.grad.inputs.channels;
     for (int d = 0; d < channels; ++d) {
         const S *T = static_cast<const S *>(p.grad.transmittance), *v = static_cast<const S *>(p.grad.v_render);
         S mine = S(0);
         for (int r = 0; r < 2; ++r)
-            if (place.inside(r)) mine += T[place.pixel(r)] * v[place.pixel(r) * channels + d];
+            if (tile.inside(r)) mine += T[tile.pixel(r)] * v[tile.pixel(r) * channels + d];
         mine = warp_sum(mine);
-        if (place.lane == 0) warps[place.warp] = mine;
+        if (tile.lane == 0) warps[tile.warp] = mine;
         __syncthreads();
         if (threadIdx.x == 0) {
             S total = S(0);
@@ -148,12 +157,13 @@ template <class S> SPLATLEARN_KERNEL __launch_bounds__(kSumThreads) void backgro
 
 }  // namespace
 
-template <class S> int gradients_of_rows(const BackwardParams<S> &params) {
+template <class S, class Primitive> int gradients_of_rows(const BackwardParams<S> &params) {
     const splatlearn_RasterizeInputs &in = params.grad.inputs;
     const unsigned blocks = blocks_for(in.n_rows, kSumThreads);
     if (params.sums)
-        return SPLATLEARN_LAUNCH((unpack_sums_kernel<S>), blocks, kSumThreads, stream_of(in.context), params);
-    return SPLATLEARN_LAUNCH((sum_rows_kernel<S>), blocks, kSumThreads, stream_of(in.context), params);
+        return SPLATLEARN_LAUNCH((unpack_sums_kernel<S, Primitive>), blocks, kSumThreads, stream_of(in.context),
+                                 params);
+    return SPLATLEARN_LAUNCH((sum_rows_kernel<S, Primitive>), blocks, kSumThreads, stream_of(in.context), params);
 }
 
 template <class S> int gradients_of_backgrounds(const splatlearn_RasterizeBackward &grad, S *tile_sums) {
@@ -165,8 +175,11 @@ template <class S> int gradients_of_backgrounds(const splatlearn_RasterizeBackwa
                              kSumThreads, stream, params);
 }
 
-template int gradients_of_rows(const BackwardParams<float> &);
-template int gradients_of_rows(const BackwardParams<double> &);
+#define SPLATLEARN_INSTANTIATE(P) \
+    template int gradients_of_rows<float, P>(const BackwardParams<float> &); \
+    template int gradients_of_rows<double, P>(const BackwardParams<double> &);
+SPLATLEARN_PRIMITIVES(SPLATLEARN_INSTANTIATE)
+#undef SPLATLEARN_INSTANTIATE
 template int gradients_of_backgrounds(const splatlearn_RasterizeBackward &, float *);
 template int gradients_of_backgrounds(const splatlearn_RasterizeBackward &, double *);
 

@@ -1,12 +1,12 @@
-// Which of a tile's eight 8x4 units of pixels a splat reaches, found once by the thread that brings it into shared
+// Which of a tile's eight 8x4 units of pixels a splat reaches, found once by the thread that loads it into shared
 // memory.
 //
-// A test as in math/tile.h, with what the four rows of units share taken out and one instruction for each root and
-// division. It may only err towards reaching: whether a pixel is drawn is decided by its alpha. So the determinant is
-// taken low by more than all roundings together (the approximations err by 2^-22 each), margins are widened, and NaN
-// reaches.
+// The extent of ellipse_in_slab (math/tile.h) for four slabs, with what the four share taken out and one instruction
+// for each root and division: from there on it is (sqrt(level/a - det/a^2 y^2) - b/a y). It is written out, as the
+// shared function costs twice the instructions. It may only err towards reaching: whether a pixel is rendered is
+// decided by its alpha. So the determinant is taken low by more than all roundings together (the approximations err by
+// 2^-22 each), margins are widened, and NaN reaches.
 #pragma once
-#include "../math/blend.h"
 #include "../math/tile.h"
 #include "stage.h"
 
@@ -26,9 +26,11 @@ SPLATLEARN_DEVICE float near_root(float x) { return sqrtf(x); }
 SPLATLEARN_DEVICE double near_root(double x) { return sqrt(x); }
 
 // A bit for each unit, 0 to 3 the left ones from the top, 4 to 7 the right ones. (x, y): the tile's first pixel.
-template <class S> SPLATLEARN_DEVICE unsigned reached_units(const Splat<S> &splat, S log2_cut, int x, int y) {
-    const S a = splat.a, b = S(0.5) * splat.b, c = splat.c, level = splat.log2_opacity - log2_cut;
-    const S left = S(x) + S(0.5) - splat.x, top = S(y) + S(0.5) - splat.y;
+// (mean_x, mean_y): the centre of the ellipse.
+template <class S>
+SPLATLEARN_DEVICE unsigned reached_units(const Ellipse<S> &ellipse, S mean_x, S mean_y, int x, int y) {
+    const S a = ellipse.a, b = ellipse.b, c = ellipse.c, level = ellipse.level;
+    const S left = S(x) + S(0.5) - mean_x, top = S(y) + S(0.5) - mean_y;
     const S product = a * c, det = max(product - b * b - S(2e-6) * product, max(S(1e-9) * product, S(1e-37)));
     const S per_det = quotient(level, det), over_a = quotient(S(1), a);
     const S y_max = S(0.01) + S(1 + 1e-5) * near_root(a * per_det);

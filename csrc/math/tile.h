@@ -8,12 +8,12 @@
 // An ellipse cut by a slab (a row or column of tiles, or of pixels) is convex, so what it covers along the slab is one
 // interval, found in closed form. The same function serves counting, writing and the rows walked inside a tile.
 #pragma once
-#include "covariance.h"
+#include "../abi.h"
 #include "scalar.h"
 
 namespace SPLATLEARN_NAMESPACE {
 
-constexpr int kTile = 16;                // side of a tile, pixels: a schedule detail, not a result
+constexpr int kTile = SPLATLEARN_TILE;   // side of a tile, pixels: a schedule detail, not a result
 constexpr int32_t kRadiusMax = 1 << 30;  // where radii saturate, px
 SPLATLEARN_HD int tiles_across(int pixels) { return (pixels + kTile - 1) / kTile; }
 
@@ -48,6 +48,13 @@ template <class R> SPLATLEARN_HD Interval<R> ellipse_in_slab(R a, R b, R c, R k,
     R margin = S(0.01) + S(1e-5) * (right - left);
     auto meets = y_low <= y_high;
     return {select(meets, left - margin, zero + S(1)), select(meets, right + margin, zero)};
+}
+
+// {d : a dx^2 + 2 b dx dy + c dy^2 <= level} around a mean; a level that is negative or NaN reaches nothing.
+template <class R> struct Ellipse { R a, b, c, level; };
+
+template <class R> SPLATLEARN_HD Interval<R> ellipse_in_slab(const Ellipse<R> &ellipse, R y_low, R y_high) {
+    return ellipse_in_slab(ellipse.a, ellipse.b, ellipse.c, ellipse.level, y_low, y_high);
 }
 
 // Pixels first..last-1 of 0..count-1 whose centres (index + 0.5) lie in the interval around `mean`, all in pixels.
