@@ -6,6 +6,7 @@
 // contiguous pieces, one a thread; where each piece writes follows from exact counts, so the lists do not depend on their number.
 #include "cpu.h"
 
+#include "../math/primitive/primitive.h"
 #include "../math/tile.h"
 
 namespace SPLATLEARN_NAMESPACE {
@@ -13,26 +14,29 @@ namespace {
 
 // ---- the tiles that up to one register of Gaussians reach; counting and writing both come here, so that they cannot disagree ----
 
-template <class S> class Reach {
+template <class S, class Primitive> class Reach {
 public:
     static constexpr int L = Lanes<S>::count;
 
     // Rows begin..begin+n-1 of the inputs.
     Reach(const splatlearn_BinInputs &inputs, S log2_cut, int64_t begin, int n) : in(inputs) {
-        const S *means = static_cast<const S *>(in.means2d), *conics = static_cast<const S *>(in.conics), *opacities = static_cast<const S *>(in.opacities);
-        S conic[3][L], opacity[L];
+        constexpr int kShape = Primitive::kShape;
+        const S *means = static_cast<const S *>(in.means2d), *shapes = static_cast<const S *>(in.conics);
+        const S *opacities = static_cast<const S *>(in.opacities);
+        S shape[kShape][L], opacity[L];
         for (int i = 0; i < L; ++i) {
             const int64_t row = begin + (i < n ? i : 0);
             mean[0][i] = means[2 * row];
             mean[1][i] = means[2 * row + 1];
-            for (int j = 0; j < 3; ++j) conic[j][i] = conics[3 * row + j];
+            for (int j = 0; j < kShape; ++j) shape[j][i] = shapes[kShape * row + j];
             const bool drawn = i < n && in.radii[2 * row] > 0 && in.radii[2 * row + 1] > 0;
             opacity[i] = drawn ? opacities[row] : S(0);  // a level that is not positive reaches nothing
         }
-        a = load(conic[0]); b = load(conic[1]); c = load(conic[2]);
-        level = ellipse_level(load(opacity), log2_cut);
+        Lanes<S> lanes[kShape];
+        for (int j = 0; j < kShape; ++j) lanes[j] = load(shape[j]);
+        ellipse = Primitive::ellipse(lanes, load(opacity), log2_cut);
         const Lanes<S> all(S(1e9));
-        pixels(ellipse_in_slab(c, b, a, level, -all, all), 1, in.height);
+        pixels(ellipse_in_slab(transposed(ellipse), -all, all), 1, in.height);
         for (int i = 0; i < L; ++i) {
             top[i] = first[i] / kTile;
             bottom[i] = first[i] < last[i] ? (last[i] - 1) / kTile + 1 : top[i];
@@ -50,7 +54,7 @@ public:
                 low[i] = S(y) + S(0.5) - mean[1][i];
                 high[i] = S(below) - S(0.5) - mean[1][i];
             }
-            pixels(ellipse_in_slab(a, b, c, level, load(low), load(high)), 0, in.width);
+            pixels(ellipse_in_slab(ellipse, load(low), load(high)), 0, in.width);
             for (int i = 0; i < L; ++i) {
                 const int y = (top[i] + step) * tiles_x;
                 if (top[i] + step < bottom[i] && first[i] < last[i]) visit(i, y + first[i] / kTile, y + (last[i] - 1) / kTile + 1);
@@ -60,7 +64,7 @@ public:
 
 private:
     const splatlearn_BinInputs &in;
-    Lanes<S> a, b, c, level;
+    Ellipse<Lanes<S>> ellipse;
     S mean[2][L];
     int first[L], last[L];   // pixels along an axis
     int top[L], bottom[L];   // rows of tiles
@@ -68,14 +72,14 @@ private:
 
     void pixels(Interval<Lanes<S>> interval, int axis, int count) {
         S low[L], high[L];
-        auto reached = level >= Lanes<S>();  // false for NaN, too
+        auto reached = ellipse.level >= Lanes<S>();  // false for NaN, too
         store(low, select(reached, interval.low, Lanes<S>(S(1))));
         store(high, select(reached, interval.high, Lanes<S>()));
         for (int i = 0; i < L; ++i) pixels_of_interval(low[i], high[i], mean[axis][i], count, first[i], last[i]);
     }
 };
 
-template <class S> int count(const splatlearn_BinCount &out) {
+template <class S, class Primitive> int count_primitive(const splatlearn_BinCount &out) {
     constexpr int L = Lanes<S>::count;
     const splatlearn_BinInputs &in = out.inputs;
     const S log2_cut = log2_threshold(S(in.alpha_threshold));
@@ -85,13 +89,17 @@ template <class S> int count(const splatlearn_BinCount &out) {
         const int64_t begin = block * L;
         const int n = int(in.n_rows - begin < L ? in.n_rows - begin : L);
         int64_t tiles[L] = {};
-        Reach<S>(in, log2_cut, begin, n).for_spans([&](int i, int first, int last) { tiles[i] += last - first; });
+        Reach<S, Primitive>(in, log2_cut, begin, n).for_spans([&](int i, int first, int last) { tiles[i] += last - first; });
         for (int i = 0; i < n; ++i) out.row_offsets[begin + i + 1] = tiles[i];
     }
     for (int64_t row = 0; row < in.n_rows; ++row) out.row_offsets[row + 1] += out.row_offsets[row];
     out.block_offsets[0] = 0;
     out.block_offsets[1] = out.row_offsets[in.n_rows];
     return 0;
+}
+
+template <class S> int count(const splatlearn_BinCount &out) {
+    return by_primitive(out.inputs, [&](auto primitive) { return count_primitive<S, decltype(primitive)>(out); });
 }
 
 // ---- dealing ----
@@ -150,7 +158,7 @@ template <class S> const Keyed<S> *by_depth(Keyed<S> *from, Keyed<S> *to, int64_
 // ---- write ----
 
 // The tile of each instance, in row-major order.
-template <class S> void find_tiles(const splatlearn_BinWrite &out, int64_t tiles_per_image, int32_t *tiles) {
+template <class S, class Primitive> void find_tiles(const splatlearn_BinWrite &out, int64_t tiles_per_image, int32_t *tiles) {
     constexpr int L = Lanes<S>::count;
     const splatlearn_BinInputs &in = out.inputs;
     const S log2_cut = log2_threshold(S(in.alpha_threshold));
@@ -164,7 +172,7 @@ template <class S> void find_tiles(const splatlearn_BinWrite &out, int64_t tiles
             slots[i] = out.row_offsets[begin + i];
             base[i] = tiles_per_image * (in.camera_ids ? in.camera_ids[begin + i] : (begin + i) / rows_per_camera);
         }
-        Reach<S>(in, log2_cut, begin, n).for_spans([&](int i, int first, int last) {
+        Reach<S, Primitive>(in, log2_cut, begin, n).for_spans([&](int i, int first, int last) {
             for (int tile = first; tile < last; ++tile) tiles[slots[i]++] = int32_t(base[i] + tile);
         });
     }
@@ -173,7 +181,7 @@ template <class S> void find_tiles(const splatlearn_BinWrite &out, int64_t tiles
 struct Instance { int64_t row, slot; };
 constexpr int kAhead = 16;  // rows
 
-template <class S> int write(const splatlearn_BinWrite &out) {
+template <class S, class Primitive> int write_primitive(const splatlearn_BinWrite &out) {
     const splatlearn_BinInputs &in = out.inputs;
     const int64_t tiles_per_image = int64_t(tiles_across(in.width)) * tiles_across(in.height), tiles = in.n_cameras * tiles_per_image;
     const int pieces = in.context.threads;
@@ -181,7 +189,7 @@ template <class S> int write(const splatlearn_BinWrite &out) {
     Buffer<int32_t> tile_of_slot(out.row_offsets[in.n_rows]);
     Buffer<int64_t> cursors(pieces * (tiles > kDigits ? tiles : kDigits));
     if (!a || !b || !tile_of_slot || !cursors) return kOutOfMemory;
-    find_tiles<S>(out, tiles_per_image, tile_of_slot.get());
+    find_tiles<S, Primitive>(out, tiles_per_image, tile_of_slot.get());
 
     int64_t visible = 0;
     for (int64_t row = 0; row < in.n_rows; ++row) {
@@ -207,6 +215,10 @@ template <class S> int write(const splatlearn_BinWrite &out) {
         out.slots[place] = instance.slot;
     });
     return 0;
+}
+
+template <class S> int write(const splatlearn_BinWrite &out) {
+    return by_primitive(out.inputs, [&](auto primitive) { return write_primitive<S, decltype(primitive)>(out); });
 }
 
 }  // namespace

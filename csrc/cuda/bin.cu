@@ -11,11 +11,11 @@ struct CountParams {
 };
 
 // A thread a row; the block that comes last adds up the blocks.
-template <class S> SPLATLEARN_KERNEL __launch_bounds__(kBinThreads) void bin_count_kernel(CountParams p) {
+template <class S, class Primitive> SPLATLEARN_KERNEL __launch_bounds__(kBinThreads) void bin_count_kernel(CountParams p) {
     SPLATLEARN_SHARED(int64_t, warps, kBinWarps);
     SPLATLEARN_SHARED(int, last, 1);
     const int64_t row = int64_t(blockIdx.x) * kBinThreads + threadIdx.x, n = p.out.inputs.n_rows;
-    const int tiles = count_tiles(Reach<S>(p.out.inputs, row));
+    const int tiles = count_tiles(Reach<S>(Primitive(), p.out.inputs, row));
     if (row < n) p.out.counts[row] = tiles;
     const int listed = __syncthreads_count(tiles > 0);
     int64_t instances;
@@ -43,7 +43,10 @@ template <class S> int count(const splatlearn_BinCount &out) {
     if (!fits(arena, out.inputs.context)) return kScratchTooSmall;
     SPLATLEARN_TRY(failure_of(cudaMemsetAsync(params.ticket, 0, sizeof(int32_t), stream)));
     const unsigned blocks = blocks_for(out.inputs.n_rows, kBinThreads);
-    return SPLATLEARN_LAUNCH((bin_count_kernel<S>), blocks > 0 ? blocks : 1, kBinThreads, stream, params);  // one writes the totals
+    return by_primitive(out.inputs, [&](auto primitive) {  // one block writes the totals
+        return SPLATLEARN_LAUNCH((bin_count_kernel<S, decltype(primitive)>), blocks > 0 ? blocks : 1, kBinThreads,
+                                 stream, params);
+    });
 }
 
 }  // namespace

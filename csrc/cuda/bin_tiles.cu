@@ -25,7 +25,7 @@ template <class S> SPLATLEARN_DEVICE int first_tile(const TileParams<S> &p, int6
 }
 
 // A thread a row; the block that comes last turns counts into places.
-template <class S> SPLATLEARN_KERNEL __launch_bounds__(kBinThreads) void tile_counts_kernel(TileParams<S> p) {
+template <class S, class Primitive> SPLATLEARN_KERNEL __launch_bounds__(kBinThreads) void tile_counts_kernel(TileParams<S> p) {
     SPLATLEARN_SHARED(int64_t, warps, kBinWarps);
     SPLATLEARN_SHARED(int, last, 1);
     const splatlearn_BinWrite &out = p.out;
@@ -35,7 +35,7 @@ template <class S> SPLATLEARN_KERNEL __launch_bounds__(kBinThreads) void tile_co
     first_slot(out, row, warps, tiles);
     const int to_tile = first_tile(p, row);
     if (room) {
-        for_instances(Reach<S>(out.inputs, row), [&](int instance, int owner, int tile) {
+        for_instances(Reach<S>(Primitive(), out.inputs, row), [&](int instance, int owner, int tile) {
             tile += __shfl_sync(kFull, to_tile, owner);
             if (instance >= 0) atomicAdd(&p.cursors[tile], 1);
         });
@@ -49,7 +49,7 @@ template <class S> SPLATLEARN_KERNEL __launch_bounds__(kBinThreads) void tile_co
     if (out.overflow && total < wanted) *out.overflow = 1;
 }
 
-template <class S> SPLATLEARN_KERNEL __launch_bounds__(kBinThreads, 2) void deal_kernel(TileParams<S> p) {
+template <class S, class Primitive> SPLATLEARN_KERNEL __launch_bounds__(kBinThreads, 2) void deal_kernel(TileParams<S> p) {
     const splatlearn_BinWrite &out = p.out;
     const int64_t row = int64_t(blockIdx.x) * kBinThreads + threadIdx.x;
     if (Listed(out).instances == 0) return;
@@ -58,7 +58,7 @@ template <class S> SPLATLEARN_KERNEL __launch_bounds__(kBinThreads, 2) void deal
     const int to_slot = there ? int(out.row_offsets[row]) - before : 0;
     const S depth = there ? static_cast<const S *>(out.inputs.depths)[row] : S(0);
     const int to_tile = first_tile(p, row);
-    for_instances(Reach<S>(out.inputs, row), [&](int instance, int owner, int tile) {
+    for_instances(Reach<S>(Primitive(), out.inputs, row), [&](int instance, int owner, int tile) {
         const int slot = instance + __shfl_sync(kFull, to_slot, owner), row_id = __shfl_sync(kFull, int(row), owner);
         const S key = __shfl_sync(kFull, depth, owner);
         tile += __shfl_sync(kFull, to_tile, owner);
@@ -141,10 +141,13 @@ template <class S> int write_by_tile(const splatlearn_BinWrite &out) {
     const cudaStream_t stream = stream_of(out.inputs.context);
     const unsigned rows = blocks_for(out.inputs.n_rows, kBinThreads), blocks = rows > 0 ? rows : 1;  // one ends the empty lists
     SPLATLEARN_TRY(failure_of(cudaMemsetAsync(params.ticket, 0, size_t(1 + params.n_tiles) * sizeof(int32_t), stream)));
-    SPLATLEARN_TRY(SPLATLEARN_LAUNCH((tile_counts_kernel<S>), blocks, kBinThreads, stream, params));
-    if (out.n_instances == 0) return 0;
-    SPLATLEARN_TRY(SPLATLEARN_LAUNCH((deal_kernel<S>), blocks, kBinThreads, stream, params));
-    return SPLATLEARN_LAUNCH((tile_lists_kernel<S>), unsigned(params.n_tiles), kSortThreads, stream, params);
+    return by_primitive(out.inputs, [&](auto primitive) {
+        using Primitive = decltype(primitive);
+        SPLATLEARN_TRY(SPLATLEARN_LAUNCH((tile_counts_kernel<S, Primitive>), blocks, kBinThreads, stream, params));
+        if (out.n_instances == 0) return 0;
+        SPLATLEARN_TRY(SPLATLEARN_LAUNCH((deal_kernel<S, Primitive>), blocks, kBinThreads, stream, params));
+        return SPLATLEARN_LAUNCH((tile_lists_kernel<S>), unsigned(params.n_tiles), kSortThreads, stream, params);
+    });
 }
 
 template <class S> int64_t scratch_by_tile(const splatlearn_BinWrite &out) {

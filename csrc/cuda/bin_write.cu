@@ -75,7 +75,7 @@ template <class Key> struct WriteParams {
 };
 
 // A warp writes the instances of 32 rows, one after the other, and the block what stays free.
-template <class S, class Key>
+template <class S, class Key, class Primitive>
 SPLATLEARN_KERNEL __launch_bounds__(kBinThreads) void write_instances_kernel(WriteParams<Key> p) {
     const splatlearn_BinInputs &in = p.out.inputs;
     const Listed listed(p.out);
@@ -89,7 +89,7 @@ SPLATLEARN_KERNEL __launch_bounds__(kBinThreads) void write_instances_kernel(Wri
     const int first = __shfl_sync(kFull, start, 0);
     const int to_slot = i < listed.rows ? int(p.out.row_offsets[row]) - (start - first) : 0;
     const int to_tile = i < listed.rows ? int(camera_of(in, row)) * tiles_across(in.width) * tiles_across(in.height) : 0;
-    for_instances(Reach<S>(in, row), [&](int instance, int owner, int tile) {
+    for_instances(Reach<S>(Primitive(), in, row), [&](int instance, int owner, int tile) {
         const int slot = instance + __shfl_sync(kFull, to_slot, owner), row_id = __shfl_sync(kFull, int(row), owner);
         tile += __shfl_sync(kFull, to_tile, owner);
         if (instance < 0) return;
@@ -171,7 +171,10 @@ template <class S, class Key> int write_with_keys(const splatlearn_BinWrite &out
         const unsigned blocks = blocks_for(rows, kBinThreads);
         SPLATLEARN_TRY(sort_pairs(s.depths, s.sorted_depths, s.rows, s.order, rows, 0, int(8 * sizeof(S)), s.sort, s.sort_size, stream));
         SPLATLEARN_TRY(SPLATLEARN_LAUNCH((starts_kernel), blocks, kBinThreads, stream, order));
-        SPLATLEARN_TRY(SPLATLEARN_LAUNCH((write_instances_kernel<S, Key>), blocks, kBinThreads, stream, write));
+        SPLATLEARN_TRY(by_primitive(in, [&](auto primitive) {
+            using Primitive = decltype(primitive);
+            return SPLATLEARN_LAUNCH((write_instances_kernel<S, Key, Primitive>), blocks, kBinThreads, stream, write);
+        }));
         SPLATLEARN_TRY(sort_pairs(s.tiles, s.sorted_tiles, s.slots, s.sorted_slots, room, 0, bits_for(tiles + 1), s.sort, s.sort_size, stream));
     }
     const ListParams<Key> lists = {s.sorted_tiles, s.sorted_slots, s.row_of_slot, out, tiles};

@@ -1,6 +1,7 @@
 // Which tiles a 2D Gaussian touches, for counting and for writing alike, so that the two cannot disagree; and how a warp shares
 // the work on 32 of them, so that a huge one holds up nobody.
 #pragma once
+#include "../math/primitive/primitive.h"
 #include "../math/tile.h"
 #include "stage.h"
 
@@ -17,15 +18,19 @@ template <class S> struct Reach {
     int first = 0, last = 0;  // rows of tiles, half-open
 
     // Of row `row`, or of none where there are no so many rows.
-    SPLATLEARN_DEVICE Reach(const splatlearn_BinInputs &in, int64_t row) : width(in.width), height(in.height) {
+    template <class Primitive>
+    SPLATLEARN_DEVICE Reach(Primitive, const splatlearn_BinInputs &in, int64_t row)
+        : width(in.width), height(in.height) {
         if (row >= in.n_rows || in.radii[2 * row] <= 0 || in.radii[2 * row + 1] <= 0) return;
         if (in.camera_ids && (in.camera_ids[row] < 0 || in.camera_ids[row] >= in.n_cameras)) return;
-        const S *mean = static_cast<const S *>(in.means2d) + 2 * row, *conic = static_cast<const S *>(in.conics) + 3 * row;
-        a = conic[0]; b = conic[1]; c = conic[2];
+        const S *mean = static_cast<const S *>(in.means2d) + 2 * row;
+        const S *shape = static_cast<const S *>(in.conics) + Primitive::kShape * row;
+        const S opacity = static_cast<const S *>(in.opacities)[row];
+        const Ellipse<S> ellipse = Primitive::ellipse(shape, opacity, log2_threshold(S(in.alpha_threshold)));
+        a = ellipse.a; b = ellipse.b; c = ellipse.c; level = ellipse.level;
         x = mean[0]; y = mean[1];
-        level = ellipse_level(static_cast<const S *>(in.opacities)[row], log2_threshold(S(in.alpha_threshold)));
         if (!(level >= S(0))) return;
-        const Interval<S> pixels = ellipse_in_slab(c, b, a, level, S(-1e9), S(1e9));
+        const Interval<S> pixels = ellipse_in_slab(transposed(ellipse), S(-1e9), S(1e9));
         int top, bottom;
         pixels_of_interval(pixels.low, pixels.high, y, height, top, bottom);
         if (top >= bottom) return;

@@ -53,6 +53,8 @@ template <class R> SPLATLEARN_HD Interval<R> ellipse_in_slab(R a, R b, R c, R k,
 // {d : a dx^2 + 2 b dx dy + c dy^2 <= level} around a mean; a level that is negative or NaN reaches nothing.
 template <class R> struct Ellipse { R a, b, c, level; };
 
+template <class R> SPLATLEARN_HD Ellipse<R> transposed(const Ellipse<R> &e) { return {e.c, e.b, e.a, e.level}; }
+
 template <class R> SPLATLEARN_HD Interval<R> ellipse_in_slab(const Ellipse<R> &ellipse, R y_low, R y_high) {
     return ellipse_in_slab(ellipse.a, ellipse.b, ellipse.c, ellipse.level, y_low, y_high);
 }
