@@ -18,7 +18,10 @@ try:
 except ImportError:  # setuptools before 70.1 left it to the wheel package
     from wheel.bdist_wheel import bdist_wheel
 
-ROOT = Path(__file__).parent
+ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT))  # a build in isolation does not have it
+from build_native import abi  # noqa: E402
+
 STAGES = ["project", "bin", "rasterize", "photometric", "adam"]
 CPU_SOURCES = ["rasterize_backward", "project_update", "project_backward", *STAGES, "rasterize_sums", "peak"]
 KERNELS = ["rasterize_backward", "project_update", "project_backward", *STAGES, "bin_write", "bin_tiles"]
@@ -136,6 +139,21 @@ def cuda_objects(folder: Path, compiler: str) -> list[list[str]]:
     return [[compiler, *CUDA_FLAGS, *flags, "-c", str(source), "-o", str(out)] for source, out in outs]
 
 
+def layout_object(folder: Path) -> list[str]:
+    """The command that compiles what a library reports of its ABI; also writes the Python side of csrc/abi.h."""
+    header = ROOT / "csrc/abi.h"
+    try:
+        known = abi.read(header)
+    except abi.AbiError as error:
+        sys.exit(f"splatlearn: {error}.")
+    module, text = ROOT / "splatlearn/ops/abi.py", abi.python_source(known)
+    if module.read_text() != text:
+        module.write_text(text)
+    source = folder / "layout.cpp"
+    source.write_text(abi.layout_source(known, header, ""))
+    return [*cxx(), "-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-c", str(source), "-o", f"{source}.o"]
+
+
 class BuildWithConfigs(build_py):
     """The configs travel with the package, so that `splatlearn train scene.yaml` needs no checkout."""
 
@@ -163,7 +181,9 @@ class NativeBuild(build_ext):
         folder.mkdir(parents=True)
         cpu = cpu_objects(folder)
         cuda = cuda_objects(folder, self.nvcc) if self.nvcc else []
-        run_all([*cuda, *cpu])
+        layout = layout_object(folder)
+        run_all([*cuda, *cpu, layout])
+        cpu, cuda = [*cpu, layout], [*cuda, layout]
         self.link(CPU, [*cxx(), "-shared", "-fopenmp"], cpu)
         if self.nvcc:
             self.link(CUDA, [self.nvcc, "-shared", "-cudart=static", "-Xlinker", "--exclude-libs,ALL"], cuda)
@@ -224,6 +244,7 @@ class EmulatorBuild(Command):
             out = folder / f"{Path(source).stem}_{Path(source).suffix[1:]}.o"
             flags = [*EMULATOR_FLAGS, "-O0" if self.sanitize else "-O2", *sanitize]
             commands.append([*cxx(), *flags, "-x", "c++", "-c", str(ROOT / source), "-o", str(out)])
+        commands.append(layout_object(folder))
         run_all(commands)
         kind = [] if self.program else ["-shared"]
         run([*cxx(), *kind, *sanitize, *(command[-1] for command in commands), "-o", str(target)])

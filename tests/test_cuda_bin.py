@@ -155,11 +155,20 @@ def test_rows_of_no_camera_are_in_no_list(way: str, backend: str) -> None:
     means2d, conics = torch.full((4, 2), 8.0), torch.tensor([0.1, 0.0, 0.1]).repeat(4, 1)
     tensors = [means2d, conics, torch.full((4,), 0.5), torch.ones(4), torch.full((4, 2), 9, dtype=torch.int32)]
     tensors = [moved(tensor, CARD[backend]) for tensor in [*tensors, torch.tensor([0, 7, -1, 1])]]
-    inputs = native.BinInputs(native.context(tensors[0]), 4, 2, 16, 16, 1 / 255, *map(native.pointer, tensors))
+    names = ("means2d", "conics", "opacities", "depths", "radii", "camera_ids")
+    inputs = native.BinInputs(
+        context=native.context(tensors[0]),
+        n_rows=4,
+        n_cameras=2,
+        width=16,
+        height=16,
+        alpha_threshold=1 / 255,
+        **dict(zip(names, tensors, strict=True)),
+    )
     counts, row_offsets, block_offsets = tensors[4].new_empty(4), tensors[5].new_empty(5), tensors[5].new_empty(2, 2)
-    offsets = (counts, row_offsets, block_offsets)
-    native.call("bin_count", native.BinCount(inputs, *map(native.pointer, offsets)), row_offsets)
-    counted = stage_bin._Counted(inputs, tuple(tensors), tensors[0], *offsets, 2, 3)
+    params = native.BinCount(inputs=inputs, counts=counts, row_offsets=row_offsets, block_offsets=block_offsets)
+    native.call("bin_count", params, row_offsets)
+    counted = stage_bin._Counted(inputs, tensors[0], counts, row_offsets, block_offsets, 2, 3)
     with sorting(way):
         lists = stage_bin._write(counted, capacities.ListSize(4, 4))
     assert row_offsets.tolist() == [0, 1, 1, 1, 2], "a row of no camera has instances, whose gradients nobody writes"

@@ -82,13 +82,6 @@ SPLATLEARN_EXPORT const char *splatlearn_error(int code) {
     }
 }
 
-// Sizes of the parameter structs in the order of SPLATLEARN_STAGES, so that the loader can tell a stale library.
-#define SPLATLEARN_SIZE(name, Params) int64_t(sizeof(Params)),
-SPLATLEARN_EXPORT const int64_t *splatlearn_struct_sizes() {
-    static const int64_t sizes[] = {SPLATLEARN_STAGES(SPLATLEARN_SIZE) 0};
-    return sizes;
-}
-
 #define SPLATLEARN_ENTRY(name, Params) \
     SPLATLEARN_EXPORT int splatlearn_##name(const Params *params) { return chosen().name(*params); }
 SPLATLEARN_STAGES(SPLATLEARN_ENTRY)

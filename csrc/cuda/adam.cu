@@ -83,5 +83,6 @@ int adam(const splatlearn_Adam &params) {
     return adam_groups({params.context, 1, &params, 0, nullptr, nullptr, nullptr});
 }
 int64_t adam_scratch(const splatlearn_Adam &) { return 0; }
+int64_t adam_groups_scratch(const splatlearn_AdamGroups &) { return 0; }
 
 }  // namespace SPLATLEARN_NAMESPACE

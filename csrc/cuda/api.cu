@@ -5,15 +5,10 @@
 
 namespace {
 
-const splatlearn_Context &context_of(const splatlearn_ProjectForward &p) { return p.inputs.context; }
-const splatlearn_Context &context_of(const splatlearn_ProjectBackward &p) { return p.inputs.context; }
-const splatlearn_Context &context_of(const splatlearn_BinCount &p) { return p.inputs.context; }
-const splatlearn_Context &context_of(const splatlearn_BinWrite &p) { return p.inputs.context; }
-const splatlearn_Context &context_of(const splatlearn_RasterizeForward &p) { return p.inputs.context; }
-const splatlearn_Context &context_of(const splatlearn_RasterizeBackward &p) { return p.inputs.context; }
-const splatlearn_Context &context_of(const splatlearn_Photometric &p) { return p.context; }
-const splatlearn_Context &context_of(const splatlearn_Adam &p) { return p.context; }
+// A struct has its context, or has its inputs, which have it.
 const splatlearn_Context &context_of(const splatlearn_ProjectUpdate &p) { return p.grad.inputs.context; }
+template <class Params> auto context_of(const Params &p) -> decltype((p.context)) { return p.context; }
+template <class Params> auto context_of(const Params &p) -> decltype((p.inputs.context)) { return p.inputs.context; }
 
 }  // namespace
 
@@ -30,13 +25,6 @@ SPLATLEARN_EXPORT const char *splatlearn_error(int code) {
     return sentence ? sentence : "the native library failed";
 }
 
-// Sizes of the parameter structs in the order of SPLATLEARN_STAGES and of AdamGroups, so that the loader can tell a stale library.
-#define SPLATLEARN_SIZE(name, Params) int64_t(sizeof(Params)),
-SPLATLEARN_EXPORT const int64_t *splatlearn_struct_sizes() {
-    static const int64_t sizes[] = {SPLATLEARN_STAGES(SPLATLEARN_SIZE) SPLATLEARN_SIZE(adam_groups, splatlearn_AdamGroups) 0};
-    return sizes;
-}
-
 #define SPLATLEARN_ENTRY(name, Params)                                                                                      \
     SPLATLEARN_EXPORT int splatlearn_##name(const Params *params) {                                                         \
         splatlearn::DeviceGuard guard(context_of(*params).device);                                                          \
@@ -47,10 +35,5 @@ SPLATLEARN_EXPORT const int64_t *splatlearn_struct_sizes() {
         return guard.failure ? guard.failure : splatlearn::name##_scratch(*params);                                         \
     }
 SPLATLEARN_STAGES(SPLATLEARN_ENTRY)
-
-SPLATLEARN_EXPORT int splatlearn_adam_groups(const splatlearn_AdamGroups *params) {
-    splatlearn::DeviceGuard guard(params->context.device);
-    return guard.failure ? guard.failure : splatlearn::adam_groups(*params);
-}
-SPLATLEARN_EXPORT int64_t splatlearn_adam_groups_scratch(const splatlearn_AdamGroups *) { return 0; }
+SPLATLEARN_CUDA_STAGES(SPLATLEARN_ENTRY)
 }

@@ -19,8 +19,8 @@ enum Failure { kScratchTooSmall = -1, kBadScalar = -2, kTooMany = -3 };
     int name(const Params &params);                                                                                         \
     int64_t name##_scratch(const Params &params);
 SPLATLEARN_STAGES(SPLATLEARN_DECLARE)
+SPLATLEARN_CUDA_STAGES(SPLATLEARN_DECLARE)
 #undef SPLATLEARN_DECLARE
-int adam_groups(const splatlearn_AdamGroups &params);
 
 constexpr int kWarp = 32;
 constexpr unsigned kFull = 0xffffffffu;

@@ -19,7 +19,6 @@ from splatlearn.ops.project import Projection, project
 from splatlearn.ops.rasterize import rasterize
 from splatlearn.scene.gaussians import Gaussians
 
-ALPHA_THRESHOLD = 1 / 255
 ROUNDING, MARGIN = 5e-7, 0.01  # of the ellipse test for float32 and in pixels, as in csrc/math/tile.h
 BATCH = 1 << 15  # instances counted at a time: at most 32 MiB a float32 tensor of their pixels
 
@@ -156,7 +155,9 @@ def _pairs(splats: Tensor, tile: Tensor, position: Tensor, units: _Units) -> Ten
     dx = left[instance, unit][:, None] + pixel % walk.width - x
     dy = top[instance, unit][:, None] + pixel // walk.width - y
     power = log2_opacity - a * dx * dx - (b * dx + c * dy) * dy
-    visible = (power >= math.log2(ALPHA_THRESHOLD)) & (units.drawn[tile[instance], unit] > position[instance][:, None])
+    visible = (power >= math.log2(native.ALPHA_THRESHOLD)) & (
+        units.drawn[tile[instance], unit] > position[instance][:, None]
+    )
     return torch.stack([forward * len(pixel), walked.sum() * len(pixel), visible.sum()])
 
 
@@ -172,7 +173,7 @@ def _reached(splats: Tensor, left: Tensor, top: Tensor, columns: Tensor, rows: T
     """[B, U]: whether the ellipse of alpha >= cut-off reaches the pixel centres of each unit (csrc/math/tile.h)."""
     x, y, a, b, c, log2_opacity = (value[:, None] for value in splats.unbind(dim=1))
     b = b / 2
-    level = log2_opacity - math.log2(ALPHA_THRESHOLD)
+    level = log2_opacity - math.log2(native.ALPHA_THRESHOLD)
     left, top = left - x, top - y
     right, bottom = left + (columns - 1), top + (rows - 1)
     determinant = torch.maximum(a * c - b * b - ROUNDING * (a * c), ROUNDING * (a * c))  # slivers cancel

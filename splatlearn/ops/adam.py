@@ -90,10 +90,15 @@ def adam_steps(
     for begin in range(0, len(checked), native.ADAM_GROUPS_MAX):
         structs = [_struct(group, step, betas, eps) for group in checked[begin : begin + native.ADAM_GROUPS_MAX]]
         rows = 0 if visible is None else visible.numel()
-        array = (native.Adam * len(structs))(*structs)
-        flags = map(native.pointer, [visible, skip])
-        live = None if rates is None else native.pointer(rates[begin:])
-        params = native.AdamGroups(native.context(first), len(structs), array, rows, *flags, live)
+        params = native.AdamGroups(
+            context=native.context(first),
+            n_groups=len(structs),
+            groups=(native.Adam * len(structs))(*structs),
+            n_rows=rows,
+            visible=visible,
+            skip=skip,
+            rates=None if rates is None else rates[begin:],
+        )
         native.call("adam_groups", params, first)
 
 
@@ -116,9 +121,19 @@ def _checked(group: Group, like: Tensor) -> Group:
 
 
 def _struct(group: Group, step: int, betas: tuple[float, float], eps: float) -> native.Adam:
-    parameter, gradient, exp_avg, exp_avg_sq, lr = group
-    pointers = map(native.pointer, [parameter, gradient, exp_avg, exp_avg_sq])
-    return native.Adam(native.context(parameter), parameter.numel(), step, lr, *betas, eps, *pointers)
+    return native.Adam(
+        context=native.context(group.parameter),
+        count=group.parameter.numel(),
+        step=step,
+        learning_rate=group.lr,
+        beta1=betas[0],
+        beta2=betas[1],
+        eps=eps,
+        parameter=group.parameter,
+        gradient=group.gradient,
+        exp_avg=group.exp_avg,
+        exp_avg_sq=group.exp_avg_sq,
+    )
 
 
 def _update_on_cpu(group: Group, step: int, betas: tuple[float, float], eps: float, visible: Tensor | None) -> None:

@@ -13,7 +13,9 @@ from splatlearn.ops import capacity as capacities
 from splatlearn.ops import native, workspace
 from splatlearn.ops.checks import check_like, check_number, check_size, check_tensor
 
-TILE = 16
+TILE = native.TILE
+# Ways to sort on CUDA.
+SORTING = {"auto": native.SORT_AUTO, "all": native.SORT_ALL, "tile": native.SORT_BY_TILE}
 _sorting: ContextVar[str] = ContextVar("sorting", default="auto")
 
 
@@ -28,8 +30,8 @@ def sorting(way: str) -> Iterator[None]:
     Raises:
         SplatlearnError: another way.
     """
-    if way not in native.SORTING:
-        raise SplatlearnError(f'sorting takes one of {", ".join(native.SORTING)}, but got "{way}"')
+    if way not in SORTING:
+        raise SplatlearnError(f'sorting takes one of {", ".join(SORTING)}, but got "{way}"')
     token = _sorting.set(way)
     try:
         yield
@@ -61,7 +63,7 @@ def bin(
     height: int,
     *,
     n_cameras: int,
-    alpha_threshold: float = 1 / 255,
+    alpha_threshold: float = native.ALPHA_THRESHOLD,
     camera_ids: Tensor | None = None,
     channels: int = 3,
     ahead: bool = False,
@@ -95,18 +97,28 @@ def bin(
         raise SplatlearnError(f"n_cameras must divide the {rows} rows of 2D Gaussians, but is {n_cameras}")
     if rows > 2**31 - 1:
         raise SplatlearnError(f"{rows:,} 2D Gaussians are more than the {2**31 - 1:,} that 32 bits can number")
-    tensors = (means2d, conics, opacities, depths, radii, camera_ids)
     inputs = native.BinInputs(
-        native.context(means2d), rows, n_cameras, width, height, alpha_threshold, *map(native.pointer, tensors)
+        context=native.context(means2d),
+        n_rows=rows,
+        n_cameras=n_cameras,
+        width=width,
+        height=height,
+        alpha_threshold=alpha_threshold,
+        means2d=means2d,
+        conics=conics,
+        opacities=opacities,
+        depths=depths,
+        radii=radii,
+        camera_ids=camera_ids,
     )
     kernels, space = native.runs_kernels(means2d), workspace.current(means2d)
     counts = radii.new_empty(rows) if kernels else None
     row_offsets = workspace.empty(space, "row_offsets", (rows + 1,), means2d, torch.int64)
     block_offsets = row_offsets.new_empty(-(-rows // native.BIN_BLOCK) + 1 if kernels else 1, 2)
-    offsets = [counts, row_offsets, block_offsets]
-    native.call("bin_count", native.BinCount(inputs, *map(native.pointer, offsets)), means2d)
+    params = native.BinCount(inputs=inputs, counts=counts, row_offsets=row_offsets, block_offsets=block_offsets)
+    native.call("bin_count", params, means2d)
     tiles = n_cameras * -(-width // TILE) * -(-height // TILE)
-    counted = _Counted(inputs, tensors, means2d, counts, row_offsets, block_offsets, tiles, channels)
+    counted = _Counted(inputs, means2d, counts, row_offsets, block_offsets, tiles, channels)
     known = capacities.known_size(means2d.device)
     if not ahead or known is None or not kernels:
         return _write_exactly(counted)
@@ -131,7 +143,6 @@ class _Counted(NamedTuple):
     """What stands before the lists are written."""
 
     inputs: native.BinInputs
-    tensors: tuple[Tensor | None, ...]  # that the inputs point into
     like: Tensor  # of the view's dtype and device
     counts: Tensor | None  # [M] int32 on CUDA
     row_offsets: Tensor  # [M + 1] int64, on CUDA written with the lists
@@ -150,9 +161,20 @@ def _write(counted: _Counted, capacity: capacities.ListSize, overflow: Tensor | 
     space = workspace.current(row_offsets)
     row_ids = workspace.empty(space, "row_ids", (capacity.instances,), row_offsets, torch.int32)
     slots = workspace.empty(space, "slots", (capacity.instances,), row_offsets)
-    tensors = [counted.counts, row_offsets, counted.block_offsets, tile_offsets, row_ids, slots, overflow]
-    sizes = (*capacity, native.SORTING[_sorting.get()])
-    native.call("bin_write", native.BinWrite(counted.inputs, *sizes, *map(native.pointer, tensors)), row_offsets)
+    params = native.BinWrite(
+        inputs=counted.inputs,
+        n_listed=capacity.rows,
+        n_instances=capacity.instances,
+        sorting=SORTING[_sorting.get()],
+        counts=counted.counts,
+        row_offsets=row_offsets,
+        block_offsets=counted.block_offsets,
+        tile_offsets=tile_offsets,
+        row_ids=row_ids,
+        slots=slots,
+        overflow=overflow,
+    )
+    native.call("bin_write", params, row_offsets)
     return Tiles(tile_offsets, row_ids, slots, row_offsets)
 
 

@@ -54,16 +54,19 @@ def _evaluate(image: Tensor, target: Tensor, lambda_dssim: float, v_image: Tenso
     means, loss = image.new_empty(2, dtype=torch.float64), image.new_empty(())
     height, width, channels = image.shape[-3:]
     params = native.Photometric(
-        native.context(image),
-        image.numel() // (height * width * channels),
-        width,
-        height,
-        channels,
-        target.dtype == torch.uint8,
-        lambda_dssim,
-        *map(native.pointer, [image, target, v_image, means]),
-        means.data_ptr() + means.element_size(),
-        loss.data_ptr(),
+        context=native.context(image),
+        n_images=image.numel() // (height * width * channels),
+        width=width,
+        height=height,
+        channels=channels,
+        target_is_uint8=target.dtype == torch.uint8,
+        lambda_dssim=lambda_dssim,
+        image=image,
+        target=target,
+        v_image=v_image,
+        l1=means[0],
+        ssim=means[1],
+        loss=loss,
     )
     native.call("photometric", params, image)
     return loss, means

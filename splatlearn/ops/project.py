@@ -15,6 +15,7 @@ from splatlearn.ops.checks import check_number, check_size, check_tensor
 
 MAX_SH_DEGREE = 4
 INPUTS = ("means", "quats", "scales", "opacities", "viewmats", "Ks", "sh0", "shN", "camera_centers")
+V_OUTPUTS = ("v_means2d", "v_depths", "v_conics", "v_opacities2d", "v_colors")  # in the order of `Projection`
 
 
 class Projection(NamedTuple):
@@ -70,7 +71,7 @@ def project(
     radius_clip: float = 0.0,
     sh_degree: int | None = None,
     antialiased: bool = False,
-    alpha_threshold: float = 1 / 255,
+    alpha_threshold: float = native.ALPHA_THRESHOLD,
     raw: bool = False,
     camera_centers: Tensor | None = None,
     detached: bool = False,
@@ -200,23 +201,32 @@ class _Project(torch.autograd.Function):
         shape = (viewmats.shape[0], means.shape[0])
         with_colors = options.sh_degree is not None
         space = workspace.current(means)
-        sizes = [(2,), (), (3,), ()] + ([(3,)] if with_colors else [])
-        out: list[Tensor | None] = [
+        sizes: list[tuple[int, ...]] = [(2,), (), (3,), ()]
+        means2d, depths, conics, opacities = (
             workspace.empty(space, name, shape + size, means)
-            for name, size in zip(Projection._fields, sizes, strict=False)
-        ]
-        out += [] if with_colors else [None]
+            for name, size in zip(Projection._fields[:4], sizes, strict=True)
+        )
+        colors = workspace.empty(space, "colors", (*shape, 3), means) if with_colors else None
         radii = workspace.empty(space, "radii", (*shape, 2), means, torch.int32)
         packs = with_colors and native.runs_kernels(means)
         records = means.new_empty(*shape, native.RECORD) if packs else None
         inputs = native_inputs(tensors, options)
-        params = native.ProjectForward(inputs, *map(native.pointer, [*out, radii, records]))
+        params = native.ProjectForward(
+            inputs=inputs,
+            means2d=means2d,
+            depths=depths,
+            conics=conics,
+            opacities2d=opacities,
+            colors=colors,
+            radii=radii,
+            records=records,
+        )
         native.call("project_forward", params, means)
-        ctx.save_for_backward(*tensors, out[4], radii)
+        ctx.save_for_backward(*tensors, colors, radii)
         ctx.options, ctx.space = options, space
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*(tensor for tensor in (radii, records) if tensor is not None))
-        return *out, radii, records
+        return means2d, depths, conics, opacities, colors, radii, records
 
     @staticmethod
     @once_differentiable
@@ -242,12 +252,13 @@ def _vjp(
         for name, t, need in zip(INPUTS, tensors, needs, strict=False)
     ]
     bases = 0 if tensors[7] is None else tensors[7].shape[1]
-    order = [v[i] for i in (0, 1, 2, 3, 6, 7)], [v[i] for i in (4, 5, 8)]
     params = native.ProjectBackward(
-        native_inputs(tensors, options),
-        *map(native.pointer, [radii, colors, *v_out, *order[0]]),
-        bases,
-        *map(native.pointer, order[1]),
+        inputs=native_inputs(tensors, options),
+        radii=radii,
+        colors=colors,
+        n_shN=bases,
+        **dict(zip(V_OUTPUTS, v_out, strict=True)),
+        **{f"v_{name}": gradient for name, gradient in zip(INPUTS, v, strict=True)},
     )
     native.call("project_backward", params, radii)
     return v
@@ -278,20 +289,28 @@ def native_inputs(tensors: Sequence[Any], options: Options) -> native.ProjectInp
     """The struct of a projection of these tensors, in the order of `Leaves.tensors`."""
     means, quats, scales, opacities, viewmats, Ks, sh0, shN, centers = tensors
     return native.ProjectInputs(
-        native.context(means),
-        viewmats.shape[0],
-        means.shape[0],
-        options.width,
-        options.height,
-        -1 if options.sh_degree is None else options.sh_degree,
-        options.antialiased,
-        options.raw,
-        0 if sh0 is None else sh0.stride(0),
-        0 if shN is None else shN.stride(0),
-        options.eps2d,
-        options.near_plane,
-        options.far_plane,
-        options.radius_clip,
-        options.alpha_threshold,
-        *map(native.pointer, [means, quats, scales, opacities, sh0, shN, viewmats, Ks, centers]),
+        context=native.context(means),
+        n_cameras=viewmats.shape[0],
+        n_gaussians=means.shape[0],
+        width=options.width,
+        height=options.height,
+        sh_degree=-1 if options.sh_degree is None else options.sh_degree,
+        antialiased=options.antialiased,
+        raw=options.raw,
+        sh0_stride=0 if sh0 is None else sh0.stride(0),
+        shN_stride=0 if shN is None else shN.stride(0),
+        eps2d=options.eps2d,
+        near_plane=options.near_plane,
+        far_plane=options.far_plane,
+        radius_clip=options.radius_clip,
+        alpha_threshold=options.alpha_threshold,
+        means=means,
+        quats=quats,
+        scales=scales,
+        opacities=opacities,
+        sh0=sh0,
+        shN=shN,
+        viewmats=viewmats,
+        Ks=Ks,
+        camera_centers=centers,
     )

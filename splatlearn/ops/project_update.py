@@ -11,9 +11,7 @@ The update is that of `project`'s backward followed by `adam_steps`, bit for bit
 one that the view does not show with the gradient zero, so that its momentum moves it on as dense Adam does.
 """
 
-import ctypes
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -21,11 +19,10 @@ from torch import Tensor
 from splatlearn.errors import SplatlearnError
 from splatlearn.ops import native
 from splatlearn.ops.checks import check_like, check_number, check_tensor
-from splatlearn.ops.project import DetachedGaussians, Projection, native_inputs
+from splatlearn.ops.project import V_OUTPUTS, DetachedGaussians, Projection, native_inputs
 
 PARAMETERS = ("means", "quats", "scales", "opacities", "sh0", "shN")  # in the order of csrc/abi.h
 PLACES = (0, 1, 2, 3, 6, 7)  # of the parameters among `Leaves.tensors`
-GRADIENTS = ("means2d", "depths", "conics", "opacities", "colors")  # likewise
 
 
 @torch.no_grad()
@@ -74,18 +71,28 @@ def project_update(
         rates = check_tensor("rates", rates, (len(PARAMETERS), 2), means)
         if not native.runs_kernels(means):
             raise SplatlearnError("rates are read by the CUDA kernels alone, but the parameters are on the CPU")
-    gradients = [_gradient(name, getattr(detached, name)) for name in GRADIENTS]
-    inputs = native_inputs(tensors, detached.options)
-    pointers = map(native.pointer, [detached.radii, detached.colors, *gradients])
+    gradients = [_gradient(name, getattr(detached, name)) for name in Projection._fields[:5]]
+    grad = native.ProjectBackward(
+        inputs=native_inputs(tensors, detached.options),
+        radii=detached.radii,
+        colors=detached.colors,
+        n_shN=shN.shape[1],
+        **dict(zip(V_OUTPUTS, gradients, strict=True)),
+    )
+    parameters, exp_avg, exp_avg_sq = zip(*states, strict=True)
     params = native.ProjectUpdate(
-        native.ProjectBackward(inputs, *pointers, *[None] * 6, shN.shape[1]),
-        moving,
-        step,
-        _six(ctypes.c_double, [lrs[name] for name in PARAMETERS]),
-        *betas,
-        eps,
-        *(_six(ctypes.c_void_p, map(native.pointer, part)) for part in zip(*states, strict=True)),
-        *map(native.pointer, [skip, rates]),
+        grad=grad,
+        n_moving=moving,
+        step=step,
+        learning_rates=[lrs[name] for name in PARAMETERS],
+        beta1=betas[0],
+        beta2=betas[1],
+        eps=eps,
+        parameters=parameters,
+        exp_avg=exp_avg,
+        exp_avg_sq=exp_avg_sq,
+        skip=skip,
+        rates=rates,
     )
     native.call("project_update", params, means)
 
@@ -109,7 +116,3 @@ def _gradient(name: str, leaf: Tensor) -> Tensor | None:
             f"{name} of the detached 2D Gaussians must have a gradient, but have none: call backward first"
         )
     return None if leaf.grad is None else check_tensor(f"the gradient of {name}", leaf.grad, tuple(leaf.shape), leaf)
-
-
-def _six(kind: Any, values: Iterable[Any]) -> Any:
-    return (kind * 6)(*values)

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from splatlearn.errors import SplatlearnError
+from splatlearn.ops import native
 from splatlearn.ops.bin import TILE, Tiles, bin
 from splatlearn.ops.checks import check_tensor
 from splatlearn.ops.project import Projection, project
@@ -53,7 +54,7 @@ def rasterization(
     channel_chunk: int = 32,
     camera_model: str = "pinhole",
     *,
-    alpha_threshold: float = 1 / 255,
+    alpha_threshold: float = native.ALPHA_THRESHOLD,
     transmittance_threshold: float = 1e-4,
     raw: bool = False,
     camera_centers: Tensor | None = None,
@@ -146,7 +147,7 @@ def render_chain(
     absgrad: bool = False,
     rasterize_mode: str = "classic",
     camera_model: str = "pinhole",
-    alpha_threshold: float = 1 / 255,
+    alpha_threshold: float = native.ALPHA_THRESHOLD,
     transmittance_threshold: float = 1e-4,
     raw: bool = False,
     camera_centers: Tensor | None = None,

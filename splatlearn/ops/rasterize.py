@@ -14,7 +14,6 @@ from splatlearn.ops import native, workspace
 from splatlearn.ops.bin import TILE, Tiles
 from splatlearn.ops.checks import check_number, check_size, check_tensor
 
-MOMENTS = 6  # columns of a gradient row beside the colours, as the backends of this stage write it
 IN_REGISTERS = (1, 3, 4)  # channels whose colours the CUDA kernels keep in registers, and so can keep between spans
 _deterministic: ContextVar[bool] = ContextVar("deterministic", default=True)
 
@@ -57,7 +56,7 @@ def rasterize(
     height: int,
     *,
     n_cameras: int = 1,
-    alpha_threshold: float = 1 / 255,
+    alpha_threshold: float = native.ALPHA_THRESHOLD,
     transmittance_threshold: float = 1e-4,
     absgrad: bool = False,
     records: Tensor | None = None,
@@ -144,8 +143,16 @@ class _Rasterize(torch.autograd.Function):
         def draw(tiles: Tiles) -> _Schedule:
             schedule = _schedule(means2d, colors.shape[-1], tiles, sizes)
             inputs = _inputs(means2d, conics, opacities, colors, backgrounds, records, tiles, sizes)
-            pointers = map(native.pointer, [new_records, render, alphas, transmittance, stops, *schedule])
-            native.call("rasterize_forward", native.RasterizeForward(inputs, *pointers), means2d)
+            params = native.RasterizeForward(
+                inputs=inputs,
+                new_records=new_records,
+                render=render,
+                alphas=alphas,
+                transmittance=transmittance,
+                stops=stops,
+                **schedule._asdict(),
+            )
+            native.call("rasterize_forward", params, means2d)
             return schedule
 
         schedule = draw(tiles)
@@ -168,27 +175,40 @@ class _Rasterize(torch.autograd.Function):
         tiles, sizes = Tiles(*lists), ctx.sizes
         if v_render is None:
             v_render = means2d.new_zeros(*transmittance.shape, colors.shape[-1])
-        v_outputs = (v_render.contiguous(), None if v_alphas is None else v_alphas.contiguous())
-        columns = MOMENTS + colors.shape[-1] + 2 * sizes.absgrad
+        columns = native.MOMENTS + colors.shape[-1] + 2 * sizes.absgrad
         rows = (tiles.slots.numel(), columns)
         instance_rows = None if sizes.atomic else workspace.empty(ctx.space, "instance_rows", rows, means2d)
         v_abs = torch.empty_like(means2d) if sizes.absgrad else None
         names = ("means2d", "conics", "opacities2d", "colors")
         given = (means2d, conics, opacities, colors)
-        v = [workspace.empty(ctx.space, f"v_{name}", t.shape, t) for name, t in zip(names, given, strict=True)]
+        v_means2d, v_conics, v_opacities, v_colors = (
+            workspace.empty(ctx.space, f"v_{name}", t.shape, t) for name, t in zip(names, given, strict=True)
+        )
         v_backgrounds = torch.empty_like(backgrounds) if ctx.needs_input_grad[4] else None
         params = native.RasterizeBackward(
-            _inputs(means2d, conics, opacities, colors, backgrounds, records, tiles, sizes),
-            sizes.atomic,
-            *map(native.pointer, [tiles.row_offsets, tiles.slots, transmittance, stops]),
-            *map(native.pointer, v_outputs),
-            *map(native.pointer, [instance_rows, v[0], v_abs, *v[1:], v_backgrounds]),
-            *map(native.pointer, [spans, checkpoints, render]),
+            inputs=_inputs(means2d, conics, opacities, colors, backgrounds, records, tiles, sizes),
+            atomic=sizes.atomic,
+            row_offsets=tiles.row_offsets,
+            slots=tiles.slots,
+            transmittance=transmittance,
+            stops=stops,
+            v_render=v_render.contiguous(),
+            v_alphas=None if v_alphas is None else v_alphas.contiguous(),
+            instance_rows=instance_rows,
+            v_means2d=v_means2d,
+            v_means2d_abs=v_abs,
+            v_conics=v_conics,
+            v_opacities=v_opacities,
+            v_colors=v_colors,
+            v_backgrounds=v_backgrounds,
+            spans=spans,
+            checkpoints=checkpoints,
+            render=render,
         )
         native.call("rasterize_backward", params, means2d)
         if sizes.absgrad:
             ctx.given_means2d.absgrad = v_abs
-        return *v, v_backgrounds, None, None, None
+        return v_means2d, v_conics, v_opacities, v_colors, v_backgrounds, None, None, None
 
 
 class _Schedule(NamedTuple):
@@ -223,17 +243,23 @@ def _inputs(
     tiles: Tiles,
     sizes: _Sizes,
 ) -> native.RasterizeInputs:
-    splats = (means2d, conics, opacities, colors, backgrounds, records)
     return native.RasterizeInputs(
-        native.context(means2d),
-        opacities.numel(),
-        sizes.cameras,
-        tiles.slots.numel(),
-        sizes.width,
-        sizes.height,
-        colors.shape[-1],
-        sizes.absgrad,
-        sizes.alpha_threshold,
-        sizes.transmittance_threshold,
-        *map(native.pointer, [*splats, tiles.tile_offsets, tiles.gaussian_ids]),
+        context=native.context(means2d),
+        n_rows=opacities.numel(),
+        n_cameras=sizes.cameras,
+        n_instances=tiles.slots.numel(),
+        width=sizes.width,
+        height=sizes.height,
+        channels=colors.shape[-1],
+        absgrad=sizes.absgrad,
+        alpha_threshold=sizes.alpha_threshold,
+        transmittance_threshold=sizes.transmittance_threshold,
+        means2d=means2d,
+        conics=conics,
+        opacities=opacities,
+        colors=colors,
+        backgrounds=backgrounds,
+        records=records,
+        tile_offsets=tiles.tile_offsets,
+        row_ids=tiles.gaussian_ids,
     )

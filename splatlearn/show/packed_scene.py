@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from splatlearn.errors import SplatlearnError
+from splatlearn.ops import native
 from splatlearn.scene.formats.checks import Arrays, sigmoid
 from splatlearn.scene.formats.spz_attributes import pack_quats
 
@@ -27,7 +28,7 @@ SCALES = 14.0  # of the logarithm, below the largest: what is smaller is a speck
 def seen(arrays: Arrays, limit: int | None) -> Arrays:
     """The Gaussians that can be seen at all, and of these the most important, in their order."""
     alphas = sigmoid(arrays["opacities"])
-    kept = np.flatnonzero(alphas >= 1 / 255)
+    kept = np.flatnonzero(alphas >= native.ALPHA_THRESHOLD)
     if not len(kept):
         raise SplatlearnError(
             f"none of the {len(alphas):,} Gaussians is opaque enough to be seen: there is no page to write"

@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from splatlearn.ops import native
 from splatlearn.ops.bin import TILE
 
-ALPHA_THRESHOLD, ALPHA_MOST, TRANSMITTANCE_THRESHOLD = 1 / 255, 0.999, 1e-4  # of the rasterizer
+TRANSMITTANCE_THRESHOLD = 1e-4  # of the rasterizer
 
 
 def blended(meta: dict[str, Any]) -> Tensor:
@@ -39,8 +40,8 @@ def _blended_in_tile(splats: Tensor, pixels: Tensor) -> Tensor:
     for chunk in splats.split(64):  # few, because most tiles are opaque long before their last splat
         x, y, a, b, c, log_opacity = chunk.unsqueeze(2).unbind(1)
         dx, dy = pixels[:, 0] - x, pixels[:, 1] - y
-        alpha = (log_opacity - 0.5 * (a * dx * dx + c * dy * dy) - b * dx * dy).exp().clamp_(max=ALPHA_MOST)
-        alpha = torch.where(alpha >= ALPHA_THRESHOLD, alpha, 0.0)
+        alpha = (log_opacity - 0.5 * (a * dx * dx + c * dy * dy) - b * dx * dy).exp().clamp_(max=native.ALPHA_MAX)
+        alpha = torch.where(alpha >= native.ALPHA_THRESHOLD, alpha, 0.0)
         after = before + torch.log1p(-alpha).cumsum(0)
         count += ((alpha > 0) & (after >= stop)).sum(0)
         before = after[-1]

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from splatlearn.ops import native
 from splatlearn.ops.photometric import photometric_loss
 from splatlearn.ops.rasterization import rasterization
 from splatlearn.scene.cameras import Camera
@@ -116,7 +117,7 @@ def _tile_list(axes: Any, meta: dict[str, Any], colors: np.ndarray, image: Tenso
     away = meta["means2d"][0].detach()[ids] - middle
     a, b, c = meta["conics"][0].detach()[ids].T
     power = -0.5 * (a * away[:, 0] ** 2 + c * away[:, 1] ** 2) - b * away[:, 0] * away[:, 1]
-    alphas = (meta["opacities"][0].detach()[ids] * power.exp()).clamp(max=0.999)
+    alphas = (meta["opacities"][0].detach()[ids] * power.exp()).clamp(max=native.ALPHA_MAX)
     weights = alphas * torch.cumprod(torch.cat([torch.ones(1), 1 - alphas[:-1]]), dim=0)
     best = weights.topk(min(ROWS, len(ids))).indices.sort().values
     axes.set(xlim=(0, 1), ylim=(ROWS + 0.6, -1.2), aspect="auto")
