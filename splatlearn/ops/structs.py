@@ -29,7 +29,8 @@ def struct(cls: type[T]) -> type[T]:
     """
     fields, keywords, values, kept = [], [], [], []
     c_types: dict[str, str] = {}
-    scope: dict[str, Any] = {"Structure": Structure, "c_array": c_array, "addresses": addresses}
+    pointers: dict[str, bool] = {}
+    scope: dict[str, Any] = {"Structure": Structure, "c_array": c_array, "addresses": addresses, "refuse": refuse}
     for name, annotation in inspect.get_annotations(cls).items():
         optional = name in cls.__dict__
         if optional:
@@ -38,12 +39,17 @@ def struct(cls: type[T]) -> type[T]:
         fields.append((name, kind))
         keywords.append(f"{name}=None" if optional else name)
         values.append(value)
+        if "data_ptr" in value:
+            pointers[name] = optional
         if kind not in _SCALARS.values():
             kept.append(name)
         scope[f"type_of_{name}"] = kind
+    scope["pointers"] = pointers
     cls._fields_ = fields
     cls.c_types = c_types  # type: ignore[attr-defined]
-    lines = [f"def __init__(self, *, {', '.join(keywords)}):", f"    Structure.__init__(self, {', '.join(values)})"]
+    lines = [f"def __init__(self, *, {', '.join(keywords)}):"]
+    lines += ["    try:", f"        Structure.__init__(self, {', '.join(values)})"]
+    lines += ["    except AttributeError:", "        refuse(pointers, locals())"]
     exec("\n".join([*lines, f"    self.kept = ({', '.join(kept)},)"]), scope)
     scope["__init__"].__qualname__ = f"{cls.__name__}.__init__"
     cls.__init__ = scope["__init__"]  # type: ignore[method-assign]
@@ -67,6 +73,15 @@ def _converted(name: str, annotation: Any, optional: bool) -> tuple[str, Any, st
         return c_type, kind, name
     address = f"{name}.data_ptr()"
     return c_type, kind, f"None if {name} is None else {address}" if optional else address
+
+
+def refuse(pointers: dict[str, bool], given: dict[str, Any]) -> None:
+    """Raises for the first of these pointers, by name whether it may be null, that was given no tensor."""
+    for name, optional in pointers.items():
+        value = given[name]
+        if not (isinstance(value, Tensor) or optional and value is None):
+            struct_name = type(given["self"]).__name__
+            raise TypeError(f"{struct_name}.{name} is a {type(value).__name__}, but takes a tensor") from None
 
 
 def c_array(kind: Any, values: Sequence[Any]) -> Any:
