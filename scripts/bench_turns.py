@@ -148,7 +148,8 @@ def work(checkout: Path, scene: str, gaussians: Path | None) -> None:
     if scene.startswith("synthetic:"):
         made = inputs.synthetic(int(scene.partition(":")[2]), 1920, 1080)
     else:
-        made = inputs.photographs(Path(scene), gaussians)
+        names = ("image_folder", "photographs")  # the second in older checkouts
+        made = next(getattr(inputs, name) for name in names if hasattr(inputs, name))(Path(scene), gaussians)
     step, views, index = contenders.ours(made).step, len(made.views), 0
     for _ in range(5):
         step(index % views)

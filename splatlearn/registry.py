@@ -124,6 +124,21 @@ TASKS = Registry(
     },
 )
 STRATEGIES = Registry(
-    "strategy", "splatlearn.strategies", {"adaptive": "splatlearn.scene.training.densify:AdaptiveDensity"}
+    "strategy",
+    "splatlearn.strategies",
+    {
+        "adaptive": "splatlearn.scene.training.densify:AdaptiveDensity",
+        "fixed": "splatlearn.scene.training.strategy:Strategy",
+    },
 )
-LOSSES = Registry("loss term", "splatlearn.losses", {})
+LOSSES = Registry(
+    "loss term",
+    "splatlearn.losses",
+    {
+        "photometric": "splatlearn.scene.training.losses:Photometric",
+        "exposure": "splatlearn.scene.training.losses:ExposurePenalty",
+        "depth": "splatlearn.scene.training.losses:Depth",
+        "opacity": "splatlearn.scene.training.losses:OpacityRegulariser",
+        "scale": "splatlearn.scene.training.losses:ScaleRegulariser",
+    },
+)

@@ -20,6 +20,7 @@ from splatlearn.cli import main
 from splatlearn.ops import capacity as capacities
 from splatlearn.ops import native, reference
 from splatlearn.scene.readers.colmap import ColmapScene
+from splatlearn.scene.view import View
 
 SMALL = ["bench", "--count", "400", "--size", "90x60", "--steps", "2"]
 CPU = torch.device("cpu")
@@ -51,12 +52,13 @@ def opaque(count: int = 60, opacity: float = 4.0) -> inputs.Inputs:
     with torch.no_grad():
         model.opacities.fill_(opacity)
     camera = tiny_scene.cameras()[0]
-    return inputs.Inputs(model, [(camera, torch.zeros(camera.height, camera.width, 3, dtype=torch.uint8))])
+    image = torch.zeros(camera.height, camera.width, 3, dtype=torch.uint8)
+    return inputs.Inputs(model, [View(camera, {"image": image})])
 
 
 def drawn_by_brute_force(given: inputs.Inputs) -> int:
     """Pairs with a weight, by the reference that knows no tiles."""
-    g, camera = given.gaussians, given.views[0][0]
+    g, camera = given.gaussians, given.views[0].camera
     pose, K = (torch.from_numpy(array).float()[None] for array in (camera.world_to_camera, camera.K))
     with torch.no_grad():
         p = reference.project(
@@ -96,7 +98,7 @@ def test_pixels_that_stopped_evaluate_nothing_more() -> None:
 def test_blocks_that_the_ellipse_reaches_are_counted() -> None:
     """One round Gaussian of known radius at a known place: 16 pixels for each 4x4 block with a centre near enough."""
     given = opaque(1)
-    camera = given.views[0][0]
+    camera = given.views[0].camera
     with torch.no_grad():
         given.gaussians.means.copy_(torch.tensor([[0.0, 0.0, 0.0]]))
         given.gaussians.scales.fill_(-4.0)
@@ -122,9 +124,9 @@ def test_blocks_that_the_ellipse_reaches_are_counted() -> None:
 def test_work_grows_with_what_it_is_of() -> None:
     given = opaque()
     counts = pairs.count(given.gaussians, given.views[0])
-    works = work.of_stages(given.gaussians, given.views[0][0], counts, "cpu")
+    works = work.of_stages(given.gaussians, given.views[0].camera, counts, "cpu")
     more = counts._replace(contributed=counts.contributed + 1000)
-    again = work.of_stages(given.gaussians, given.views[0][0], more, "cpu")
+    again = work.of_stages(given.gaussians, given.views[0].camera, more, "cpu")
     assert again["rasterize forward"].flops - works["rasterize forward"].flops == 21_000, "21 operations a drawn pair"
     assert again["rasterize backward"].flops - works["rasterize backward"].flops == 43_000, "43 operations a drawn pair"
     parameters = sum(t.numel() for t in given.gaussians.tensors().values())
@@ -153,7 +155,7 @@ def test_every_stage_of_a_step_is_timed_and_known(backend: str) -> None:
         contenders.ours(given).step(0)
     names = set(clock.seconds())
     counts = pairs.count(given.gaussians, given.views[0])
-    known = set(work.of_stages(given.gaussians, given.views[0][0], counts, "cpu"))
+    known = set(work.of_stages(given.gaussians, given.views[0].camera, counts, "cpu"))
     assert names <= known, "a stage has no work, so that its roofline is missing"
     assert len(names) == 7, "a stage of the step is not timed"
     assert all(wall >= 0 and cpu >= 0 for wall, cpu in clock.seconds().values())
@@ -190,7 +192,7 @@ def test_both_kinds_of_backward_are_timed(monkeypatch: pytest.MonkeyPatch, emula
 
 def test_synthetic_scenes_cover_the_picture_alike() -> None:
     covered = [
-        float(given.gaussians(given.views[0][0]).alpha.mean().detach())
+        float(given.gaussians(given.views[0].camera).alpha.mean().detach())
         for given in (inputs.synthetic(count, 96, 64) for count in (1000, 10_000))
     ]
     assert 0.2 < covered[0] < 1 and covered[1] == pytest.approx(covered[0], abs=0.1), "another number, another scene"
@@ -199,7 +201,7 @@ def test_synthetic_scenes_cover_the_picture_alike() -> None:
 def test_a_synthetic_scene_is_written_as_a_colmap_folder(tmp_path: Path) -> None:
     given = inputs.synthetic(50, 40, 30)
     scene = ColmapScene(ColmapScene.Config(path=str(inputs.write_colmap(given, tmp_path / "data")), holdout="none"))
-    camera, photo = given.views[0]
+    camera, photo = given.views[0].camera, given.views[0].image
     assert len(scene.train) == 1 and torch.equal(scene.photo(scene.train[0]), photo), "another photograph"
     assert abs(scene.train[0].world_to_camera - camera.world_to_camera).max() < 1e-9, "another pose"
     assert abs(scene.points - given.gaussians.means.detach().numpy()).max() < 1e-5, "other points"
@@ -245,12 +247,12 @@ PEER = """
 import torch
 
 def whole(inputs):
-    assert inputs.views[0][1].dtype == torch.uint8
+    assert inputs.views[0].image.dtype == torch.uint8
     return lambda index: inputs.views[index]
 
 def parts(inputs):
     leaf = torch.zeros((), requires_grad=True)
-    height, width, _ = inputs.views[0][1].shape
+    height, width, _ = inputs.views[0].image.shape
     return lambda index: leaf.expand(height, width, 3), lambda: setattr(leaf, "grad", None)
 
 def nothing(inputs):
@@ -328,19 +330,21 @@ def test_replayed_steps_learn_as_ours_do(monkeypatch: pytest.MonkeyPatch, emulat
     models = [opaque(), opaque()]
     with native.emulated(emulated_library):
         one = contenders.ours(models[0])
-        learner = contenders._Learner(models[1], Tape())
+        learner = contenders.Learner(models[1], Tape())
+        training_step = learner.training_step
+        assert training_step.replays is not None
         for number in range(6):
             one.step(0)
             if number == 3:
-                assert learner.capacity.resolve()
+                assert training_step.capacity.resolve()
                 capacities._capacities.update(dict.fromkeys(capacities._capacities, capacities.ListSize(10, 10)))
-                learner.replays.forget()
+                training_step.replays.invalidate()
             learner.step(0)
         assert one.forward is not None
         one.forward(0)  # settles
         learner.step(0)
         one.step(0)
-    assert learner.replays.made == 3, "a recording with too little room is used again, or there are too many"
+    assert training_step.replays.made == 3, "a recording with too little room is used again, or there are too many"
     for name, tensor in models[0].gaussians.tensors().items():
         assert torch.equal(tensor, models[1].gaussians.tensors()[name]), f"replayed steps learn another {name}"
 

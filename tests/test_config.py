@@ -263,7 +263,11 @@ def test_help_lists_every_key() -> None:
 def test_help_tells_what_a_config_sets(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "scene.yaml", "--help"]) == 0
     told = capsys.readouterr().out.splitlines()
-    for name, value in (("--densify.score", "error"), ("--rates.means", "0.00064"), ("--lambda_dssim", "0.2")):
+    for name, value in (
+        ("--densify.score", "error"),
+        ("--rates.means", "0.00064"),
+        ("--losses.photometric.lambda_dssim", "0.2"),
+    ):
         line = next(line for line in told if line.split()[:1] == [name])
         assert f"(default: {value})" in line, f"{name} is not what a run with this config has"
 

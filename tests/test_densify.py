@@ -7,7 +7,7 @@ import tiny_scene
 import torch
 
 from splatlearn.errors import SplatlearnError
-from splatlearn.scene.gaussians import NAMES, Gaussians
+from splatlearn.scene.gaussians import Gaussians
 from splatlearn.scene.order import morton_order
 from splatlearn.scene.training import densify
 from splatlearn.scene.training.densify import AdaptiveDensity, quaternion_rotations
@@ -28,23 +28,23 @@ def make(count: int = 8, **settings: float) -> tuple[Gaussians, GaussianAdam, Ad
         gaussians.scales.fill_(math.log(0.01))
         gaussians.opacities.fill_(0.0)
     optimizer = GaussianAdam(gaussians)
-    for name in NAMES:
+    for name in gaussians.schema.names:
         for moment in optimizer.moments[name]:
             moment += torch.arange(1.0, count + 1).reshape(-1, *[1] * (moment.dim() - 1))
     config = AdaptiveDensity.Config(start=0, every=1, stop=1.0, **settings)  # type: ignore[arg-type]
     return gaussians, optimizer, AdaptiveDensity(config, gaussians, optimizer, EXTENT, 10**6)
 
 
-def pull(strategy: AdaptiveDensity, *which: int) -> None:
-    strategy.seen += 1
-    strategy.pull[list(which)] = 1.0
+def raise_score(strategy: AdaptiveDensity, *which: int) -> None:
+    strategy.visible_count += 1
+    strategy.grad2d_sum[list(which)] = 1.0
 
 
 def test_a_small_gaussian_is_cloned() -> None:
     gaussians, optimizer, strategy = make()
     before = gaussians.means.detach().clone()
-    pull(strategy, 3)
-    strategy.after_update(1, torch.Generator())
+    raise_score(strategy, 3)
+    strategy.resize(1, torch.Generator())
     assert len(gaussians) == 9, "one clone was due"
     assert torch.equal(gaussians.means[:8], before) and torch.equal(gaussians.means[8], before[3]), "not a copy"
     first = optimizer.moments["means"][0]
@@ -56,8 +56,8 @@ def test_a_large_gaussian_is_split() -> None:
     with torch.no_grad():
         gaussians.scales[5] = torch.tensor([0.5, 0.0, -3.0])
     parent = {name: tensor[5].clone() for name, tensor in gaussians.tensors().items()}
-    pull(strategy, 5)
-    strategy.after_update(1, torch.Generator().manual_seed(1))
+    raise_score(strategy, 5)
+    strategy.resize(1, torch.Generator().manual_seed(1))
     assert len(gaussians) == 9, "the parent is replaced by two"
     for child in (7, 8):
         assert torch.allclose(gaussians.scales[child], parent["scales"] - math.log(1.6)), "children are 1.6 times less"
@@ -80,12 +80,12 @@ def test_what_is_useless_is_pruned_but_never_all() -> None:
     gaussians, optimizer, strategy = make()
     with torch.no_grad():
         gaussians.opacities[[1, 4]] = -9.0
-    strategy.after_update(1, torch.Generator())
+    strategy.resize(1, torch.Generator())
     assert len(gaussians) == 6 and optimizer.moments["quats"][1][1, 0] == 3, "moments must follow their Gaussians"
     with torch.no_grad():
         gaussians.opacities.fill_(-9.0)
         gaussians.opacities[2] = -8.0
-    strategy.after_update(2, torch.Generator())
+    strategy.resize(2, torch.Generator())
     assert len(gaussians) == 1 and gaussians.opacities[0] == -8.0, "the most opaque one must stay"
 
 
@@ -93,9 +93,9 @@ def test_huge_gaussians_are_pruned_after_a_reset_only() -> None:
     gaussians, _, strategy = make(reset_every=5)
     with torch.no_grad():
         gaussians.scales[2] = math.log(0.2 * EXTENT)
-    strategy.after_update(4, torch.Generator())
+    strategy.resize(4, torch.Generator())
     assert len(gaussians) == 8, "pruned by size before the first reset"
-    strategy.after_update(6, torch.Generator())
+    strategy.resize(6, torch.Generator())
     assert len(gaussians) == 7, "not pruned by size after the first reset"
 
 
@@ -105,7 +105,7 @@ def test_never_is_a_number_of_steps_too() -> None:
         gaussians.scales[2] = math.log(0.2 * EXTENT)
     before = gaussians.opacities.detach().clone()
     for step in (1, 5000):
-        strategy.after_update(step, torch.Generator())
+        strategy.resize(step, torch.Generator())
     assert torch.equal(gaussians.opacities, before), "opacities were reset"
     assert len(gaussians) == 8, "pruned by size, though there was no reset"
 
@@ -120,7 +120,7 @@ def test_opacities_are_reset_with_their_moments() -> None:
     gaussians, optimizer, strategy = make(reset_every=5)
     with torch.no_grad():
         gaussians.opacities[0] = -5.0
-    strategy.after_update(5, torch.Generator())
+    strategy.resize(5, torch.Generator())
     assert torch.allclose(gaussians.opacities[1:].sigmoid(), torch.tensor(0.01)), "reset to twice the pruning opacity"
     assert gaussians.opacities[0] == -5.0, "a lower opacity must not rise"
     assert optimizer.moments["opacities"][0].abs().max() == 0 and optimizer.moments["means"][0].abs().max() > 0
@@ -130,7 +130,7 @@ def test_what_stays_is_put_in_order_with_its_moments(monkeypatch: pytest.MonkeyP
     gaussians, optimizer, strategy = make(50)
     before = gaussians.means.detach().clone()
     monkeypatch.setattr(densify, "morton_order", morton_order)
-    strategy.after_update(1, torch.Generator())
+    strategy.resize(1, torch.Generator())
     order = morton_order(before)
     assert not torch.equal(order, torch.arange(50)), "the scene is in order already, and shows nothing"
     assert torch.equal(gaussians.means, before[order]), "neighbours in space are not neighbours in memory"
@@ -138,15 +138,15 @@ def test_what_stays_is_put_in_order_with_its_moments(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(("cap", "wanted"), [(8, 8), (10, 10), (100, 16), (5, 8)])
-def test_the_cap_holds_and_takes_the_hardest_pulled(cap: int, wanted: int) -> None:
+def test_the_cap_holds_and_takes_the_highest_scores(cap: int, wanted: int) -> None:
     gaussians, _, strategy = make(cap=cap)
-    strategy.seen += 1
-    strategy.pull += torch.arange(1.0, 9.0)
+    strategy.visible_count += 1
+    strategy.grad2d_sum += torch.arange(1.0, 9.0)
     before = gaussians.means.detach().clone()
-    strategy.after_update(1, torch.Generator())
+    strategy.resize(1, torch.Generator())
     assert len(gaussians) == wanted, "the cap is not kept"
     if cap == 10:
-        assert torch.equal(gaussians.means[8:], before[6:]), "room went to Gaussians that are pulled less"
+        assert torch.equal(gaussians.means[8:], before[6:]), "room went to Gaussians of a lower score"
 
 
 def by_error(shares: list[float], **settings: float) -> tuple[Gaussians, AdaptiveDensity]:
@@ -159,7 +159,7 @@ def by_error(shares: list[float], **settings: float) -> tuple[Gaussians, Adaptiv
 def test_the_budget_goes_to_the_largest_errors() -> None:
     gaussians, strategy = by_error([0.0, 3, 1, 7, 2, 5, 6, 4], cap=108)
     before = gaussians.means.detach().clone()
-    strategy.after_update(2, torch.Generator())  # 8 + 100 (1 - 0.98^2) = 11.96
+    strategy.resize(2, torch.Generator())  # 8 + 100 (1 - 0.98^2) = 11.96
     assert torch.equal(gaussians.means[8:], before[[3, 5, 6]]), "the room went elsewhere than to the largest errors"
 
 
@@ -172,7 +172,7 @@ def test_the_budget_rises_to_the_cap_fast_at_first() -> None:
 
 def test_a_gaussian_without_errors_is_left_alone() -> None:
     gaussians, strategy = by_error([0.0] * 8, cap=1000)
-    strategy.after_update(50, torch.Generator())
+    strategy.resize(50, torch.Generator())
     assert len(gaussians) == 8, "there was nothing to mend"
 
 
@@ -190,7 +190,7 @@ def test_a_score_by_error_needs_no_gradients() -> None:
     rendering.means2d.retain_grad()
     rendering.image.sum().backward()
     strategy.observe(rendering)
-    assert not strategy.pull.any() and not strategy.seen.any(), "a step pays for what nobody reads"
+    assert not strategy.grad2d_sum.any() and not strategy.visible_count.any(), "a step pays for what nobody reads"
 
 
 def test_observed_gradients_are_in_ndc() -> None:
@@ -202,5 +202,5 @@ def test_observed_gradients_are_in_ndc() -> None:
     strategy.observe(rendering)
     gradient = rendering.means2d.grad[0]
     wanted = ((gradient[:, 0] * tiny_scene.WIDTH / 2) ** 2 + (gradient[:, 1] * tiny_scene.HEIGHT / 2) ** 2).sqrt()
-    assert wanted.max() > 0 and torch.allclose(strategy.pull, wanted), "not the gradient in NDC"
-    assert torch.equal(strategy.seen > 0, (rendering.radii[0] > 0).all(-1)), "the drawn ones are counted wrongly"
+    assert wanted.max() > 0 and torch.allclose(strategy.grad2d_sum, wanted), "not the gradient in NDC"
+    assert torch.equal(strategy.visible_count > 0, (rendering.radii[0] > 0).all(-1)), "visible ones are counted wrongly"

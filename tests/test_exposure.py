@@ -94,7 +94,7 @@ def test_a_run_without_exposures_cannot_go_on_with_them(varied: Any) -> None:
     with pytest.raises(SplatlearnError, match="cannot be switched on"):
         make(varied[0]).load_state(tensors, state)
     fewer = make(varied[0], **{"data.holdout": "every:2"})
-    with pytest.raises(SplatlearnError, match="exposures of 10 training photographs, but there are 6"):
+    with pytest.raises(SplatlearnError, match="exposures of 10 training images, but there are 6"):
         fewer.load_state(*make(varied[0]).state())
 
 

@@ -194,6 +194,6 @@ class TestTraining:
         camera = task.scene.train[0]
         mask = torch.full((camera.height, camera.width), 255, dtype=torch.uint8)
         mask[0, 0] = 0
-        small = reduced(View(camera, task.scene.photo(camera), mask), 2)
-        assert small.mask is not None and small.mask.shape == small.photo.shape[:2]
+        small = reduced(View(camera, {"image": task.scene.photo(camera), "mask": mask}), 2)
+        assert small.mask is not None and small.mask.shape == small.image.shape[:2]
         assert small.mask[0, 0] == 0 and (small.mask == 0).sum() == 1, "the wrong pixels of a coarse picture count"

@@ -1,5 +1,6 @@
 """The PLY reader and writer: a file of the original 3DGS survives the trip, a hostile one is one sentence."""
 
+import math
 import os
 import struct
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from splatlearn.errors import SplatlearnError
 from splatlearn.scene.formats import ply
 from splatlearn.scene.formats.ply import read_ply, read_render_mode, write_ply
+from splatlearn.scene.schema import GAUSSIAN
 
 
 def gaussians(n: int = 5, degree: int = 3, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -27,13 +29,20 @@ def gaussians(n: int = 5, degree: int = 3, seed: int = 0) -> dict[str, torch.Ten
     return {key: torch.randn(shape, generator=g) for key, shape in shapes.items()}
 
 
+def columns(rest: int) -> list[str]:
+    """The properties of a file with so many columns of higher coefficients."""
+    shapes = {parameter.name: tuple(rest // 3 if isinstance(size, tuple) else size for size in parameter.shape)
+              for parameter in GAUSSIAN}  # fmt: skip
+    return ply._column_names(GAUSSIAN, {name: math.prod(shape) for name, shape in shapes.items()})
+
+
 def header(
     count: object = 1,
     names: list[str] | None = None,
     kind: str = "float",
     form: str = "binary_little_endian",
 ) -> bytes:
-    names = names if names is not None else ply._column_names(0)
+    names = names if names is not None else columns(0)
     lines = [
         "ply",
         f"format {form} 1.0",
@@ -84,7 +93,7 @@ def test_more_rows_than_one_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     "form,kind", [("ascii", "float"), ("binary_big_endian", "float64"), ("binary_little_endian", "double")]
 )
 def test_any_order_type_and_extra_properties(tmp_path: Path, form: str, kind: str) -> None:
-    names = ["extra", *reversed([n for n in ply._column_names(9) if not n.startswith("n")])]  # no normals
+    names = ["extra", *reversed([n for n in columns(9) if not n.startswith("n")])]  # no normals
     values = np.arange(2 * len(names), dtype=np.float64).reshape(2, len(names)) / 8
     text = header(2, names, kind, form).replace(b"element vertex", b"element first 3\nproperty uchar a\nelement vertex")
     text = text.replace(b"end_header", b"element face 9\nproperty list uchar int vertex_indices\nend_header")
@@ -136,7 +145,7 @@ HOSTILE = {
     "property twice": (GOOD.replace(b"float y", b"float x"), "twice"),
     "a f_rest count of no degree": (GOOD.replace(b"float nx", b"float f_rest_0"), "f_rest"),
     "f_rest with a hole": (
-        header(1, [f"f_rest_{i}" for i in range(1, 10)] + ply._column_names(0)) + bytes(104), "'f_rest_0'"),
+        header(1, [f"f_rest_{i}" for i in range(1, 10)] + columns(0)) + bytes(104), "'f_rest_0'"),
     "NaN": (GOOD[:-4] + struct.pack("<f", float("nan")), "rot_3"),
     "double beyond float32": (header(kind="double") + struct.pack("<17d", *[1e300] * 17), "finite"),
     "ascii garbage": (header(form="ascii") + b"0 " * 16 + b"hello", "table of numbers"),
@@ -206,7 +215,7 @@ def test_a_full_disk_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_what_tools_write_for_opaque_and_flat_is_read(tmp_path: Path) -> None:
     values = np.zeros(17, "<f4")
-    names = ply._column_names(0)
+    names = columns(0)
     values[names.index("opacity")], values[names.index("scale_1")], values[-4] = np.inf, -np.inf, 1
     (tmp_path / "a.ply").write_bytes(header() + values.tobytes())
     got = read_ply(tmp_path / "a.ply")

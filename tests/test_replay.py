@@ -16,6 +16,7 @@ from splatlearn.ops import capacity as capacities
 from splatlearn.ops.recording import CudaRecorder, Recorder, host_callback
 from splatlearn.scene.training import replay
 from splatlearn.scene.training.replay import Replays
+from splatlearn.scene.training.step import TrainingStep
 from splatlearn.scene.training.task import SceneTask
 from splatlearn.scene.view import View
 
@@ -37,20 +38,20 @@ def make(folder: Path, recorder: Recorder | None = None, **more: Any) -> SceneTa
     words = [word for key, value in settings.items() for word in (f"--{key}", str(value).replace("True", "true"))]
     task = SceneTask(config.load(SceneTask.Config, None, words))
     if recorder is not None:
-        task.replays = Poisoned(task, recorder)
+        task.training_step.replays = Poisoned(task.training_step, recorder)
     return task
 
 
 class Poisoned(Replays):
     """Recordings whose tensors hold NaN once they are given up."""
 
-    def forget(self) -> None:
+    def invalidate(self) -> None:
         for step in self._kept.values():
-            poison([step._numbers, step._view.photo])
+            poison([step._numbers, step._view.image])
         if isinstance(self._recorder, Tape):
             poison(self._recorder.made)
             self._recorder.made.clear()
-        super().forget()
+        super().invalidate()
 
 
 class Losses(loop.Callback):
@@ -73,8 +74,8 @@ def learn(task: SceneTask, steps: int, start: int = 0, late: bool = True) -> lis
 
 
 def replays_of(task: SceneTask) -> Replays:
-    assert task.replays is not None
-    return task.replays
+    assert task.training_step.replays is not None
+    return task.training_step.replays
 
 
 def counted(task: SceneTask, monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -82,9 +83,9 @@ def counted(task: SceneTask, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     replayed: list[int] = []
     original = replay.RecordedStep.update
 
-    def update(self: Any, again: bool) -> None:
+    def update(self: Any, retry: bool) -> None:
         replayed.append(task._step)
-        original(self, again)
+        original(self, retry)
 
     monkeypatch.setattr(replay.RecordedStep, "update", update)
     return replayed
@@ -123,25 +124,26 @@ def test_a_view_without_room_is_made_again_and_recorded_anew(
     losses = learn(plain, 30)
     capacities._capacities.clear()
     task = make(folder, Tape())
-    original, update = replay.RecordedStep.__init__, SceneTask.update
+    original, update = replay.RecordedStep.__init__, TrainingStep._update
     cramped_at: list[int] = []
-    remade: list[int] = []
+    retried: list[int] = []
 
-    def cramped(self: Any, task: Any, *arguments: Any) -> None:
-        if task._step in (6, 17) and not cramped_at.count(task._step):
-            cramped_at.append(task._step)
+    def cramped(self: Any, step: TrainingStep, *arguments: Any) -> None:
+        number = step.numbers.step
+        if number in (6, 17) and not cramped_at.count(number):
+            cramped_at.append(number)
             capacities._capacities[CPU] = capacities.ListSize(10**5, 30)
-        original(self, task, *arguments)
+        original(self, step, *arguments)
 
-    def noted(self: Any, step: int, again: bool = False) -> None:
-        remade.extend([step] if again else [])
-        update(self, step, again)
+    def noted(self: Any, retry: bool) -> None:
+        retried.extend([self.numbers.step] if retry else [])
+        update(self, retry)
 
     monkeypatch.setattr(replay.RecordedStep, "__init__", cramped)
-    monkeypatch.setattr(SceneTask, "update", noted)
+    monkeypatch.setattr(TrainingStep, "_update", noted)
     assert learn(task, 30) == losses, "the loss of a step without room is told"
     assert cramped_at == [6, 17], "no recording was made there: choose other steps"
-    assert remade == [17], "a step whose update was made is not made again (step 6 is known before its update)"
+    assert retried == [17], "a step whose update was made is not made again (step 6 is known before its update)"
     assert replays_of(task).made > 8, "what lacked room was not recorded anew"
     assert_same(plain, task, "with too little room at times")
 
@@ -189,9 +191,9 @@ def test_tensors_replaced_by_anyone_are_noticed(folder: Path, emulated: None, ow
         if owner == "parameter":
             task.gaussians.replace("scales", task.gaussians.scales.detach() - 0.1)
         elif owner == "moments":
-            task.optimizer.forget("means")
+            task.optimizer.reset_moments("means")
         else:
-            task.strategy._begin()
+            task.strategy._reset()
         learn(task, 12, start=7)
     assert replays_of(tasks[1]).made == 2, "a step goes on with tensors that were replaced, or all are recorded anew"
     assert_same(*tasks, f"after other {owner}")
@@ -240,7 +242,7 @@ def test_more_kinds_of_views_than_are_kept_are_learned_without(
 
 
 def test_the_cpu_records_nothing_and_exposure_is_refused(folder: Path) -> None:
-    assert make(folder, cuda_graph=True, device="cpu").replays is None
+    assert make(folder, cuda_graph=True, device="cpu").training_step.replays is None
     with pytest.raises(SplatlearnError, match="^'cuda_graph' does not go with 'exposure'"):
         make(folder, cuda_graph=True, exposure=True)
 

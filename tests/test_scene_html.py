@@ -102,7 +102,12 @@ def test_it_draws_as_the_rasterizer_does(browser: Browser, tmp_path: Path, degre
     model = Gaussians(scene)
     with torch.no_grad():
         truth = [
-            model(c, background=torch.tensor(background), sh_degree=min(degree, 3), antialiased=sharp).image
+            model(
+                c,
+                background=torch.tensor(background),
+                sh_degree=min(degree, 3),
+                rasterize_mode="antialiased" if sharp else "classic",
+            ).image
             for c in views
         ]
     path = write_viewer(tmp_path / "a.html", scene, views, background=background, antialiased=sharp)

@@ -138,11 +138,11 @@ def test_what_is_not_finite_is_named_and_never_saved(folder: Path, tmp_path: Pat
 def test_reduced_pictures_keep_the_camera(folder: Path) -> None:
     task = make(folder)
     camera = task.scene.train[0]
-    view = reduced(View(camera, task.scene.photo(camera)), 2)
-    assert view.photo.shape == (tiny_scene.HEIGHT // 2, tiny_scene.WIDTH // 2, 3) and view.camera.width == 25
+    view = reduced(View(camera, {"image": task.scene.photo(camera)}), 2)
+    assert view.image.shape == (tiny_scene.HEIGHT // 2, tiny_scene.WIDTH // 2, 3) and view.camera.width == 25
     full, half = task.render(camera).image.mean(dim=(0, 1)), task.render(view.camera).image.mean(dim=(0, 1))
     assert torch.allclose(full, half, atol=0.02), "the reduced camera looks elsewhere"
-    assert torch.allclose(view.photo.mean(dim=(0, 1)) * 255, task.scene.photo(camera).float().mean(dim=(0, 1)), atol=3)
+    assert torch.allclose(view.image.mean(dim=(0, 1)) * 255, task.scene.photo(camera).float().mean(dim=(0, 1)), atol=3)
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
@@ -212,8 +212,8 @@ def test_backward_ends_at_the_2d_gaussians(folder: Path) -> None:
     task.loss(task.forward(view), view).backward()
     assert all(tensor.grad is None for _, tensor in task.named_parameters()), "a gradient takes memory for nothing"
     assert {"2D means2d", "2D conics", "2D opacities", "2D colors"} == {name for name, _ in task.named_gradients()}
-    assert task._rendering is not None and task._rendering.detached is not None
-    gradient = task._rendering.detached.conics.grad
+    assert task.training_step.rendering is not None and task.training_step.rendering.detached is not None
+    gradient = task.training_step.rendering.detached.conics.grad
     assert gradient is not None
     gradient[0, 3, 1] = torch.nan
     with pytest.raises(SplatlearnError, match=r"step 4 .*the gradient of '2D conics' has 1 of"):

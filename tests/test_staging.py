@@ -166,21 +166,28 @@ class Narrow(SceneTask):
 
     lacking: tuple[int, ...] = ()
 
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.drawn: list[int] = []
+        self.redone: list[int] = []
+        render, update = self.training_step._render, self.training_step._update
+
+        def noted_render() -> Rendering:
+            self.drawn.append(self._step)
+            return render()
+
+        def noted_update(retry: bool) -> None:
+            self.redone.extend([self._step] * retry)
+            update(retry)
+
+        self.training_step._render = noted_render  # type: ignore[method-assign]
+        self.training_step._update = noted_update  # type: ignore[method-assign]
+
     def batch(self, step: int) -> View:
         view = super().batch(step)
         if step in self.lacking:
             capacities._capacities.update(dict.fromkeys(capacities._capacities, capacities.ListSize(10, 10)))
-        self.drawn: list[int] = getattr(self, "drawn", [])
-        self.redone: list[int] = getattr(self, "redone", [])
         return view
-
-    def forward(self, batch: View) -> Rendering:
-        self.drawn.append(self._step)
-        return super().forward(batch)
-
-    def update(self, step: int, again: bool = False) -> None:
-        self.redone.extend([step] * again)
-        super().update(step, again)
 
 
 LACKING = (2, 3, 8, 11, 12, 16, 20, 23, 24)  # plain ones, logged ones, and those before growth, reset, checkpoint, end
@@ -216,14 +223,14 @@ def test_on_a_cpu_tensors_are_handed_on() -> None:
     photo, loads = torch.arange(12, dtype=torch.uint8), []
     stage = Staging(CPU)
 
-    def load() -> list[torch.Tensor | None]:
+    def load() -> dict[str, torch.Tensor]:
         loads.append(1)
-        return [photo, None]
+        return {"image": photo}
 
     stage.send("a", load)
     assert loads == [], "a CPU decodes in threads of its own; here it would only wait"
     taken = stage.take("a", load)
-    assert taken[0] is photo and taken[1] is None and loads == [1]
+    assert taken["image"] is photo and loads == [1]
     assert upload(photo, CPU) is photo, "a copy for nothing"
 
 
@@ -263,20 +270,20 @@ def test_a_photograph_sent_ahead_is_loaded_once_and_waited_for_by_the_stream(mon
     monkeypatch.setattr(staging, "upload", fake_upload)
     stage, loads = Staging(torch.device("cuda"), keep=0), []
 
-    def load(name: str) -> list[torch.Tensor | None]:
+    def load(name: str) -> dict[str, torch.Tensor]:
         loads.append(name)
-        return [torch.full((4,), ord(name), dtype=torch.uint8), None]
+        return {"image": torch.full((4,), ord(name), dtype=torch.uint8)}
 
     stage.send("a", lambda: load("a"))
     stage.send("a", lambda: load("a"))
     assert loads == ["a"] and sent == [torch.uint8], "sent twice, or not as bytes"
     assert current.calls == [] and second.calls == ["record"], "the present step is stopped by what is sent"
-    photo = stage.take("a", lambda: load("a"))[0]
-    assert photo is not None and int(photo[0]) == ord("a") and loads == ["a"], "loaded again, or another photograph"
+    photo = stage.take("a", lambda: load("a"))["image"]
+    assert int(photo[0]) == ord("a") and loads == ["a"], "loaded again, or another photograph"
     assert current.calls == ["wait", "keep"], "the step may read before the bytes are there, or lose them"
     stage.send("b", lambda: load("b"))
-    other = stage.take("c", lambda: load("c"))[0]
-    assert other is not None and int(other[0]) == ord("c"), "what was sent is taken for what was asked for"
+    other = stage.take("c", lambda: load("c"))["image"]
+    assert int(other[0]) == ord("c"), "what was sent is taken for what was asked for"
     assert loads == ["a", "b", "c"]
     stage.take("b", lambda: load("b"))
     assert loads == ["a", "b", "c", "b"], "what was sent and not taken is kept for ever"
@@ -284,8 +291,8 @@ def test_a_photograph_sent_ahead_is_loaded_once_and_waited_for_by_the_stream(mon
     stage, loads = Staging(torch.device("cuda"), keep=9), []
     for name in "abcabc":  # of four bytes each, two of which may stay
         stage.send(name, lambda name=name: load(name))  # type: ignore[misc]
-        photo = stage.take(name, lambda name=name: load(name))[0]  # type: ignore[misc]
-        assert photo is not None and int(photo[0]) == ord(name), "another photograph is kept"
+        photo = stage.take(name, lambda name=name: load(name))["image"]  # type: ignore[misc]
+        assert int(photo[0]) == ord(name), "another photograph is kept"
     assert loads == ["a", "b", "c", "c"], "what stays on the card is fetched again, or more stays than may"
 
 

@@ -7,6 +7,7 @@ from splatlearn import rasterization
 from splatlearn.scene.cameras import Camera
 from splatlearn.scene.gaussians import Gaussians
 from splatlearn.scene.training.survey import shares_of_errors
+from splatlearn.scene.view import View
 
 
 def weights_of(cloud: Gaussians, camera: Camera) -> torch.Tensor:
@@ -27,7 +28,10 @@ def test_shares_are_weights_times_errors() -> None:
     mask = torch.zeros(tiny_scene.HEIGHT, tiny_scene.WIDTH, dtype=torch.uint8)
     mask[10:, 20:] = 255
     masks = [None, mask]
-    shares = shares_of_errors((cloud(c), p, m) for c, p, m in zip(cameras, photos, masks, strict=True))
+    shares = shares_of_errors(
+        (cloud(c), View(c, {"image": p} if m is None else {"image": p, "mask": m}))
+        for c, p, m in zip(cameras, photos, masks, strict=True)
+    )
     expected = torch.zeros(12)
     for camera, photo, counted in zip(cameras, photos, masks, strict=True):
         target = photo / 255 if photo.dtype == torch.uint8 else photo
@@ -40,6 +44,6 @@ def test_shares_are_weights_times_errors() -> None:
 
 def test_a_perfect_picture_has_no_errors_and_nothing_is_left_behind() -> None:
     cloud, camera = tiny_scene.gaussians(12), tiny_scene.cameras(1)[0]
-    shares = shares_of_errors([(cloud(camera), cloud(camera).image.detach(), None)])
+    shares = shares_of_errors([(cloud(camera), View(camera, {"image": cloud(camera).image.detach()}))])
     assert torch.equal(shares, torch.zeros(12)), "errors were seen where there are none"
     assert all(parameter.grad is None for parameter in cloud.parameters()), "a survey leaves gradients to a step"

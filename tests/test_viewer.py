@@ -56,7 +56,12 @@ def test_colour_is_the_very_picture_of_the_model(antialiased: bool) -> None:
         cloud.shN.normal_(generator=torch.Generator().manual_seed(1))
         background = torch.tensor([0.2, 0.5, 0.8])
         for degree in (0, 1):
-            wanted = cloud(camera, background=background, sh_degree=degree, antialiased=antialiased).image
+            wanted = cloud(
+                camera,
+                background=background,
+                sh_degree=degree,
+                rasterize_mode="antialiased" if antialiased else "classic",
+            ).image
             look = Look(sh_degree=degree, background=(0.2, 0.5, 0.8))
             found = draw(Snapshot(cloud, antialiased=antialiased), camera, look).image
             assert (found == to_uint8(wanted)).all(), "the page would show other pixels than the rasterizer"

@@ -10,6 +10,7 @@ from splatlearn import config, loop
 from splatlearn.ops import workspace
 from splatlearn.ops.rasterization import rasterization
 from splatlearn.ops.workspace import Workspace
+from splatlearn.scene.training.losses import Photometric
 from splatlearn.scene.training.task import SceneTask
 
 SETTINGS = {
@@ -46,7 +47,10 @@ def test_a_step_finds_the_memory_of_the_step_before(folder: Path) -> None:
     loop.fit(task, 3, progress=False)
 
     def places() -> dict[str, int]:
-        return {name: memory.data_ptr() for name, memory in task.space._memory.items()}
+        term = task.losses["photometric"]
+        assert isinstance(term, Photometric)
+        memory = task.training_step.space._memory | term.space._memory
+        return {name: held.data_ptr() for name, held in memory.items()}
 
     before = places()
     task.forward(task.batch(4))

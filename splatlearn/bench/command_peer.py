@@ -30,7 +30,7 @@ class CommandPeer:
         self.name, self.steps = Path(self.words[0]).name, steps
         self._folder = tempfile.TemporaryDirectory(prefix="splatlearn_peer_")
         root = Path(self._folder.name)
-        camera = inputs.views[0][0]
+        camera = inputs.views[0].camera
         self.values = {"width": str(camera.width), "height": str(camera.height)}
         if "{data}" in command:
             self.values["data"] = str(inputs.folder or write_colmap(inputs, root / "data"))

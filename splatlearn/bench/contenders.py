@@ -1,4 +1,4 @@
-"""Those timed against each other on the same inputs: this project, gsplat where installed, and any callable."""
+"""The contenders of a benchmark on the same inputs: this project, gsplat where installed, and any callable."""
 
 from __future__ import annotations
 
@@ -17,24 +17,28 @@ from splatlearn.errors import SplatlearnError
 from splatlearn.ops.capacity import Capacity
 from splatlearn.ops.photometric import photometric_loss
 from splatlearn.ops.recording import CudaRecorder, Recorder
-from splatlearn.ops.workspace import Workspace
-from splatlearn.scene.gaussians import NAMES, Gaussians, Pose, Rendering, pose_of
-from splatlearn.scene.training.optimizer import GaussianAdam
-from splatlearn.scene.training.replay import Replays
-from splatlearn.scene.view import View
+from splatlearn.scene.gaussians import Gaussians
+from splatlearn.scene.training.losses import Losses, Photometric
+from splatlearn.scene.training.optimizer import Numbers
+from splatlearn.scene.training.step import TrainingStep
 
 RATE = 1e-12  # so small that the scene stays as it is: steps are alike
 
 
 @dataclass
 class Contender:
-    """A full training step on the view of an index, and where it can be taken apart, its parts."""
+    """A training step on a view, given by its index, and its parts where it has separate ones.
+
+    step: makes a whole step. forward: returns the image [H, W, 3], in the graph. update: applies the gradients and
+        clears
+    them. frame: renders without gradients.
+    """
 
     name: str
     step: Callable[[int], object]
-    forward: Callable[[int], torch.Tensor] | None = None  # [H, W, 3], in the graph
+    forward: Callable[[int], torch.Tensor] | None = None
     update: Callable[[], object] | None = None
-    frame: Callable[[int], object] | None = None  # draws without gradients
+    frame: Callable[[int], object] | None = None
 
 
 def assembled(
@@ -44,111 +48,59 @@ def assembled(
     update: Callable[[], object],
     frame: Callable[[int], object] | None = None,
 ) -> Contender:
-    """A contender whose loss is that of this project, the same for all."""
+    """A contender with the loss of this project, which is the same for all."""
 
     def step(index: int) -> None:
-        photometric_loss(forward(index), inputs.views[index][1]).backward()  # type: ignore[no-untyped-call]
+        photometric_loss(forward(index), inputs.views[index].image).backward()  # type: ignore[no-untyped-call]
         update()
 
     return Contender(name, step, forward, update, frame or torch.no_grad()(forward))
 
 
+class Learner:
+    """The training step of this project on the views of the inputs."""
+
+    def __init__(self, inputs: Inputs, recorder: Recorder | None = None) -> None:
+        losses = Losses(photometric=Photometric(Photometric.Config()))
+        self.inputs = inputs
+        self.training_step = TrainingStep(inputs.gaussians, losses, recorder=recorder)
+
+    def numbers(self) -> Numbers:
+        """Those of the step to come."""
+        gaussians, count = self.inputs.gaussians, self.training_step.optimizer.steps
+        return Numbers(count + 1, gaussians.sh_degree, dict.fromkeys(gaussians.schema.names, RATE))
+
+    def step(self, index: int) -> None:
+        """Make one whole step."""
+        self.training_step.resolve()
+        self.training_step(self.inputs.views[index], self.numbers())
+
+    def forward(self, index: int) -> torch.Tensor:
+        """The first part of a step."""
+        self.training_step.resolve()
+        return self.training_step.render(self.inputs.views[index], self.numbers()).image
+
+
 def ours(inputs: Inputs) -> Contender:
-    """Forward, loss, backward, update by the stages; in a room as in training, so that no card is waited for."""
-    gaussians, capacity, space = inputs.gaussians, Capacity(inputs.device), Workspace()
-    optimizer, rates = GaussianAdam(gaussians), dict.fromkeys(NAMES, RATE)
-    last: list[Any] = []  # the view drawn, and where its backward ends
-
-    def drawn(index: int) -> torch.Tensor:
-        with capacity, space:
-            rendering = gaussians(inputs.views[index][0], detached=True)
-        last[:] = [index, rendering.detached]
-        return rendering.image  # type: ignore[no-any-return]
-
-    def update(again: bool = False) -> None:
-        optimizer.step(rates, capacity.overflow, again, last[1])
-
-    def forward(index: int) -> torch.Tensor:
-        while not capacity.resolve():  # the step before lacked room and is made again
-            photometric_loss(drawn(last[0]), inputs.views[last[0]][1]).backward()  # type: ignore[no-untyped-call]
-            update(again=True)
-        return drawn(index)
-
-    viewing, seen = Capacity(inputs.device), [0]
+    """This project's training step; as in training it never blocks on a GPU."""
+    gaussians, learner = inputs.gaussians, Learner(inputs)
+    capacity, last = Capacity(inputs.device), [0]
 
     @torch.no_grad()
     def frame(index: int) -> None:
-        while not viewing.resolve():  # the frame before lacked room and is drawn again
-            with viewing:
-                gaussians(inputs.views[seen[0]][0])
-        seen[0] = index
-        with viewing:
-            gaussians(inputs.views[index][0])
+        while not capacity.resolve():  # the frame before lacked capacity and is rendered again
+            with capacity:
+                gaussians(inputs.views[last[0]].camera)
+        last[0] = index
+        with capacity:
+            gaussians(inputs.views[index].camera)
 
-    return assembled("splatlearn", inputs, forward, update, frame)
-
-
-class _Still:
-    """A strategy that never changes the set of Gaussians, nor looks at anything."""
-
-    def observe(self, rendering: Rendering, skip: torch.Tensor | None = None) -> None:
-        pass
-
-    def changes(self, step: int) -> bool:
-        return False
-
-    def after_update(self, step: int, generator: torch.Generator) -> None:
-        pass
-
-    def state(self) -> dict[str, torch.Tensor]:
-        return {}
-
-    def load_state(self, tensors: dict[str, torch.Tensor]) -> None:
-        pass
+    return Contender("splatlearn", learner.step, learner.forward, learner.training_step.update, frame)
 
 
-class _Learner:
-    """Steps that are recorded once and replayed, see `splatlearn.scene.training.replay`."""
-
-    def __init__(self, inputs: Inputs, recorder: Recorder) -> None:
-        self.inputs, self.device = inputs, inputs.device
-        self.gaussians, self.optimizer = inputs.gaussians, GaussianAdam(inputs.gaussians)
-        self.capacity, self.strategy = Capacity(inputs.device), _Still()
-        self.background = torch.zeros(3, device=inputs.device)
-        self.replays = Replays(self, recorder)
-        self.last = 0
-
-    def draw(self, view: View, pose: Pose, degree: int) -> Rendering:
-        camera = view.camera
-        with self.capacity:
-            return self.gaussians.draw(pose, camera.width, camera.height, background=self.background, detached=True)
-
-    def compared(self, output: Rendering, batch: View) -> torch.Tensor:
-        return photometric_loss(output.image, batch.photo)
-
-    def step(self, index: int) -> None:
-        while not self.capacity.resolve():
-            self.replays.forget()  # what was recorded has too little room
-            self._learn(self.last, again=True)
-        self.last = index
-        self._learn(index)
-
-    def _learn(self, index: int, again: bool = False) -> None:
-        view, degree = View(*self.inputs.views[index]), self.gaussians.sh_degree
-        recorded = self.replays.recorded(view, degree)
-        rates = dict.fromkeys(NAMES, RATE)
-        if recorded is not None:
-            recorded.gradients(view, rates, self.optimizer.steps + (not again))
-            recorded.update(again)
-            return
-        rendering = self.draw(view, pose_of(view.camera, self.device), degree)
-        self.compared(rendering, view).backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step(rates, self.capacity.overflow, again, rendering.detached)
-
-
-def replayed(inputs: Inputs, recorder: Recorder | None = None) -> Contender:
-    """Ours with whole steps as CUDA graphs."""
-    return Contender("splatlearn, replayed", _Learner(inputs, recorder or CudaRecorder(inputs.device)).step)
+def replayed(inputs: Inputs) -> Contender:
+    """This project's training step as CUDA graphs."""
+    return Contender("splatlearn, replayed", Learner(inputs, CudaRecorder(inputs.device)).step)
 
 
 def has_gsplat() -> bool:
@@ -159,7 +111,7 @@ def has_gsplat() -> bool:
 def gsplat(inputs: Inputs) -> Contender:
     """gsplat in place of project, bin and rasterize; the update is torch's fused Adam, as in gsplat's own trainer.
 
-    It learns in the memory of the inputs, as ours does; rates are so small that neither changes them.
+    It learns in the memory of the inputs, as ours does. The rates are so small that neither changes them.
     """
     try:
         import gsplat
@@ -170,11 +122,11 @@ def gsplat(inputs: Inputs) -> Contender:
     device, degree = inputs.device, inputs.gaussians.sh_degree
     cameras = [
         tuple(torch.from_numpy(array).float().to(device)[None] for array in (camera.world_to_camera, camera.K))
-        for camera, _ in inputs.views
+        for camera in (view.camera for view in inputs.views)
     ]
 
     def forward(index: int) -> torch.Tensor:
-        camera = inputs.views[index][0]
+        camera = inputs.views[index].camera
         colors = torch.cat([values["sh0"], values["shN"]], dim=1)
         image, _, _ = gsplat.rasterization(
             values["means"], values["quats"], values["scales"].exp(), values["opacities"].sigmoid(), colors,
@@ -192,9 +144,9 @@ def gsplat(inputs: Inputs) -> Contender:
 def from_callable(spec: str, inputs: Inputs) -> Contender:
     """The contender that `module:function` makes of a copy of the inputs.
 
-    The function is given `splatlearn.bench.inputs.Inputs` and returns either a function `step(index)` that makes a full
-    training step on `inputs.views[index]`, or a pair `forward(index)`, `update()`: the first returns the picture
-    [H, W, 3] in the graph, the second applies the gradients and clears them; the loss between them is ours.
+    The function takes `splatlearn.bench.inputs.Inputs`. It returns a function `step(index)`, which makes a whole
+    training step on `inputs.views[index]`, or a pair `forward(index)`, `update()`. The first of the pair returns the
+    image [H, W, 3] in the graph, the second applies the gradients and clears them. The loss between them is ours.
     """
     module, _, name = spec.partition(":")
     here = os.getcwd()

@@ -1,4 +1,4 @@
-"""What a benchmark runs on: the photographs of a COLMAP folder, or a sphere of any number of Gaussians."""
+"""What a benchmark runs on: the images of a COLMAP folder, or a sphere of any number of Gaussians."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from splatlearn.errors import SplatlearnError
 from splatlearn.files import replacing
 from splatlearn.scene.cameras import Camera
 from splatlearn.scene.gaussians import SH0, Gaussians
+from splatlearn.scene.view import View
 
-View = tuple[Camera, torch.Tensor]  # a camera and its photograph, [H, W, 3] uint8
 RADIUS, ROUGHNESS = 2.2, 0.02  # of the synthetic sphere, and how far its Gaussians lie off it, in radii
 DISTANCE = 5.0  # of its camera
 LARGEST = 50_000_000  # Gaussians of a synthetic scene
@@ -25,7 +25,7 @@ class Inputs:
     """The same for all that are compared."""
 
     gaussians: Gaussians
-    views: list[View]
+    views: list[View]  # each with an image [H, W, 3] uint8
     folder: Path | None = None  # the COLMAP folder, where there is one
 
     @property
@@ -33,25 +33,26 @@ class Inputs:
         return self.gaussians.means.device
 
     def to(self, device: torch.device) -> Inputs:
-        views = [(camera, photo.to(device)) for camera, photo in self.views]
+        views = [View(view.camera, {"image": view.image.to(device)}) for view in self.views]
         return Inputs(self.gaussians.to(device), views, self.folder)
 
 
-def photographs(folder: Path, gaussians: Path | None) -> Inputs:
-    """The training photographs of a COLMAP folder, and the Gaussians of a PLY file or run, or at the model's points."""
+def image_folder(folder: Path, gaussians: Path | None) -> Inputs:
+    """The training images of a COLMAP folder, and the Gaussians of a PLY file or run, or at the model's points."""
     from splatlearn.commands.opened import load_gaussians
     from splatlearn.scene.readers.colmap import ColmapScene
 
     scene = ColmapScene(ColmapScene.Config(path=str(folder)))
     model = load_gaussians(gaussians) if gaussians else Gaussians.from_points(scene.points, scene.point_colors)
-    return Inputs(model.arranged(), [(camera, scene.photo(camera)) for camera in scene.train], folder)
+    views = [View(camera, {"image": scene.photo(camera)}) for camera in scene.train]
+    return Inputs(model.arranged(), views, folder)
 
 
 def synthetic(count: int, width: int, height: int, seed: int = 0) -> Inputs:
-    """Gaussians over a rough sphere that fills the picture, and a picture of noise.
+    """Gaussians over a rough sphere that fills the image, and an image of noise.
 
-    Scenes are surfaces: a Gaussian is half as wide as the distance between neighbours on it, which falls with the root
-    of their number, so that a pixel draws some 20 of them, as in a photographed scene, whatever their number.
+    Scenes are surfaces. A Gaussian is half as wide as the distance between neighbours on the surface, which falls with
+    the root of their number. So a pixel blends some 20 of them, as in a captured scene, whatever their number.
     """
     if not 1 <= count <= LARGEST:
         raise SplatlearnError(f"--count must be from 1 to {LARGEST:,}, got {count}")
@@ -75,8 +76,9 @@ def synthetic(count: int, width: int, height: int, seed: int = 0) -> Inputs:
     K = np.array([[width, 0, width / 2], [0, width, height / 2], [0, 0, 1.0]])
     pose = np.eye(4)
     pose[2, 3] = DISTANCE
-    photo = torch.from_numpy(random.integers(0, 256, (height, width, 3), dtype=np.uint8))
-    return Inputs(gaussians.arranged(), [(Camera("synthetic.png", width, height, K, pose), photo)])
+    image = torch.from_numpy(random.integers(0, 256, (height, width, 3), dtype=np.uint8))
+    camera = Camera("synthetic.png", width, height, K, pose)
+    return Inputs(gaussians.arranged(), [View(camera, {"image": image})])
 
 
 def picture_size(text: str) -> tuple[int, int]:
@@ -88,7 +90,7 @@ def picture_size(text: str) -> tuple[int, int]:
 
 
 def write_colmap(inputs: Inputs, root: Path) -> Path:
-    """Writes the inputs as a COLMAP folder with a text model, for a peer that reads one; returns `root`."""
+    """Write the inputs as a COLMAP folder with a text model, for a peer that reads one; returns `root`."""
     from PIL import Image
     from scipy.spatial.transform import Rotation
 
@@ -96,9 +98,9 @@ def write_colmap(inputs: Inputs, root: Path) -> Path:
     model.mkdir(parents=True)
     (root / "images").mkdir()
     lenses, images = [], []
-    for index, (camera, photo) in enumerate(inputs.views, start=1):
-        name = f"{index:05d}.png"
-        Image.fromarray(photo.cpu().numpy()).save(root / "images" / name)
+    for index, view in enumerate(inputs.views, start=1):
+        name, camera = f"{index:05d}.png", view.camera
+        Image.fromarray(view.image.cpu().numpy()).save(root / "images" / name)
         x, y, z, w = Rotation.from_matrix(camera.world_to_camera[:3, :3]).as_quat()
         pose = " ".join(f"{value:.17g}" for value in (w, x, y, z, *camera.world_to_camera[:3, 3]))
         intrinsics = " ".join(f"{value:.17g}" for value in (*np.diag(camera.K)[:2], *camera.K[:2, 2]))

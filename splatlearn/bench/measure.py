@@ -53,7 +53,7 @@ def measure(inputs: Inputs, steps: int, counts: pairs.Counts, machine: peaks.Pea
     }
     step_ms = statistics.median(wall)
     stages_ms = {name: ms for name, (ms, _) in times.items()}
-    camera = inputs.views[0][0]
+    camera = inputs.views[0].camera
     pixels = camera.width * camera.height
     return {
         "device": str(device),
@@ -88,7 +88,7 @@ def against_peaks(
 ) -> dict[str, dict[str, float]]:
     """Of each stage: its time, work and rates, and the share of the time that a roofline explains."""
     kind = "cuda" if native.runs_kernels(inputs.gaussians.means) else "cpu"
-    works = work.of_stages(inputs.gaussians, inputs.views[0][0], counts, kind)
+    works = work.of_stages(inputs.gaussians, inputs.views[0].camera, counts, kind)
     stages = {}
     for name, (ms, cpu_ms) in times.items():
         stages[name] = {"ms": ms, "cpu_ms": cpu_ms}

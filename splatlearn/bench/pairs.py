@@ -12,12 +12,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from splatlearn.bench.inputs import View
 from splatlearn.ops import native
 from splatlearn.ops.bin import TILE, Tiles, bin
 from splatlearn.ops.project import Projection, project
 from splatlearn.ops.rasterize import rasterize
 from splatlearn.scene.gaussians import Gaussians
+from splatlearn.scene.view import View
 
 ROUNDING, MARGIN = 5e-7, 0.01  # of the ellipse test for float32 and in pixels, as in csrc/math/tile.h
 BATCH = 1 << 15  # instances counted at a time: at most 32 MiB a float32 tensor of their pixels

@@ -79,7 +79,7 @@ def _parts(contender: Contender, index: int, inputs: Inputs) -> dict[str, float]
 
     image = contender.forward(index)
     done()
-    photometric_loss(image, inputs.views[index][1]).backward()  # type: ignore[no-untyped-call]
+    photometric_loss(image, inputs.views[index].image).backward()  # type: ignore[no-untyped-call]
     done()
     contender.update()
     done()

@@ -12,7 +12,7 @@ from splatlearn.bench.collected import collect
 from splatlearn.bench.command_peer import CommandPeer
 from splatlearn.bench.contenders import from_callable, gsplat, has_gsplat, ours, replayed
 from splatlearn.bench.determinism import price_of_determinism
-from splatlearn.bench.inputs import Inputs, photographs, picture_size, synthetic
+from splatlearn.bench.inputs import Inputs, image_folder, picture_size, synthetic
 from splatlearn.bench.measure import measure, median_counts
 from splatlearn.bench.race import footprint, largest_difference, race, race_command
 from splatlearn.bench.scaling import plot, scaling, scaling_table
@@ -119,7 +119,7 @@ def _threads(text: str | None, device: torch.device) -> list[int]:
 
 def _benchmark(arguments: argparse.Namespace, device: torch.device, threads: list[int]) -> dict[str, Any]:
     if arguments.data:
-        inputs = photographs(arguments.data, arguments.gaussians)
+        inputs = image_folder(arguments.data, arguments.gaussians)
     else:
         size = picture_size(arguments.size or "960x540")
         inputs = synthetic(10_000 if arguments.count is None else arguments.count, *size)

@@ -63,7 +63,7 @@ def load_splats(source: Path, drop: bool = False) -> Any:
     `drop` leaves out Gaussians of a file with values that are not finite, which are refused otherwise.
     """
     from splatlearn.scene.formats.registry import Splats, read
-    from splatlearn.scene.gaussians import NAMES
+    from splatlearn.scene.schema import GAUSSIAN
 
     if source.is_file():
         return read(source, drop)
@@ -74,6 +74,6 @@ def load_splats(source: Path, drop: bool = False) -> Any:
     if saved is None:
         raise SplatlearnError(f"run folder {source} holds no checkpoint yet")
     tensors = checkpoint.load(saved)[0]
-    if missing := [name for name in NAMES if name not in tensors]:
+    if missing := [name for name in GAUSSIAN.names if name not in tensors]:
         raise SplatlearnError(f"{saved} holds no tensor {missing[0]!r}: it is not the checkpoint of a scene")
-    return Splats({name: tensors[name] for name in NAMES}, config.peek(path, "antialiased") is True)
+    return Splats({name: tensors[name] for name in GAUSSIAN.names}, config.peek(path, "antialiased") is True)

@@ -70,13 +70,13 @@ class _SmallTask(SceneTask):
 
 
 def reduced_to(view: View, small: Callable[[Camera], Camera]) -> View:
-    """A view of a smaller camera, its photo averaged over areas."""
+    """The view of a smaller camera, its image averaged over areas."""
     camera = small(view.camera)
     if (camera.width, camera.height) == (view.camera.width, view.camera.height):
         return view
-    planes = view.photo.permute(2, 0, 1)[None].float() / (255 if view.photo.dtype == torch.uint8 else 1)
+    planes = view.image.permute(2, 0, 1)[None].float() / (255 if view.image.dtype == torch.uint8 else 1)
     planes = torch.nn.functional.interpolate(planes, size=(camera.height, camera.width), mode="area")
-    return View(camera, planes[0].permute(1, 2, 0).contiguous())
+    return View(camera, {"image": planes[0].permute(1, 2, 0).contiguous()})
 
 
 def train(
@@ -91,7 +91,7 @@ def train(
     config.rates = Rates(means=1e-3, means_final=1e-5, scales=0.02, quats=0.01, opacities=0.08, sh0=0.03)
     task = _SmallTask(config)
     camera = task.scene.train[0]
-    photo = reduced_to(View(camera, task.scene.photo(camera)), task.small).photo
+    photo = reduced_to(View(camera, {"image": task.scene.photo(camera)}), task.small).image
     run = SceneRun(task, task.small(camera), photo)
     wanted = [round(steps * (i / (frames - 1)) ** 2) for i in range(frames)]
     fit(task, steps, callbacks=[_Watch(run.losses, wanted, run.keep)], progress=progress)

@@ -105,6 +105,11 @@ class Capacity:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         _current.reset(self._tokens.pop())
 
+    @property
+    def unresolved(self) -> bool:
+        """Whether views since the last `resolve` may have lacked capacity."""
+        return bool(self._pending)
+
     def resolve(self) -> bool:
         """Whether all views since the last call had room; if not, they have it the next time.
 

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from splatlearn.errors import SplatlearnError
+from splatlearn.scene.schema import GAUSSIAN, Schema
 
-KEYS = ("means", "scales", "quats", "opacities", "sh0", "shN")
-BASES = (1, 4, 9, 16, 25)  # K of SH degree 0 to 4
+KEYS = GAUSSIAN.names
 SMALLEST_LOG_SCALE = -30.0  # stands for a linear scale of zero: 1e-13, far below a pixel
 LARGEST_LOGIT = 16.0  # stands for an opacity of one: 1 - 1e-7, above the rasterizer's clamp of 0.999
 
@@ -36,41 +36,29 @@ def file_size(file: BinaryIO) -> int:
     return os.fstat(file.fileno()).st_size
 
 
-def checked_arrays(tensors: Tensors, path: Path) -> Arrays:
-    """Convert the tensors of a scene to float32 arrays, before they are written to `path`.
+def checked_arrays(tensors: Tensors, path: Path, schema: Schema = GAUSSIAN) -> Arrays:
+    """Convert the tensors of the schema to float32 arrays, before they are written to `path`.
 
     Raises:
         SplatlearnError: a tensor is missing, has a wrong shape, or has a value that is not finite.
     """
-    if missing := [key for key in KEYS if key not in tensors]:
-        raise SplatlearnError(
-            f"{path} cannot be written: the tensor {missing[0]!r} is missing (needed: {', '.join(KEYS)})."
-        )
     arrays = {}
-    for key in KEYS:
-        value = tensors[key]
-        array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
-        with np.errstate(over="ignore"):
-            arrays[key] = array.astype(np.float32, copy=False)
-    n = arrays["means"].shape[0] if arrays["means"].ndim else 0
-    k = arrays["shN"].shape[1] + 1 if arrays["shN"].ndim == 3 else 1
-    if k not in BASES:
-        raise SplatlearnError(f"{path} cannot be written: shN has {k - 1} coefficients, expected 0, 3, 8, 15 or 24.")
-    shapes = {
-        "means": (n, 3), "scales": (n, 3), "quats": (n, 4), "opacities": (n,), "sh0": (n, 1, 3), "shN": (n, k - 1, 3),
-    }  # fmt: skip
+    for key in schema.names:
+        if key in tensors:
+            value = tensors[key]
+            array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+            with np.errstate(over="ignore"):
+                arrays[key] = array.astype(np.float32, copy=False)
+    if problem := schema.problem({key: array.shape for key, array in arrays.items()}):
+        raise SplatlearnError(f"{path} cannot be written: {problem}.")
     for key, array in arrays.items():
-        if array.shape != shapes[key]:
-            raise SplatlearnError(
-                f"{path} cannot be written: {key} has the shape {array.shape}, expected {shapes[key]}."
-            )
         if not np.isfinite(array).all():
             raise SplatlearnError(f"{path} cannot be written: {key} has values that are not finite.")
     return arrays
 
 
 def to_tensors(arrays: Arrays, path: Path, drop: bool) -> dict[str, torch.Tensor]:
-    """Convert a reader's arrays to contiguous float32 tensors in the order of `KEYS`, every value finite.
+    """Convert a reader's arrays to contiguous float32 tensors in their order, every value finite.
 
     Args:
         arrays: one array per key.
@@ -81,17 +69,17 @@ def to_tensors(arrays: Arrays, path: Path, drop: bool) -> dict[str, torch.Tensor
         SplatlearnError: without `drop`, for a value that is not finite.
     """
     good = np.ones(len(arrays["means"]), bool)
-    for key in KEYS:
+    for key in arrays:
         good &= np.isfinite(arrays[key]).all(axis=tuple(range(1, arrays[key].ndim)))
     bad = np.flatnonzero(~good)
     if bad.size and not drop:
-        names = ", ".join(key for key in KEYS if not np.isfinite(arrays[key][bad]).all())
+        names = ", ".join(key for key in arrays if not np.isfinite(arrays[key][bad]).all())
         raise SplatlearnError(
             f"{path} has {bad.size:,} of {len(good):,} Gaussians with values that are not finite ({names}), "
             f"the first at {bad[0]}; `splatlearn convert --drop-bad` leaves them out."
         )
     kept = arrays if not bad.size else {key: array[good] for key, array in arrays.items()}
-    return {key: torch.from_numpy(np.ascontiguousarray(kept[key], np.float32)) for key in KEYS}
+    return {key: torch.from_numpy(np.ascontiguousarray(kept[key], np.float32)) for key in arrays}
 
 
 def normalized_quats(quats: np.ndarray) -> np.ndarray:

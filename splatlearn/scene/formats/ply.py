@@ -1,13 +1,14 @@
 """The PLY file of the original 3DGS, read and written: the one format that every splat viewer opens.
 
 Shapes: N Gaussians, K = (degree + 1)² spherical-harmonic coefficients, three colour channels.
-Columns: x y z | nx ny nz | f_dc_0..2 | f_rest_0.. (3(K-1)) | opacity | scale_0..2 | rot_0..3, float32.
-The values are raw, before activation: opacity is a logit, scale a logarithm, rot a wxyz quaternion of any
-norm, and f_rest runs channel by channel (its index is channel·(K-1) + k). nx ny nz are zeros, for viewers
-that want them. The frame is COLMAP's own; nothing is rotated.
+Columns: x y z | nx ny nz | f_dc_0..2 | f_rest_0.. (3(K-1)) | opacity | scale_0..2 | rot_0..3 | further parameters
+of the schema, float32. The values are raw, before activation: opacity is a logit, scale a logarithm, rot a wxyz
+quaternion of any norm, and f_rest runs channel by channel (its index is channel·(K-1) + k). nx ny nz are zeros, for
+viewers that want them. The frame is COLMAP's own; nothing is rotated.
 """
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -26,9 +27,11 @@ from splatlearn.scene.formats.checks import (
     open_binary,
     to_tensors,
 )
+from splatlearn.scene.schema import GAUSSIAN, SH_REST, Parameter, Schema
 
 RENDER_MODES = ("default", "mip")  # classic, and antialiased (Mip-Splatting) rasterization
-REST_COUNTS = {0: 1, 9: 4, 24: 9, 45: 16, 72: 25}  # f_rest columns -> K, for SH degree 0 to 4
+ORDER = ("means", "sh0", "shN", "opacities", "scales", "quats")  # of the columns in the files of 3DGS
+NORMALS = ["nx", "ny", "nz"]  # stand behind the means
 HEADER_LIMIT = 1 << 16  # bytes: one of degree 4 has 2 KiB; without a limit a missing end reads a whole disk
 ROWS_AT_ONCE = 1 << 17  # rows are packed in pieces, so that saving needs no second copy of the scene
 TYPES = {
@@ -39,44 +42,52 @@ TYPES = {
 BYTE_ORDERS = {"binary_little_endian": "<", "binary_big_endian": ">", "ascii": ""}
 
 
-def write_ply(path: Path | str, tensors: Tensors, render_mode: str | None = None) -> None:
+def write_ply(path: Path | str, tensors: Tensors, render_mode: str | None = None, schema: Schema = GAUSSIAN) -> None:
     """Write Gaussians as a 3DGS PLY, atomically.
 
-    `tensors`: means [N,3], scales [N,3] (log), quats [N,4] (wxyz), opacities [N] (logit), sh0 [N,1,3],
-    shN [N,K-1,3]; finite, any float dtype, any device; written as little-endian float32.
-    `render_mode`: "default" or "mip" adds the comment that tells viewers whether it was trained antialiased.
-    Raises SplatlearnError for a missing tensor, a wrong shape, a value not finite, or a disk that refuses.
+    Args:
+        tensors: means [N,3], scales [N,3] (log), quats [N,4] (wxyz), opacities [N] (logit), sh0 [N,1,3], shN [N,K-1,3],
+            and further parameters of the schema; finite, any float dtype, any device; written as little-endian float32.
+        render_mode: "default" or "mip" adds the comment that tells viewers whether it was trained antialiased.
+
+    Raises:
+        SplatlearnError: a tensor is missing, has a wrong shape or a value that is not finite, or the disk refuses.
     """
     path = Path(path)
     if render_mode is not None and render_mode not in RENDER_MODES:
         raise SplatlearnError(f"render_mode must be one of {', '.join(RENDER_MODES)}, not {render_mode!r}.")
-    arrays = checked_arrays(tensors, path)
-    count, rest = len(arrays["means"]), 3 * arrays["shN"].shape[1]
+    arrays = checked_arrays(tensors, path, schema)
+    count = len(arrays["means"])
     comments = [f"comment SplatRenderMode: {render_mode}"] if render_mode else []
-    properties = [f"property float {name}" for name in _column_names(rest)]
+    sizes = {name: math.prod(array.shape[1:]) for name, array in arrays.items()}
+    properties = [f"property float {name}" for name in _column_names(schema, sizes)]
     lines = ["ply", "format binary_little_endian 1.0", *comments, f"element vertex {count}", *properties]
     with replacing(path) as temporary, open(temporary, "wb") as file:
         file.write("\n".join([*lines, "end_header\n"]).encode("ascii"))
         for start in range(0, count, ROWS_AT_ONCE):
-            part = {key: array[start : start + ROWS_AT_ONCE] for key, array in arrays.items()}
-            n = len(part["means"])
-            columns = [
-                part["means"], np.zeros((n, 3), np.float32), part["sh0"].reshape(n, 3),
-                part["shN"].transpose(0, 2, 1).reshape(n, rest),
-                part["opacities"][:, None], part["scales"], part["quats"],
-            ]  # fmt: skip
+            columns = []
+            for parameter in _in_order(schema):
+                part = arrays[parameter.name][start : start + ROWS_AT_ONCE]
+                columns.append((part.transpose(0, 2, 1) if part.ndim == 3 else part).reshape(len(part), -1))
+                if parameter.name == "means":
+                    columns.append(np.zeros((len(part), len(NORMALS)), np.float32))
             file.write(np.concatenate(columns, axis=1).astype("<f4", copy=False).tobytes())
 
 
-def read_ply(path: Path | str, drop: bool = False) -> dict[str, torch.Tensor]:
+def read_ply(path: Path | str, drop: bool = False, schema: Schema = GAUSSIAN) -> dict[str, torch.Tensor]:
     """Read a 3DGS PLY into float32 CPU tensors with exactly the keys, shapes and meaning of `write_ply`.
 
-    Properties are found by name, in any order and of any numeric type; normals may be absent and unknown
-    properties are passed over. Binary of either byte order and ascii are read. An opacity of ±Inf and a scale of
-    -Inf, which tools write for wholly opaque, wholly transparent and flat, are held at ±`LARGEST_LOGIT` and
-    `SMALLEST_LOG_SCALE`; `drop` leaves out Gaussians with any other value that is not finite. Raises SplatlearnError,
-    one sentence naming the file, for whatever is not such a file and, without `drop`, for values that are not finite;
-    nothing is allocated before the header's counts are checked against the file's size.
+    Properties are found by name, in any order and of any numeric type; normals may be absent and unknown properties
+    are ignored. Binary of either byte order and ascii are read. An opacity of ±Inf and a scale of -Inf, which tools
+    write for wholly opaque, wholly transparent and flat, are held at ±`LARGEST_LOGIT` and `SMALLEST_LOG_SCALE`.
+    Nothing is allocated before the header's counts are checked against the file's size.
+
+    Args:
+        drop: leave out Gaussians with any other value that is not finite.
+        schema: further parameters are read where the file has their first column, and are absent otherwise.
+
+    Raises:
+        SplatlearnError: the file is not such a PLY or, without `drop`, has values that are not finite.
     """
     path = Path(path)
     with open_binary(path) as file:
@@ -87,38 +98,46 @@ def read_ply(path: Path | str, drop: bool = False) -> dict[str, torch.Tensor]:
             )
         column = _columns(file, header, path)
     rest = _rest_count(column, path)
-    for name in _column_names(rest):
-        if name not in column and name not in ("nx", "ny", "nz"):
-            raise SplatlearnError(
-                f"{path} has no property {name!r}: it is not a PLY of 3D Gaussians as 3DGS writes it."
-            )
-
-    def stack(*names: str) -> np.ndarray:
-        out = np.empty((header.count, len(names)), np.float32)
-        for index, name in enumerate(names):
-            with np.errstate(over="ignore"):  # a double beyond float32 becomes inf and is reported just below
-                out[:, index] = column[name]
-            if name == "opacity":
-                out[column[name] == np.inf], out[column[name] == -np.inf] = LARGEST_LOGIT, -LARGEST_LOGIT
-            elif name.startswith("scale_"):
-                out[column[name] == -np.inf, index] = SMALLEST_LOG_SCALE
-            bad = np.flatnonzero(~np.isfinite(out[:, index]))
-            if bad.size and not drop:
+    shapes: dict[str, tuple[int, ...]] = {}
+    for parameter in schema:
+        shape = tuple(rest // 3 if isinstance(size, tuple) else size for size in parameter.shape)
+        names = parameter.column_names(math.prod(shape))
+        if not parameter.rendered and names[0] not in column:
+            continue
+        shapes[parameter.name] = shape
+    for parameter in _in_order(schema):
+        if parameter.name not in shapes:
+            continue
+        for name in parameter.column_names(math.prod(shapes[parameter.name])):
+            if name not in column:
                 raise SplatlearnError(
-                    f"{path} has {bad.size} values that are not finite float32 numbers in property {name!r}, "
-                    f"the first at vertex {bad[0]}; `splatlearn convert --drop-bad` leaves such out."
+                    f"{path} has no property {name!r}: it is not a PLY of 3D Gaussians as 3DGS writes it."
                 )
-        return out
-
-    arrays = {
-        "means": stack("x", "y", "z"),
-        "scales": stack("scale_0", "scale_1", "scale_2"),
-        "quats": stack("rot_0", "rot_1", "rot_2", "rot_3"),
-        "opacities": stack("opacity")[:, 0],
-        "sh0": stack("f_dc_0", "f_dc_1", "f_dc_2")[:, None, :],
-        "shN": stack(*(f"f_rest_{i}" for i in range(rest))).reshape(header.count, 3, rest // 3).transpose(0, 2, 1),
-    }
+    arrays = {}
+    for name, shape in shapes.items():
+        values = _stacked(path, column, schema[name].column_names(math.prod(shape)), header.count, drop)
+        swapped = values.reshape(header.count, *shape[::-1])
+        arrays[name] = swapped.transpose(0, 2, 1) if len(shape) == 2 else swapped
     return to_tensors(arrays, path, drop)
+
+
+def _stacked(path: Path, column: dict[str, np.ndarray], names: list[str], count: int, drop: bool) -> np.ndarray:
+    """[count, columns] float32 of the named columns."""
+    out = np.empty((count, len(names)), np.float32)
+    for index, name in enumerate(names):
+        with np.errstate(over="ignore"):  # a double beyond float32 becomes inf and is reported just below
+            out[:, index] = column[name]
+        if name == "opacity":
+            out[column[name] == np.inf], out[column[name] == -np.inf] = LARGEST_LOGIT, -LARGEST_LOGIT
+        elif name.startswith("scale_"):
+            out[column[name] == -np.inf, index] = SMALLEST_LOG_SCALE
+        bad = np.flatnonzero(~np.isfinite(out[:, index]))
+        if bad.size and not drop:
+            raise SplatlearnError(
+                f"{path} has {bad.size} values that are not finite float32 numbers in property {name!r}, "
+                f"the first at vertex {bad[0]}; `splatlearn convert --drop-bad` leaves such out."
+            )
+    return out
 
 
 def read_render_mode(path: Path | str) -> str | None:
@@ -229,19 +248,25 @@ def _columns(file: BinaryIO, header: _Header, path: Path) -> dict[str, np.ndarra
     return dict(zip(names, rows.T, strict=True))
 
 
-def _column_names(rest: int) -> list[str]:
-    """The properties in the order of 3DGS, with `rest` columns of higher SH coefficients."""
-    return [
-        *("x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2"),
-        *(f"f_rest_{i}" for i in range(rest)),
-        *("opacity", "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3"),
-    ]  # fmt: skip
+def _in_order(schema: Schema) -> list[Parameter]:
+    """The parameters in the order of their columns: that of 3DGS, then further ones."""
+    return [*(schema[name] for name in ORDER), *(parameter for parameter in schema if parameter.name not in ORDER)]
+
+
+def _column_names(schema: Schema, sizes: Mapping[str, int]) -> list[str]:
+    """All properties in the order of the file, for parameters of so many columns each."""
+    names = []
+    for parameter in _in_order(schema):
+        names += parameter.column_names(sizes[parameter.name])
+        names += NORMALS if parameter.name == "means" else []
+    return names
 
 
 def _rest_count(names: Iterable[str], path: Path) -> int:
     """How many f_rest columns there are; it must be that of a whole SH degree."""
     rest = sum(name.startswith("f_rest_") for name in names)
-    if rest not in REST_COUNTS:
-        counts = ", ".join(map(str, REST_COUNTS))
-        raise SplatlearnError(f"{path} has {rest} f_rest properties, expected one of {counts} (SH degree 0 to 4).")
+    if rest not in (counts := [3 * bases for bases in SH_REST]):
+        raise SplatlearnError(
+            f"{path} has {rest} f_rest properties, expected one of {', '.join(map(str, counts))} (SH degree 0 to 4)."
+        )
     return rest

@@ -13,6 +13,7 @@ from splatlearn.scene.formats.gltf_reader import read_gltf
 from splatlearn.scene.formats.ply import read_ply, read_render_mode, write_ply
 from splatlearn.scene.formats.splat import read_splat, write_splat
 from splatlearn.scene.formats.spz import read_spz, write_spz
+from splatlearn.scene.schema import GAUSSIAN, Schema
 
 
 class Splats(NamedTuple):
@@ -22,9 +23,9 @@ class Splats(NamedTuple):
     antialiased: bool | None  # trained with opacities compensated for the low-pass filter; None: not in the file
 
 
-def _ply(path: Path, drop: bool) -> Splats:
+def _ply(path: Path, drop: bool, schema: Schema = GAUSSIAN) -> Splats:
     mode = read_render_mode(path)
-    return Splats(read_ply(path, drop), None if mode is None else mode == "mip")
+    return Splats(read_ply(path, drop, schema), None if mode is None else mode == "mip")
 
 
 READERS: dict[str, Callable[[Path, bool], Splats]] = {
@@ -39,12 +40,13 @@ WRITERS = (".ply", ".splat", ".spz", ".gltf", ".glb")
 DEGREES = {".ply": 4, ".splat": 0, ".spz": 4, ".gltf": 3, ".glb": 3}
 
 
-def read(path: Path | str, drop: bool = False) -> Splats:
+def read(path: Path | str, drop: bool = False, schema: Schema = GAUSSIAN) -> Splats:
     """Read a scene file in the format that its suffix names.
 
     Args:
         path: the file.
         drop: leave out Gaussians with values that are not finite instead of raising.
+        schema: its further parameters are read from PLY, which alone can hold them.
 
     Raises:
         SplatlearnError: the suffix is unknown, the file cannot be read or is damaged, or, without `drop`, a value is
@@ -54,7 +56,7 @@ def read(path: Path | str, drop: bool = False) -> Splats:
     suffix = path.suffix.lower()
     if suffix not in READERS:
         raise SplatlearnError(f"{path} is of no format that can be read: its name must end in {', '.join(READERS)}.")
-    return READERS[suffix](path, drop)
+    return _ply(path, drop, schema) if suffix == ".ply" else READERS[suffix](path, drop)
 
 
 def write(

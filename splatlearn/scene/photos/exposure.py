@@ -1,11 +1,11 @@
-"""Exposure compensation: an affine colour for each training photograph, so that the scene need not explain the camera.
+"""Exposure compensation: an affine colour for each training image, so that the scene need not explain the camera.
 
-A phone chooses gain and white balance anew for each photograph. With `exposure: true` the render of training camera p,
-colours c in a pixel, is compared with its photograph as A_p c + b_p, where the 3x4 matrix (A_p | b_p) begins as the
-identity and is learned along. What makes all photographs brighter alike could as well be in the scene: a weak pull
-towards the identity, HOLD |(A_p | b_p) - (I | 0)|^2 in the loss, decides that for the scene.
+A phone chooses gain and white balance anew for each photo. With `exposure: true` a pixel of colour c in the rendering
+of training camera p is compared with its image as A_p c + b_p. The 3x4 matrix (A_p | b_p) starts as the identity and is
+learned along. What makes all images brighter alike could as well be in the scene. The loss term `exposure` assigns it
+to the scene: it adds weight * |(A_p | b_p) - (I | 0)|^2.
 
-Held-out photographs have no learned matrix: see `metrics.colour_corrected` for how they are measured fairly.
+Held-out images have no learned matrix: see `metrics.colour_corrected` for how they are measured fairly.
 """
 
 from collections.abc import Sequence
@@ -16,14 +16,13 @@ from torch import Tensor
 from splatlearn.errors import SplatlearnError
 from splatlearn.ops.adam import Group, adam_steps
 
-HOLD = 0.01  # weight of the pull: gains of 30 % are followed, noise is not
 EPS = 1e-15
 
 
 class Exposures:
-    """The matrices of the training photographs, [P, 3, 4], with an Adam of their own.
+    """The matrices of the training images, [P, 3, 4], with an Adam of their own.
 
-    Each photograph's row is updated only in the steps that show it, and its Adam counts those steps alone.
+    The row of an image is updated only in the steps on this image, and its Adam counts those steps alone.
     """
 
     def __init__(self, names: Sequence[str], device: torch.device) -> None:
@@ -34,13 +33,13 @@ class Exposures:
         self._used: set[int] = set()
 
     def __call__(self, image: Tensor, name: str) -> Tensor:
-        """`corrected`, for the loss of a step: its photograph's exposure is updated then."""
+        """`corrected`, for the loss of a step, which then updates the exposure of this image."""
         if name in self.rows:
             self._used.add(self.rows[name])
         return self.corrected(image, name)
 
     def corrected(self, image: Tensor, name: str) -> Tensor:
-        """The render [H, W, 3] of a training photograph in that photograph's colours; other names: unchanged."""
+        """The rendering [H, W, 3] of a training view in the colours of its image; other names: unchanged."""
         row = self.rows.get(name)
         if row is None:
             return image
@@ -48,24 +47,28 @@ class Exposures:
         return image @ affine[:, :3].T + affine[:, 3]
 
     def penalty(self) -> Tensor:
-        """What the loss adds for the photographs of this step."""
-        used = torch.stack([self.affine[row] for row in sorted(self._used)])  # a list as an index would be waited for
-        return HOLD * (used - torch.eye(3, 4, device=used.device)).square().sum()
+        """Squared distance of the exposures of this step from the identity: the loss term `exposure`."""
+        used = torch.stack([self.affine[row] for row in sorted(self._used)])  # indexing by a list would block
+        return (used - torch.eye(3, 4, device=used.device)).square().sum()
 
-    def step(self, rate: float, skip: Tensor | None = None, again: bool = False) -> None:
-        """One update of the photographs of this step; gradients are then cleared.
+    def clear(self) -> None:
+        """Drop gradients, and the images of a step that was given up."""
+        self._used.clear()
+        self.affine.grad = None
 
-        `skip` and `again` are those of `GaussianAdam.step`.
+    def step(self, rate: float, skip: Tensor | None = None, retry: bool = False) -> None:
+        """Make one update of the exposures of this step's images, and clear their gradients.
+
+        `skip` and `retry` are those of `GaussianAdam.step`.
         """
         gradient = self.affine.grad
         for row in sorted(self._used):
             if gradient is not None:
-                self._counts[row] += not again
+                self._counts[row] += not retry
                 first, second = self._moments[0, row], self._moments[1, row]
                 group = Group(self.affine.detach()[row], gradient[row], first, second, rate)
                 adam_steps([group], step=int(self._counts[row]), eps=EPS, skip=skip)
-        self._used.clear()
-        self.affine.grad = None
+        self.clear()
 
     def state(self) -> dict[str, Tensor]:
         """All that a resumed run needs."""
@@ -76,15 +79,16 @@ class Exposures:
         }
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
-        """Takes back what `state` gave.
+        """Take back what `state` returned.
 
-        Raises SplatlearnError where the checkpoint has no exposures, or those of another number of photographs.
+        Raises:
+            SplatlearnError: the checkpoint has no exposures, or those of another number of images.
         """
         if "exposure" not in tensors:
             raise SplatlearnError("'exposure' cannot be switched on in a run that began without it")
         if tensors["exposure"].shape != self.affine.shape:
             raise SplatlearnError(
-                f"the checkpoint holds exposures of {len(tensors['exposure'])} training photographs, "
+                f"the checkpoint holds exposures of {len(tensors['exposure'])} training images, "
                 f"but there are {len(self.rows)} now"
             )
         device = self.affine.device

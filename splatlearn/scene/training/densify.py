@@ -1,8 +1,8 @@
-"""Adaptive density control: Gaussians where the picture is wrong are cloned or split, and the useless are pruned."""
+"""Adaptive density control: Gaussians where the rendering is wrong are cloned or split, and useless ones are pruned."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,28 +12,9 @@ from splatlearn.errors import SplatlearnError
 from splatlearn.scene.gaussians import Gaussians, Rendering
 from splatlearn.scene.order import morton_order
 from splatlearn.scene.training.optimizer import GaussianAdam
+from splatlearn.scene.training.strategy import Strategy
 
-
-class Strategy(Protocol):
-    """How the number of Gaussians changes during training."""
-
-    def observe(self, rendering: Rendering, skip: Tensor | None = None) -> None:
-        """Reads the gradients of a step, before its update.
-
-        `skip`: [1] int32 on the device; where it is not 0 the step is made again, so that it must not count.
-        """
-
-    def changes(self, step: int) -> bool:
-        """Whether `after_update` will do something after this step."""
-
-    def after_update(self, step: int, generator: torch.Generator) -> None:
-        """May change the set of Gaussians, through the optimizer."""
-
-    def state(self) -> dict[str, Tensor]:
-        """What a resumed run needs."""
-
-    def load_state(self, tensors: dict[str, Tensor]) -> None:
-        """Takes back what `state` gave."""
+OLD_NAMES = {"grad2d_sum": "pull", "visible_count": "seen"}  # in checkpoints of earlier versions
 
 
 def quaternion_rotations(quats: Tensor) -> Tensor:
@@ -47,12 +28,12 @@ def quaternion_rotations(quats: Tensor) -> Tensor:
     return torch.stack(rows, dim=-1).reshape(-1, 3, 3)
 
 
-class AdaptiveDensity:
+class AdaptiveDensity(Strategy):
     """Clone, split, prune and opacity reset of Kerbl et al. (2023), section 5, with a cap on the count.
 
-    Who is cloned or split is said by the gradient of its 2D mean, as there, or by its share of the errors of several
-    photographs (`splatlearn.scene.training.survey`). Gradients have a threshold. Errors have a budget, which rises from
-    the count at the beginning to the cap, fast at first, so that what is worst at the time is served all along.
+    A score decides which Gaussians are cloned or split: the gradient of the 2D mean, as there, or the share of the
+    errors of several images (`splatlearn.scene.training.survey`). Gradients have a threshold. Errors have a budget: it
+    rises from the initial count to the cap, fast at first, so that the worst Gaussians are cloned or split all along.
     """
 
     @dataclass
@@ -64,7 +45,7 @@ class AdaptiveDensity:
         stop: float = key(0.5, "fraction of all steps after which it no longer does")
         every: int = key(100, "steps between changes")
         gradient: float = key(2e-4, "mean gradient of the 2D mean (NDC) above which a Gaussian is cloned or split")
-        views: int = key(8, "photographs whose errors are shared out, where the score is error")
+        views: int = key(8, "images whose errors are shared out, where the score is error")
         split_scale: float = key(0.01, "longest axis, in scene extents, from which it is split and not cloned")
         prune_opacity: float = key(0.005, "opacity below which it is pruned")
         prune_scale: float = key(0.1, "longest axis, in scene extents, above which it is pruned (after a reset)")
@@ -93,21 +74,17 @@ class AdaptiveDensity:
         steps: int,
         survey: Callable[[int], Tensor] | None = None,
     ) -> None:
-        """`survey`: the shares [N] of the Gaussians in the errors of so many photographs; for the score error."""
+        """Args: as of `Strategy`; the score error needs a survey."""
         if config.score == "error" and survey is None:
-            raise SplatlearnError("densify.score 'error' needs a survey of photographs, but there is none")
-        self.config = config
-        self.survey = survey
+            raise SplatlearnError("densify.score 'error' needs a survey of images, but there is none")
+        super().__init__(config, gaussians, optimizer, extent, steps, survey)
         self.first = len(gaussians)
-        self.gaussians = gaussians
-        self.optimizer = optimizer
-        self.extent = extent
         self.last = int(config.stop * steps)
-        self._begin()
+        self._reset()
 
-    def _begin(self) -> None:
-        self.pull = torch.zeros(len(self.gaussians), device=self.gaussians.means.device)
-        self.seen = torch.zeros_like(self.pull)
+    def _reset(self) -> None:
+        self.grad2d_sum = torch.zeros(len(self.gaussians), device=self.gaussians.means.device)
+        self.visible_count = torch.zeros_like(self.grad2d_sum)
 
     @torch.no_grad()
     def observe(self, rendering: Rendering, skip: Tensor | None = None) -> None:
@@ -116,12 +93,12 @@ class AdaptiveDensity:
             return
         height, width = rendering.image.shape[:2]
         x, y = gradient[0].unbind(dim=-1)
-        self.pull += torch.hypot(x * (width / 2), y * (height / 2))  # exactly zero where the Gaussian was not drawn
+        self.grad2d_sum += torch.hypot(x * (width / 2), y * (height / 2))  # exactly zero where the Gaussian is culled
         across, down = rendering.radii[0].unbind(dim=-1)
-        drawn = (across > 0) & (down > 0)
-        self.seen += drawn if skip is None else drawn & (skip == 0)
+        visible = (across > 0) & (down > 0)
+        self.visible_count += visible if skip is None else visible & (skip == 0)
 
-    def changes(self, step: int) -> bool:
+    def resizes(self, step: int) -> bool:
         return step <= self.last and (self._grows(step) or self._resets(step))
 
     def _grows(self, step: int) -> bool:
@@ -131,27 +108,27 @@ class AdaptiveDensity:
         return self.config.reset_every > 0 and step % self.config.reset_every == 0
 
     @torch.no_grad()
-    def after_update(self, step: int, generator: torch.Generator) -> None:
+    def resize(self, step: int, generator: torch.Generator) -> None:
         config = self.config
-        if not self.changes(step):
+        if not self.resizes(step):
             return
         if self._grows(step):
             self._grow(step, generator)
             self._prune(step)
-            self._begin()
+            self._reset()
         if self._resets(step) and step < self.last:
             ceiling = torch.logit(self.gaussians.opacities.new_tensor(2 * config.prune_opacity))
             self.gaussians.opacities.clamp_(max=ceiling)
-            self.optimizer.forget("opacities")
+            self.optimizer.reset_moments("opacities")
 
     def _chosen(self, step: int) -> Tensor:
-        """[N] bool: who is cloned or split; where there is no room for all, those of the highest score."""
+        """[N] bool: the Gaussians to clone or split; where the cap excludes some, those of the highest score."""
         config, n = self.config, len(self.gaussians)
         if config.score == "error":
             assert self.survey is not None
             score, least, capacity = self.survey(config.views), 0.0, self._budget(step) - n
         else:
-            score, least, capacity = self.pull / self.seen.clamp(min=1), config.gradient, config.cap - n
+            score, least, capacity = self.grad2d_sum / self.visible_count.clamp(min=1), config.gradient, config.cap - n
         chosen = score > least
         if int(chosen.sum()) > capacity:
             first = score.argsort(descending=True, stable=True)[: max(capacity, 0)]
@@ -167,7 +144,7 @@ class AdaptiveDensity:
     def _grow(self, step: int, generator: torch.Generator) -> None:
         g = self.gaussians
         chosen = self._chosen(step)
-        large = g.scales.exp().amax(dim=-1) > self.config.split_scale * self.extent
+        large = g.activated("scales").amax(dim=-1) > self.config.split_scale * self.extent
         cloned, split = (chosen & ~large).nonzero()[:, 0], (chosen & large).nonzero()[:, 0]
         kept = (~(chosen & large)).nonzero()[:, 0]
         source = torch.cat([kept, cloned, split, split])
@@ -184,17 +161,31 @@ class AdaptiveDensity:
 
     def _prune(self, step: int) -> None:
         g = self.gaussians
-        useless = g.opacities.sigmoid() < self.config.prune_opacity
+        useless = g.activated("opacities") < self.config.prune_opacity
         if 0 < self.config.reset_every < step:
-            useless |= g.scales.exp().amax(dim=-1) > self.config.prune_scale * self.extent
+            useless |= g.activated("scales").amax(dim=-1) > self.config.prune_scale * self.extent
         if useless.all():
             useless[g.opacities.argmax()] = False  # never fewer than one
         kept = (~useless).nonzero()[:, 0]
-        kept = kept[morton_order(g.means[kept])]  # all move in any case; a trained scene draws a sixth faster so
+        kept = kept[
+            morton_order(g.means[kept])
+        ]  # all move in any case; in order a trained scene renders a sixth faster
         self.optimizer.rearrange(kept, {}, torch.zeros_like(kept, dtype=torch.bool))
 
     def state(self) -> dict[str, Tensor]:
-        return {"pull": self.pull, "seen": self.seen}
+        return {"grad2d_sum": self.grad2d_sum, "visible_count": self.visible_count}
 
-    def load_state(self, tensors: dict[str, Any]) -> None:
-        self.pull, self.seen = tensors["pull"], tensors["seen"]
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take back what `state` returned, under its present or earlier names.
+
+        Raises:
+            SplatlearnError: a tensor is missing or has another length than the number of Gaussians.
+        """
+        for name, old in OLD_NAMES.items():
+            found = tensors.get(name, tensors.get(old))
+            if found is None or tuple(found.shape) != (len(self.gaussians),):
+                raise SplatlearnError(
+                    f"a scene's checkpoint must hold '{name}' of shape [{len(self.gaussians)}], got "
+                    f"{'none' if found is None else list(found.shape)}"
+                )
+            setattr(self, name, found)

@@ -1,85 +1,180 @@
-"""Adam for a set of Gaussians whose number changes: moments follow their Gaussians when some are added or removed."""
+"""Adam for a set of Gaussians whose number changes: moments follow their Gaussians when some are added or removed.
+
+There are two updates with the same bits on the CPU. The fused one (`splatlearn.ops.project_update`) continues from the
+detached 2D Gaussians, and gradients of the 3D ones never exist. The other one writes these gradients, adds what loss
+terms sent to the parameters directly, and updates by `adam_steps`.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from splatlearn.errors import SplatlearnError
 from splatlearn.ops.adam import Group, adam_steps
-from splatlearn.ops.project import DetachedGaussians
-from splatlearn.ops.project_update import project_update
-from splatlearn.scene.gaussians import NAMES, Gaussians
+from splatlearn.ops.project import DetachedGaussians, parameter_gradients
+from splatlearn.ops.project_update import PARAMETERS, project_update
+from splatlearn.scene.gaussians import Gaussians
 
 EPS = 1e-15  # gradients of single Gaussians are tiny
+Gradients = dict[str, Tensor]
+
+
+class Numbers(NamedTuple):
+    """What the host decides for a step."""
+
+    step: int  # from 1
+    sh_degree: int
+    rates: Mapping[str, float]  # of Adam, by parameter
+    exposure_rate: float = 0.0
 
 
 class GaussianAdam:
-    """Adam with a learning rate for each of the six parameters."""
+    """Adam with a learning rate for each parameter of the schema.
+
+    Those that the rasterizer reads share one count of updates. A further parameter counts its own, as
+    `torch.optim.Adam`
+    does: a step without a gradient of it leaves it and its moments as they are.
+    """
 
     def __init__(self, gaussians: Gaussians) -> None:
         self.gaussians = gaussians
         self.steps = 0
-        self.moments = {name: self._zeros(name) for name in NAMES}
+        self.counts = dict.fromkeys(gaussians.schema.further, 0)  # updates of each further parameter
+        self.moments = {name: self._zeros(name) for name in gaussians.schema.names}
         self.moving = 0  # bases of shN whose moments may not be zero
 
     def _zeros(self, name: str) -> tuple[Tensor, Tensor]:
         parameter = getattr(self.gaussians, name)
         return torch.zeros_like(parameter), torch.zeros_like(parameter)
 
-    def step(
-        self,
-        rates: dict[str, float],
-        skip: Tensor | None = None,
-        again: bool = False,
-        detached: DetachedGaussians | None = None,
-    ) -> None:
-        """One update.
+    # ---- gradients ----
+
+    def direct_gradients(self) -> Gradients:
+        """Gradients that backward left at the parameters, by name.
+
+        Raises:
+            SplatlearnError: a parameter that is not in the schema has one, which no update would apply.
+        """
+        found = {name: tensor.grad for name, tensor in self.gaussians.named_parameters() if tensor.grad is not None}
+        if unknown := [name for name in found if name not in self.moments]:
+            raise SplatlearnError(
+                f"the gradient of '{unknown[0]}' would never be applied: the parameter must be an entry of the schema, "
+                f"which has {', '.join(self.gaussians.schema.names)}"
+            )
+        return found
+
+    def gradients(self, detached: DetachedGaussians | None) -> Gradients:
+        """All gradients of a step by name: those behind the cut, and the direct ones added.
 
         Args:
-            skip: see `splatlearn.ops.adam.adam_steps`: where it is set on the device, nothing changes.
-            again: the last step was such a one, and is made now.
-            leaves: where backward has ended (`Rendering.leaves`): the update goes on from there, and no gradient of a
-                parameter is ever written; None: with the parameters' gradients, which are then cleared.
+            detached: where backward ended; None: at the parameters, so that all gradients are direct.
         """
-        self.steps += not again
-        if detached is None:
-            self._step_by_gradients(rates, skip)
-        else:
-            moving = self._moving_with(detached)
-            project_update(detached, self.moments, rates, step=self.steps, eps=EPS, moving=moving, skip=skip)
+        found = self.direct_gradients()
+        for name, gradient in ({} if detached is None else parameter_gradients(detached)).items():
+            found[name] = gradient if name not in found else gradient.add_(found[name])
+        return found
 
-    def _moving_with(self, detached: DetachedGaussians) -> int:
-        """How many bases of shN may have moments after an update from these leaves."""
-        degree = detached.options.sh_degree
-        assert degree is not None  # Gaussians have colours
-        self.moving = max(self.moving, (degree + 1) ** 2 - 1)
-        return self.moving
-
-    def _step_by_gradients(self, rates: dict[str, float], skip: Tensor | None) -> None:
-        groups = []
-        for name in NAMES:
-            parameter = getattr(self.gaussians, name)
-            if parameter.grad is not None and parameter.numel():
-                groups.append(Group(parameter.detach(), parameter.grad, *self.moments[name], rates[name]))
+    def clear(self) -> None:
+        """Drop the gradients of all parameters, so that none reaches a later step."""
+        for parameter in self.gaussians.parameters():
             parameter.grad = None
-        self.moving = self.gaussians.shN.shape[1]
-        adam_steps(groups, step=self.steps, eps=EPS, skip=skip)
 
-    def record(self, detached: DetachedGaussians, rates: Tensor, skip: Tensor) -> None:
-        """The device's part of `step`, to be recorded, with rates [6, 2] that it reads each time.
+    # ---- updates ----
 
-        `rates` are rows of `step_rates`, for each name of `project_update.PARAMETERS`.
+    def step(
+        self,
+        rates: Mapping[str, float],
+        gradients: Gradients,
+        *,
+        detached: DetachedGaussians | None = None,
+        skip: Tensor | None = None,
+        retry: bool = False,
+    ) -> None:
+        """Make one update.
+
+        Args:
+            rates: learning rates by name.
+            gradients: by name, of all parameters to update; beside `detached` of further parameters alone.
+            detached: 2D Gaussians, for the fused update of the parameters that the rasterizer reads.
+            skip: see `splatlearn.ops.adam.adam_steps`: where it is set on the device, nothing changes.
+            retry: the last update was skipped on the device and is made now: it is not counted again.
         """
-        moving, unread = self._moving_with(detached), dict.fromkeys(NAMES, 0.0)
-        project_update(detached, self.moments, unread, step=1, eps=EPS, moving=moving, skip=skip, rates=rates)
+        self.count(gradients, retry)
+        self._update(rates, gradients, detached, skip, None)
 
-    def rearrange(self, source: Tensor, changed: dict[str, Tensor], fresh: Tensor) -> None:
-        """Makes Gaussian i of the new set a copy of Gaussian `source[i]`, with its moments.
+    def record(self, gradients: Gradients, detached: DetachedGaussians | None, skip: Tensor, live: Tensor) -> None:
+        """The device's part of `step`, for a recording; each replay needs a `count`.
+
+        Args:
+            live: [parameters, 2] in the order of `order`, rows of `step_rates`, which the kernels read at each replay.
+        """
+        self._update(dict.fromkeys(self.order, 0.0), gradients, detached, skip, live)
+
+    def count(self, gradients: Iterable[str], retry: bool = False) -> None:
+        """Count an update by gradients of these names; one that is retried was counted before."""
+        self.steps += not retry
+        for name in self.counts:
+            self.counts[name] += name in gradients and not retry
+
+    def count_of(self, name: str) -> int:
+        """Updates of a parameter so far."""
+        return self.counts.get(name, self.steps)
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """The order of the parameters in rates on the device."""
+        return (*PARAMETERS, *self.counts)
+
+    def _update(
+        self,
+        rates: Mapping[str, float],
+        gradients: Gradients,
+        detached: DetachedGaussians | None,
+        skip: Tensor | None,
+        live: Tensor | None,
+    ) -> None:
+        steps, six = max(self.steps, 1), len(PARAMETERS)
+        if detached is not None:
+            degree = detached.options.sh_degree
+            assert degree is not None  # Gaussians have colours
+            self.moving = moving = max(self.moving, (degree + 1) ** 2 - 1)
+            fused = None if live is None else live[:six]
+            project_update(detached, self.moments, rates, step=steps, eps=EPS, moving=moving, skip=skip, rates=fused)
+        else:
+            shared = [self._group(name, gradients, rates) for name in PARAMETERS if self._changes(name, gradients)]
+            self.moving = self.gaussians.shN.shape[1]
+            some = None if live is None else live[: len(shared)]  # all but shN, which may be empty and is last
+            adam_steps(shared, step=steps, eps=EPS, skip=skip, rates=some)
+        for row, name in enumerate(self.counts, start=six):
+            if self._changes(name, gradients):
+                own, count = None if live is None else live[row : row + 1], max(self.counts[name], 1)
+                adam_steps([self._group(name, gradients, rates)], step=count, eps=EPS, skip=skip, rates=own)
+
+    def _changes(self, name: str, gradients: Gradients) -> bool:
+        return name in gradients and gradients[name].numel() > 0
+
+    def _group(self, name: str, gradients: Gradients, rates: Mapping[str, float]) -> Group:
+        parameter = getattr(self.gaussians, name).detach()
+        if len(parameter) != len(self.gaussians):
+            self.gaussians.check()
+        return Group(parameter, gradients[name], *self.moments[name], rates[name])
+
+    # ---- changes of the set ----
+
+    def rearrange(self, source: Tensor, changed: Mapping[str, Tensor], fresh: Tensor) -> None:
+        """Make Gaussian i of the new set a copy of Gaussian `source[i]`, with its moments.
 
         Args:
             source: [M] int64 rows of the present set.
             changed: new values [M, ...] for parameters that are not plain copies.
             fresh: [M] bool: Gaussians whose moments begin at zero.
+
+        Raises:
+            SplatlearnError: a value has another number of rows.
         """
-        for name in NAMES:
+        for name in self.gaussians.schema.names:
             value = changed[name] if name in changed else getattr(self.gaussians, name).detach()[source]
             self.gaussians.replace(name, value.contiguous())
             del value  # each old tensor goes before the next new one comes
@@ -89,21 +184,39 @@ class GaussianAdam:
             first[fresh] = 0
             second[fresh] = 0
             self.moments[name] = (first, second)
+        self.gaussians.check()
 
-    def forget(self, name: str) -> None:
-        """Moments of one parameter begin at zero again."""
+    def reset_moments(self, name: str) -> None:
+        """Set the moments of one parameter to zero."""
         self.moments[name] = self._zeros(name)
 
-    def state(self) -> dict[str, Tensor]:
-        """Moments by name, and the count of updates."""
-        tensors = {f"exp_avg.{name}": self.moments[name][0] for name in NAMES}
-        tensors |= {f"exp_avg_sq.{name}": self.moments[name][1] for name in NAMES}
-        return tensors | {"adam_steps": torch.tensor(self.steps)}
+    # ---- checkpoints ----
 
-    def load_state(self, tensors: dict[str, Tensor]) -> None:
-        """Takes back what `state` gave."""
+    def state(self) -> dict[str, Tensor]:
+        """Moments by name, and the counts of updates."""
+        tensors = {f"exp_avg.{name}": moments[0] for name, moments in self.moments.items()}
+        tensors |= {f"exp_avg_sq.{name}": moments[1] for name, moments in self.moments.items()}
+        counts = {f"adam_steps.{name}": torch.tensor(count) for name, count in self.counts.items()}
+        return tensors | counts | {"adam_steps": torch.tensor(self.steps)}
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take back what `state` returned.
+
+        Raises:
+            SplatlearnError: moments are missing or do not fit their parameter.
+        """
+        for name in self.moments:
+            shape = tuple(getattr(self.gaussians, name).shape)
+            for key in (f"exp_avg.{name}", f"exp_avg_sq.{name}"):
+                found = tuple(tensors[key].shape) if key in tensors else None
+                if found != shape:
+                    raise SplatlearnError(
+                        f"a scene's checkpoint must hold '{key}' of shape {list(shape)}, got "
+                        f"{'none' if found is None else list(found)}"
+                    )
+            self.moments[name] = (tensors[f"exp_avg.{name}"], tensors[f"exp_avg_sq.{name}"])
         self.steps = int(tensors["adam_steps"])
-        self.moments = {name: (tensors[f"exp_avg.{name}"], tensors[f"exp_avg_sq.{name}"]) for name in NAMES}
+        self.counts = {name: int(tensors[f"adam_steps.{name}"]) for name in self.counts}
         first, second = self.moments["shN"]
         moved = ((first != 0) | (second != 0)).any(dim=2).any(dim=0).nonzero()
         self.moving = int(moved.max()) + 1 if len(moved) else 0

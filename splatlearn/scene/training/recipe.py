@@ -1,34 +1,49 @@
 """How a scene is learned: every key of `configs/scene.yaml`, with its default and its bounds."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, make_dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-from splatlearn.config import Common, key
+from splatlearn.config import Common, Entries, chosen, entries, key
 from splatlearn.errors import SplatlearnError
+from splatlearn.registry import LOSSES, STRATEGIES
 from splatlearn.scene.readers.colmap import ColmapScene
-from splatlearn.scene.training.densify import AdaptiveDensity
+from splatlearn.scene.schema import GAUSSIAN, Schema
 
 
-@dataclass
-class Rates:
-    """Learning rates, by parameter."""
+def rates_of(schema: Schema) -> type:
+    """The config group `rates:` of a schema: a dataclass with the learning rates of its parameters."""
+    found: list[tuple[str, float, str]] = []
+    for parameter in schema:
+        about, name = parameter.help or f"of the {parameter.name}", parameter.name
+        if parameter.rate_final is None:
+            found.append((name, parameter.rate, about))
+        else:
+            found.append((name, parameter.rate, f"{about}, at the first step"))
+            found.append(
+                (f"{name}_final", parameter.rate_final, f"of the {name} at the last step, approached exponentially")
+            )
+    found.append(("exposure", 1e-2, "of the images' exposures, at the first step"))
+    found.append(("exposure_final", 1e-3, "of the exposures at the last step, approached exponentially"))
+    return make_dataclass("Rates", [(name, float, key(default, about)) for name, default, about in found])
 
-    means: float = key(1.6e-4, "of the means, in scene extents, at the first step")
-    means_final: float = key(1.6e-6, "of the means at the last step, approached exponentially")
-    scales: float = key(5e-3, "of the logarithmic scales")
-    quats: float = key(1e-3, "of the quaternions")
-    opacities: float = key(5e-2, "of the opacity logits")
-    sh0: float = key(2.5e-3, "of the constant colour")
-    shN: float = key(1.25e-4, "of the view-dependent colour")
-    exposure: float = key(1e-2, "of the photographs' exposures, at the first step")
-    exposure_final: float = key(1e-3, "of the exposures at the last step, approached exponentially")
+
+def recipe_of(schema: Schema, base: "type[Recipe]") -> "type[Recipe]":
+    """The config of a task with this schema: all keys of `base`, with a rate for each parameter."""
+    rates = rates_of(schema)
+    return make_dataclass(base.__name__, [("rates", rates, key(rates, "learning rates"))], bases=(base,))
+
+
+if TYPE_CHECKING:  # a class that is made while running is no type to a checker
+    Rates = Any
+else:
+    Rates = rates_of(GAUSSIAN)
 
 
 @dataclass
 class Recipe(Common):
     """Every key of `configs/scene.yaml`."""
 
-    task: Literal["scene"] = key("scene", "what is learned")
+    task: str = key("scene", "what is learned: scene, or the package.module:Class of a task")
     out: str = key("runs/scene", "the run folder to write; it must be new or empty")
     steps: int = key(7000, "updates to make")
     log_every: int = key(50, "steps between lines of metrics.jsonl")
@@ -38,12 +53,14 @@ class Recipe(Common):
     )
     sh_degree: int = key(3, "degree of the spherical harmonics, 0 to 4")
     sh_every: int = key(1000, "steps after which the degree in use rises by one")
-    lambda_dssim: float = key(0.2, "weight of 1 - SSIM against L1")
+    losses: Entries = entries(LOSSES, {"photometric": {}}, "the terms of the loss")
+    lambda_dssim: float | None = key(None, "short for losses.photometric.lambda_dssim; null: what is set there")
     antialiased: bool = key(False, "scale opacities for the low-pass filter (Mip-Splatting)")
     coarse: list[float] = key([], "fractions of all steps at which the picture's size doubles, up to full size")
     exposure: bool = key(False, "learn an affine colour for each training photograph, of varying exposures")
     rates: Rates = key(Rates, "learning rates")
-    densify: AdaptiveDensity.Config = key(AdaptiveDensity.Config, "adaptive density control")
+    strategy: str = key("adaptive", "how the number of Gaussians changes: adaptive, fixed, or a package.module:Class")
+    densify: Any = chosen(STRATEGIES, "strategy", "keys of the strategy")
     evaluate_every: int = key(0, "steps between evaluations on held-out photographs; 0: at the end only")
     patience: int = key(
         0, "evaluations in a row without a better PSNR, after which training ends; 0: never; needs evaluate_every"
@@ -69,7 +86,8 @@ class Recipe(Common):
             raise SplatlearnError(f"'timelapse' must be from 0 to 10000 pictures, got {self.timelapse}")
         if self.sh_every < 1:
             raise SplatlearnError(f"'sh_every' must be at least 1, got {self.sh_every}")
-        if not 0 <= self.lambda_dssim <= 1:
-            raise SplatlearnError(f"'lambda_dssim' must be from 0 to 1, got {self.lambda_dssim}")
+        if self.lambda_dssim is not None:
+            self.losses["photometric"] = replace(self.losses["photometric"], lambda_dssim=self.lambda_dssim)
+            self.lambda_dssim = None
         if self.coarse != sorted(self.coarse) or not all(0 <= at <= 1 for at in self.coarse):
             raise SplatlearnError(f"'coarse' must be rising fractions from 0 to 1, got {self.coarse}")
