@@ -52,6 +52,7 @@ class Tape(Recorder):
         poison([tensor for tensor in mode.made_here])
         self.operations += len(mode.work)
 
+        @torch.no_grad()  # what was noted is below autograd
         def replay() -> None:
             for work in mode.work:
                 work()

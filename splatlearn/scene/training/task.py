@@ -59,6 +59,7 @@ class SceneTask(Task[View, Rendering]):
         )
         names = [camera.name for camera in self.scene.train]
         self.exposures = Exposures(names, self.device) if config.exposure else None
+        self.learned = Learned(self.gaussians, self.exposures)
         self.losses = self._losses()
         self.background = torch.tensor(config.data.background, device=self.device)
         self.options = {"rasterize_mode": "antialiased" if config.antialiased else "classic"}
@@ -95,12 +96,11 @@ class SceneTask(Task[View, Rendering]):
 
     def _losses(self) -> Losses:
         """The terms of the config, and with learned exposures their penalty."""
-        configs, learned = self.config.losses, Learned(self.gaussians, self.exposures)
-        found = Losses()
+        configs, found = self.config.losses, Losses()
         for name, config in configs.items():
-            found[name] = LOSSES.find(configs.word(name), f"losses.{name}")(config, learned)
+            found[name] = LOSSES.find(configs.word(name), f"losses.{name}")(config, self.learned)
         if self.exposures is not None and "exposure" not in found:
-            found["exposure"] = ExposurePenalty(ExposurePenalty.Config(), learned)
+            found["exposure"] = ExposurePenalty(ExposurePenalty.Config(), self.learned)
         return found
 
     # ---- the five steps' parts ----
