@@ -1,12 +1,16 @@
-"""Builds the native core with compilers alone: no torch, no CMake, a library per backend, one wheel for all Pythons."""
+"""Builds the native core with compilers alone: no torch, no CMake, a library per backend, one wheel for all Pythons.
 
-import os
-import platform
-import re
+    pip install .                            a package with its libraries
+    python setup.py build_ext --inplace      libraries into this checkout; compiles only what has changed
+    python setup.py compile_commands         compile_commands.json, for editors and clang's tools
+    python setup.py build_emulator --out F   the CUDA kernels for the CPU emulator, for tests
+
+build_native/ has the sources, flags and the reader of csrc/abi.h.
+"""
+
+import json
 import shutil
-import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Command, Extension, setup
@@ -20,154 +24,28 @@ except ImportError:  # setuptools before 70.1 left it to the wheel package
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))  # a build in isolation does not have it
-from build_native import abi  # noqa: E402
+from build_native import targets  # noqa: E402
+from build_native.steps import Step, locked, run_steps  # noqa: E402
 
-STAGES = ["project", "bin", "rasterize", "photometric", "adam"]
-CPU_SOURCES = ["rasterize_backward", "project_update", "project_backward", *STAGES, "rasterize_sums", "peak"]
-KERNELS = ["rasterize_backward", "project_update", "project_backward", *STAGES, "bin_write", "bin_tiles"]
-KERNELS += ["rasterize_sums", "rasterize_order", "api"]
-EMULATED_SOURCES = [f"csrc/cuda/{name}.cu" for name in KERNELS]
-CUDA_SOURCES = ["csrc/cuda/sort.cu", *EMULATED_SOURCES]  # what takes longest goes first
-EMULATOR_SOURCES = [f"csrc/emulator/{name}.cpp" for name in ("machine", "exchange", "report", "fiber", "sort")]
 CPU, CUDA = "splatlearn.ops.libsplatlearn_cpu", "splatlearn.ops.libsplatlearn_cuda"
-# Never -march=native (wheels travel) and never -ffast-math (it breaks rounding by a magic number).
-CXX_FLAGS = ["-std=c++17", "-O3", "-fopenmp", "-fPIC", "-fvisibility=hidden", "-fno-exceptions"]
-CXX_FLAGS += ["-fno-math-errno", "-fno-trapping-math", "-fno-tree-loop-distribute-patterns"]
-CXX_FLAGS += ["-Wall", "-Wextra", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
-CUDA_FLAGS = ["-std=c++17", "-O3", "-Xcompiler", "-fPIC,-fvisibility=hidden"]
-CUDA_DEFAULT_ARCHS = ["75", "80", "90", "120"]
-EMULATOR_FLAGS = ["-std=c++17", "-DSPLATLEARN_EMULATOR", "-fPIC", "-fvisibility=hidden", "-fno-exceptions", "-g1"]
-EMULATOR_FLAGS += ["-Wall", "-Wextra", "-Wno-unknown-pragmas"]
 
 
-def isa_levels() -> dict[str, list[str]]:
-    """Instruction-set levels to compile, each with its flags; the library chooses among them when it is loaded."""
-    if platform.machine() in ("x86_64", "AMD64"):
-        return {level: [f"-march=x86-64-{level}"] for level in ("v2", "v3", "v4")}
-    return {"portable": []}
-
-
-def cxx() -> list[str]:
-    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
-    if not compiler or not shutil.which(compiler.split()[0]):
-        sys.exit(
-            "splatlearn: no C++ compiler was found, and its native core is compiled on installation; "
-            "install one (Debian/Ubuntu: apt install g++; Fedora: dnf install gcc-c++) or name one in CXX."
-        )
-    return compiler.split()
-
-
-def answer(*command: str) -> str:
-    """What a command prints; nothing where it is absent or fails."""
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-
-
-def nvcc() -> str | None:
-    """The CUDA compiler, or None to build without CUDA, as SPLATLEARN_CUDA (auto, 0 or 1) and the machine say."""
-    wanted = os.environ.get("SPLATLEARN_CUDA", "auto") or "auto"
-    if wanted not in ("auto", "0", "1"):
-        sys.exit(f'splatlearn: SPLATLEARN_CUDA is "{wanted}", but it takes auto, 0 or 1.')
-    if wanted == "0":
-        return None
-    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or "/usr/local/cuda"
-    for compiler in (os.environ.get("NVCC"), shutil.which("nvcc"), f"{home}/bin/nvcc"):
-        if compiler and "release" in answer(compiler, "--version"):
-            return compiler
-    if wanted == "1":
-        sys.exit(
-            "splatlearn: SPLATLEARN_CUDA=1 asks for the CUDA backend, but no nvcc was found; put the CUDA toolkit's "
-            "bin folder on PATH, or name nvcc in NVCC, or leave SPLATLEARN_CUDA unset to build for the CPU alone."
-        )
-    return None
-
-
-def cuda_archs(compiler: str) -> list[str]:
-    """Architectures: those of SPLATLEARN_CUDA_ARCHS, else of the cards present, else the usual ones that nvcc knows."""
-    archs = os.environ.get("SPLATLEARN_CUDA_ARCHS", "").replace(".", "").replace(",", " ").replace(";", " ").split()
-    for arch in archs:
-        if not re.fullmatch(r"\d{2,3}[af]?", arch):
-            sys.exit(f'splatlearn: SPLATLEARN_CUDA_ARCHS holds "{arch}", but it takes numbers such as 90 or 8.6.')
-    if not archs:
-        cards = answer("nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader")
-        archs = [major + minor for major, minor in re.findall(r"^(\d+)\.(\d)$", cards, re.M)]
-    if not archs:
-        known = re.findall(r"compute_(\d+)\b", answer(compiler, "--list-gpu-arch"))
-        archs = [arch for arch in CUDA_DEFAULT_ARCHS if arch in known] or known[-1:]
-    return sorted(set(archs), key=lambda arch: int(arch.rstrip("af")))
-
-
-def run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"splatlearn: this command failed:\n  {' '.join(command)}\n{done.stderr or done.stdout}")
-
-
-def run_all(commands: list[list[str]]) -> None:
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(run, commands))
-
-
-def cpu_objects(folder: Path) -> list[list[str]]:
-    """Commands that compile each CPU file once per instruction-set level; the last word of each is the object."""
-    commands = []
-    for level, flags in isa_levels().items():
-        for name in CPU_SOURCES:
-            space = f"-DSPLATLEARN_NAMESPACE=splatlearn_{level}"
-            source, out = ROOT / f"csrc/cpu/{name}.cpp", folder / f"cpu_{name}_{level}.o"
-            commands.append([*cxx(), *CXX_FLAGS, *flags, space, "-c", str(source), "-o", str(out)])
-    for name in ("dispatch", "scratch"):  # of no level
-        source, out = ROOT / f"csrc/cpu/{name}.cpp", folder / f"cpu_{name}.o"
-        commands.append([*cxx(), *CXX_FLAGS, "-c", str(source), "-o", str(out)])
-    return commands
-
-
-def cuda_objects(folder: Path, compiler: str) -> list[list[str]]:
-    """Commands that compile each CUDA file for all architectures, with PTX of the highest for cards to come."""
-    archs = cuda_archs(compiler)
-    flags = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
-    flags.append(f"-gencode=arch=compute_{archs[-1]},code=compute_{archs[-1]}")
-    if "--compress-mode" in answer(compiler, "--help"):  # since CUDA 12.8; halves the library
-        flags.append("--compress-mode=size")
-    if os.environ.get("SPLATLEARN_CUDA_LINEINFO") == "1":  # for profilers and compute-sanitizer
-        flags.append("-lineinfo")
-    if os.environ.get("CXX"):
-        flags.append(f"-ccbin={cxx()[0]}")
-    outs = [(ROOT / source, folder / f"cuda_{Path(source).stem}.o") for source in CUDA_SOURCES]
-    return [[compiler, *CUDA_FLAGS, *flags, "-c", str(source), "-o", str(out)] for source, out in outs]
-
-
-def layout_object(folder: Path) -> list[str]:
-    """The command that compiles what a library reports of its ABI; also writes the Python side of csrc/abi.h."""
-    header = ROOT / "csrc/abi.h"
-    try:
-        known = abi.read(header)
-    except abi.AbiError as error:
-        sys.exit(f"splatlearn: {error}.")
-    module, text = ROOT / "splatlearn/ops/abi.py", abi.python_source(known)
-    if module.read_text() != text:
-        module.write_text(text)
-    source = folder / "layout.cpp"
-    source.write_text(abi.layout_source(known, header, ""))
-    return [*cxx(), "-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-c", str(source), "-o", f"{source}.o"]
-
-
-class BuildWithConfigs(build_py):
-    """The configs travel with the package, so that `splatlearn train scene.yaml` needs no checkout."""
+class PackageBuild(build_py):
+    """Copies the configs into the package too, so that `splatlearn train scene.yaml` needs no checkout."""
 
     def run(self) -> None:
+        if not self.editable_mode:
+            shutil.rmtree(Path(self.build_lib) / "splatlearn", ignore_errors=True)  # of modules that are no more
         super().run()
         if not self.editable_mode:
             shutil.copytree(ROOT / "configs", Path(self.build_lib) / "splatlearn/configs", dirs_exist_ok=True)
 
 
 class NativeBuild(build_ext):
-    """Compiles the library of each backend; all objects at once, then a link each."""
+    """Compiles and links the library of each backend."""
 
     def finalize_options(self) -> None:
-        self.nvcc = nvcc()
+        self.nvcc = targets.nvcc()
         if self.nvcc and all(extension.name != CUDA for extension in self.distribution.ext_modules):
             self.distribution.ext_modules.append(Extension(CUDA, sources=["csrc/cuda/api.cu"]))
         super().finalize_options()
@@ -176,35 +54,72 @@ class NativeBuild(build_ext):
         return fullname.replace(".", "/") + ".so"  # a plain library loaded by ctypes, not a Python module
 
     def build_extensions(self) -> None:
-        folder = Path(self.build_temp) / "objects"
-        shutil.rmtree(folder, ignore_errors=True)  # a stale object must never be linked
-        folder.mkdir(parents=True)
-        cpu = cpu_objects(folder)
-        cuda = cuda_objects(folder, self.nvcc) if self.nvcc else []
-        layout = layout_object(folder)
-        run_all([*cuda, *cpu, layout])
-        cpu, cuda = [*cpu, layout], [*cuda, layout]
-        self.link(CPU, [*cxx(), "-shared", "-fopenmp"], cpu)
-        if self.nvcc:
-            self.link(CUDA, [self.nvcc, "-shared", "-cudart=static", "-Xlinker", "--exclude-libs,ALL"], cuda)
-        else:
-            self.forget_cuda(Path(self.build_lib))
+        folder = Path(self.build_temp).resolve()
+        with locked(folder):
+            libraries = native_libraries(folder, self.nvcc)
+            build(libraries)
+            for name, steps in libraries.items():
+                replace(steps[-1].out, Path(self.get_ext_fullpath(name)))
+        if not self.nvcc:
+            self.remove_cuda(Path(self.build_lib))
 
     def copy_extensions_to_source(self) -> None:
         if not self.nvcc:
-            self.forget_cuda(ROOT)
+            self.remove_cuda(ROOT)
         super().copy_extensions_to_source()
 
-    def forget_cuda(self, place: Path) -> None:
-        """Removes the library of an earlier build: built without CUDA, this one must not carry it."""
+    def remove_cuda(self, place: Path) -> None:
+        """Removes the library of an earlier build: built without CUDA, this one must not contain it."""
         (place / self.get_ext_filename(CUDA)).unlink(missing_ok=True)
 
-    def link(self, name: str, command: list[str], compiled: list[list[str]]) -> None:
-        target = Path(self.get_ext_fullpath(name))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        linked = target.with_suffix(".new")
-        run([*command, *(words[-1] for words in compiled), "-o", str(linked)])
-        linked.replace(target)  # never overwrite a library that a running process has mapped
+
+def native_libraries(folder: Path, nvcc: str | None) -> dict[str, list[Step]]:
+    """The steps of each library, of which the last one links it."""
+    cpu = {CPU: targets.cpu_library(folder)}
+    return cpu | {CUDA: targets.cuda_library(folder, nvcc)} if nvcc else cpu
+
+
+def build(libraries: dict[str, list[Step]]) -> None:
+    """Compiles what has changed, of all libraries side by side, and then links them."""
+    objects = {step.out: step for steps in reversed(libraries.values()) for step in steps[:-1]}
+    compiled = run_steps(list(objects.values()), targets.CSRC)
+    linked = run_steps([steps[-1] for steps in libraries.values()], targets.CSRC)
+    print(f"splatlearn: compiled {len(compiled)} of {len(objects)} files, linked {len(linked)} of {len(libraries)}")
+
+
+def replace(built: Path, target: Path) -> None:
+    """Copies a library over another one, which a running process may have mapped."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    new = target.with_name(target.name + ".new")
+    shutil.copy(built, new)
+    new.replace(target)
+
+
+class CompileCommands(Command):
+    """Writes compile_commands.json, the compilation database that clangd and clang-tidy read."""
+
+    description = "write compile_commands.json"
+    user_options = [("out=", None, "the file to write (default: compile_commands.json beside setup.py)")]
+
+    def initialize_options(self) -> None:
+        self.out: str | None = None
+
+    def finalize_options(self) -> None:
+        self.out = self.out or str(ROOT / "compile_commands.json")
+
+    def run(self) -> None:
+        libraries = native_libraries(ROOT / "build/objects", targets.nvcc())
+        steps = {step.out: step for steps in libraries.values() for step in steps[:-1]}.values()
+        entries = [
+            {
+                "directory": str(ROOT),
+                "file": str(step.inputs[0]),
+                "arguments": step.arguments(),
+                "output": str(step.out),
+            }
+            for step in steps
+        ]
+        Path(str(self.out)).write_text(json.dumps(entries, indent=1) + "\n")
 
 
 class EmulatorBuild(Command):
@@ -217,42 +132,32 @@ class EmulatorBuild(Command):
     description = "compile the CUDA kernels for the CPU emulator (tests)"
     user_options = [
         ("out=", None, "the file to write"),
+        ("objects=", None, "the folder to keep object files in (default: build/emulator beside setup.py)"),
         ("sanitize=", None, "sanitizers to build with: thread, or address,undefined"),
         ("program=", None, "a file with a main: build a program of it and the emulator alone"),
     ]
 
     def initialize_options(self) -> None:
         self.out: str | None = None
+        self.objects: str | None = None
         self.sanitize: str | None = None
         self.program: str | None = None
 
     def finalize_options(self) -> None:
         if not self.out:
-            sys.exit("splatlearn: build_emulator wants --out FILE.")
+            sys.exit("splatlearn: build_emulator needs --out FILE.")
 
     def run(self) -> None:
-        target = Path(str(self.out))
-        folder = target.with_name(target.name + ".objects")
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        sanitize: list[str] = []
-        if self.sanitize:
-            sanitize = [f"-fsanitize={self.sanitize}", "-fno-sanitize-recover=all"]
-        sources = [*([self.program] if self.program else EMULATED_SOURCES), *EMULATOR_SOURCES]
-        commands = []
-        for source in sources:
-            out = folder / f"{Path(source).stem}_{Path(source).suffix[1:]}.o"
-            flags = [*EMULATOR_FLAGS, "-O0" if self.sanitize else "-O2", *sanitize]
-            commands.append([*cxx(), *flags, "-x", "c++", "-c", str(ROOT / source), "-o", str(out)])
-        commands.append(layout_object(folder))
-        run_all(commands)
-        kind = [] if self.program else ["-shared"]
-        run([*cxx(), *kind, *sanitize, *(command[-1] for command in commands), "-o", str(target)])
-        shutil.rmtree(folder)
+        kind = "-".join(["program" if self.program else "kernels", *(self.sanitize or "").split(",")])
+        folder = Path(self.objects or ROOT / "build/emulator").resolve() / kind
+        with locked(folder):
+            steps = targets.emulator(folder, self.sanitize, self.program)
+            build({"emulator": steps})
+            replace(steps[-1].out, Path(str(self.out)))
 
 
 class AnyPythonWheel(bdist_wheel):
-    """The library knows no Python, so that one wheel serves every version of it."""
+    """Tags the wheel for every version of Python, as the libraries depend on none."""
 
     def get_tag(self) -> tuple[str, str, str]:
         return "py3", "none", super().get_tag()[2]
@@ -261,9 +166,10 @@ class AnyPythonWheel(bdist_wheel):
 setup(
     ext_modules=[Extension(CPU, sources=["csrc/cpu/dispatch.cpp"])],
     cmdclass={
-        "build_py": BuildWithConfigs,
+        "build_py": PackageBuild,
         "build_ext": NativeBuild,
         "bdist_wheel": AnyPythonWheel,
         "build_emulator": EmulatorBuild,
+        "compile_commands": CompileCommands,
     },
 )

@@ -41,7 +41,7 @@ def emulated_library() -> Path:
     files = (path for path in (ROOT / "csrc").rglob("*") if path.suffix in (".h", ".cu", ".cpp"))
     sources = sorted(path for path in files if path.parent.name != "cpu")
     state = hashlib.sha256()
-    for path in [ROOT / "setup.py", *sources]:
+    for path in [ROOT / "setup.py", *sorted((ROOT / "build_native").glob("*.py")), *sources]:
         state.update(path.read_bytes())
     folder = Path(tempfile.gettempdir()) / f"splatlearn_emulated_{os.getuid()}"
     library = folder / f"libsplatlearn_emulated_{state.hexdigest()[:16]}.so"
@@ -49,6 +49,7 @@ def emulated_library() -> Path:
         folder.mkdir(mode=0o700, exist_ok=True)
         new = library.with_suffix(f".{os.getpid()}.new")
         command = [sys.executable, "setup.py", "-q", "build_emulator", "--out", str(new)]
+        command += ["--objects", str(folder / "objects")]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, f"the emulator does not compile: {done.stderr[-3000:]}"
         for old in folder.glob("libsplatlearn_emulated_*.so"):

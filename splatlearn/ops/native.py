@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 
 from splatlearn.errors import SplatlearnError
-from splatlearn.ops import abi, structs
+from splatlearn.ops import abi, libraries, structs
 from splatlearn.ops.abi import *  # noqa: F403  (names of csrc/abi.h, as native.NAME)
 
-CPU_LIBRARY = Path(__file__).with_name("libsplatlearn_cpu.so")
-CUDA_LIBRARY = Path(__file__).with_name("libsplatlearn_cuda.so")
+CPU_LIBRARY = libraries.find_library("libsplatlearn_cpu.so")
+CUDA_LIBRARY = libraries.find_library("libsplatlearn_cuda.so")
 _emulated: Path | None = None  # the library of the emulated CUDA kernels, within `emulated`
 
 
@@ -45,6 +45,12 @@ def _load(path: Path) -> ctypes.CDLL:
     difference = _abi_difference(loaded)
     if difference:
         raise SplatlearnError(f"the native library {path} was built from another csrc/abi.h: {difference}{remedy}")
+    if path in (CPU_LIBRARY, CUDA_LIBRARY) and libraries.is_borrowed(path):
+        loaded.splatlearn_sources.restype = c_char_p
+        if loaded.splatlearn_sources().decode() != libraries.digest_of_sources(libraries.CSRC):
+            raise SplatlearnError(
+                f"the native library {path}, of the installed package, was not built from this checkout's csrc{remedy}"
+            )
     loaded.splatlearn_error.restype = c_char_p
     stages = abi.STAGES if path == CPU_LIBRARY else abi.STAGES | abi.CUDA_STAGES
     for name, struct in stages.items():
