@@ -3,7 +3,7 @@
 import ctypes
 import inspect
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from ctypes import POINTER, Structure, c_double, c_int32, c_int64, c_void_p, sizeof
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_origin
 
@@ -14,10 +14,8 @@ _SCALARS = {"int32_t": c_int32, "int64_t": c_int64, "double": c_double}
 
 if TYPE_CHECKING:
     from typing_extensions import dataclass_transform
-else:  # for type checkers alone: they then know the keywords and their types
-
-    def dataclass_transform(**_: bool) -> Callable[[T], T]:
-        return lambda decorator: decorator
+else:  # for type checkers only: they then know the keywords and their types
+    dataclass_transform = lambda **_: lambda decorator: decorator  # noqa: E731  (mkdocstrings reads only one def)
 
 
 @dataclass_transform(kw_only_default=True)
