@@ -61,38 +61,65 @@ def rasterization(
     detached: bool = False,
     **unsupported: Any,
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    """Renders N 3D Gaussians into C images. Gradients flow to all float tensors, viewmats, Ks and backgrounds included.
+    """Render N 3D Gaussians into C images. Gradients flow to all float tensors, viewmats, Ks and backgrounds included.
+
+    All tensors have one dtype, float32 or float64, and are on one device.
 
     Args:
-        means: [N, 3] world. quats: [N, 4] wxyz, of a norm from 1e-12 to 1e12. scales: [N, 3] linear, world units.
+        means: [N, 3] centres, world.
+        quats: [N, 4] rotations from the Gaussian's axes to the world, wxyz, of a norm from 1e-12 to 1e12.
+        scales: [N, 3] standard deviations along the Gaussian's axes, world units.
         opacities: [N] in 0..1.
-        colors: [N, D] or [C, N, D] features of any D; with `sh_degree`, spherical harmonics [N, K, 3], or a pair
-            ([N, 1, 3], [N, K-1, 3]) which saves a concatenation.
-        viewmats: [C, 4, 4] world to camera (OpenCV: x right, y down, z forward). Ks: [C, 3, 3] intrinsics, px; pixel
-            centres lie at +0.5.
+        colors: [N, D] or [C, N, D] features of any D; with `sh_degree` spherical-harmonics coefficients [N, K, 3], or a
+            pair ([N, 1, 3], [N, K-1, 3]), which saves a concatenation.
+        viewmats: [C, 4, 4] world to camera, OpenCV axes: x right, y down, z forward.
+        Ks: [C, 3, 3] intrinsics, px; pixel centres are at +0.5.
         width, height: image size, px.
-        near_plane, far_plane, radius_clip, eps2d, sh_degree: see `splatlearn.ops.project.project`.
-        packed: keep only visible Gaussians between the stages; `meta` has rows [nnz] and camera_ids, gaussian_ids.
-        tile_size, channel_chunk: schedule details of gsplat; any value gives the same result here.
-        backgrounds: [C, D] or None for black; not applied to depth channels.
+        near_plane, far_plane: Gaussians of other depths are culled, world units.
+        radius_clip: Gaussians whose two radii are at or below it are culled, px.
+        eps2d: low-pass filter added to the 2D covariance, px^2.
+        sh_degree: 0..4: `colors` are coefficients, of which those up to this degree are used; None: features.
+        packed: keep only visible Gaussians between the stages; `meta` then has nnz rows instead of [C, N].
+        tile_size, channel_chunk: schedule details of gsplat; every value gives the same result here.
+        backgrounds: [C, D] or None for zeros; not applied to depth channels.
         render_mode: "RGB" colours; "D" accumulated depth; "ED" expected depth; "RGB+D", "RGB+ED" both, depth last.
         absgrad: backward also writes meta["means2d"].absgrad.
-        rasterize_mode: "classic" or "antialiased".
-        alpha_threshold, transmittance_threshold: cut-offs of the method; 0 switches one off.
+        rasterize_mode: "classic", or "antialiased" to scale opacities by the loss that `eps2d` causes.
+        camera_model: "pinhole".
+        alpha_threshold: smaller alphas contribute nothing; 0: all contribute.
+        transmittance_threshold: a pixel stops before the Gaussian that would take its transmittance below it; 0: never.
         raw: scales are logarithms and opacities logits, which stage project activates; gradients are to these.
-        camera_centers: [C, 3] world, if known; see `splatlearn.ops.project.project`.
-        leaves: backward ends at the 2D Gaussians, meta["detached"], from which `splatlearn.ops.project_update` goes on.
+        camera_centers: [C, 3] world, if known, which saves inverting `viewmats`; these must then need no gradient.
+        detached: backward ends at the 2D Gaussians, meta["detached"], from which
+            `splatlearn.ops.project_update.project_update` updates the parameters.
+        unsupported: arguments of gsplat without a counterpart here, at the values that ask for nothing.
 
     Returns:
-        render_colors [C, H, W, X], render_alphas [C, H, W, 1], and a dict of what happened: means2d (in the graph, px,
-        takes retain_grad), radii, depths, conics, opacities, tiles_per_gauss, isect_offsets [C, tiles_y, tiles_x],
-        flatten_ids, width, height, tile_width, tile_height, tile_size, n_cameras. On a CUDA device the host waits
-        only for the length of flatten_ids. Within a `splatlearn.ops.capacity.Capacity` it waits for nothing: the
-        entries of flatten_ids beyond the number of instances then have no meaning.
+        render_colors [C, H, W, X], with X channels of the render mode; render_alphas [C, H, W, 1], each 1 minus the
+        final transmittance; and `meta`. Its rows are [C, N], or [nnz] if packed; I is the number of instances, which
+        are pairs of a Gaussian and a tile that it touches.
+
+        - camera_ids, gaussian_ids: [nnz] int64, the camera and the Gaussian of each row; None if not packed.
+        - means2d: [rows, 2] px, centres in the image, in the graph: `retain_grad()` works.
+        - means2d.absgrad: [rows, 2] 1/px, sum over pixels of absolute gradients, after backward with `absgrad`.
+        - depths: [rows] world units, camera-space z. radii: [rows, 2] int32 px, half extents in x and y of the ellipse
+          where alpha falls to `alpha_threshold`; 0 if culled, and then all other values are 0.
+        - conics: [rows, 3] 1/px^2, the inverse 2D covariance: xx, xy, yy.
+        - opacities: [rows] in 0..1, after activation and antialiasing.
+        - tiles_per_gauss: [rows] int32, the number of tiles that each row touches.
+        - isect_offsets: [C, tile_height, tile_width] int64, the first instance of each tile in `flatten_ids`.
+        - flatten_ids: [I] int32, the row of each instance, by tile and then from near to far.
+        - width, height: px. tile_size: px. tile_width, tile_height: the number of tiles across and down an image.
+        - n_cameras: C.
+        - detached: only with `detached`: the `DetachedGaussians` [C, N].
+
+        On a CUDA device the host waits only for I. Within a `splatlearn.ops.capacity.Capacity` it waits for nothing;
+        `flatten_ids` is then longer than I, and its entries from I on are undefined.
 
     Raises:
-        SplatlearnError: an argument of another shape, dtype or value, or lists too large for the memory.
-        NotImplementedError: an argument of gsplat's that has no counterpart here asks for something.
+        SplatlearnError: an argument has another shape, dtype, device or value, or the lists do not fit into memory.
+        NotImplementedError: an argument of gsplat without a counterpart here asks for something.
+        TypeError: gsplat has no such argument either.
     """
     _refuse_unsupported(unsupported)
     chain = render_chain(
