@@ -1,4 +1,4 @@
-"""Stage adam: the update, one native pass over parameters and their moments in the arithmetic of torch.optim.Adam."""
+"""Stage adam: one native pass over parameters and their moments, in the arithmetic of torch.optim.Adam."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from splatlearn.ops.checks import check_like, check_tensor
 
 
 class Group(NamedTuple):
-    """A parameter with what its update needs: tensors of one shape, float32 or float64, contiguous."""
+    """A parameter and what its update needs: contiguous tensors of one shape, float32 or float64."""
 
     parameter: Tensor
     gradient: Tensor
@@ -34,7 +34,7 @@ def adam_step(
     eps: float = 1e-15,
     skip: Tensor | None = None,
 ) -> None:
-    """Updates one parameter and its moments in place; see `adam_steps`."""
+    """Update one parameter and its moments in place; arguments and errors are those of `adam_steps`."""
     adam_steps([Group(parameter, gradient, exp_avg, exp_avg_sq, lr)], step=step, betas=betas, eps=eps, skip=skip)
 
 
@@ -49,23 +49,26 @@ def adam_steps(
     skip: Tensor | None = None,
     rates: Tensor | None = None,
 ) -> None:
-    """Updates each group's `parameter`, `exp_avg` and `exp_avg_sq` in place; on a CUDA device all groups in one launch.
+    """Update each group's `parameter`, `exp_avg` and `exp_avg_sq` in place; on a CUDA device in one launch.
 
-    Kingma & Ba 2015, with bias correction; eps is added to the root of the second moment.
+    Kingma & Ba 2015, with bias correction; eps is added to the square root of the second moment.
 
     Args:
         groups: parameters of one dtype on one device.
         step: 1 for the first update.
-        visible: [N] bool, rows (of the first dimension, which all parameters then share) to update; the others and
-            their moments stay as they are. None: all.
-        skip: [1] int32: where it is not 0 nothing is updated; on a CUDA device it is not waited for. Such is
-            `splatlearn.ops.capacity.Capacity.overflow`, of a step that is to be made again. None: update.
-        rates: [groups, 2] of the parameters' dtype on their device, `step_rates` of each group; for the CUDA kernels,
-            which read them as they run, in place of `step` and each `lr`: so a launch that was recorded once can be
-            repeated in later steps. None: by `step` and `lr`.
+        betas: decay rates of the first and second moment, each below 1.
+        eps: added to the square root of the second moment.
+        visible: [N] bool, the rows (of the first dimension, which all parameters then share) to update. The other rows
+            and their moments are not changed. None: all rows.
+        skip: [1] int32, such as `splatlearn.ops.capacity.Capacity.overflow`: nothing is updated if it is not 0. The
+            host does not wait for it on a CUDA device. None: update.
+        rates: [groups, 2] of the parameters' dtype on their device, `step_rates` of each group, in place of `step` and
+            each `lr`. For the CUDA kernels, which read them when they run, so that a recorded launch can be replayed in
+            later steps. None: use `step` and `lr`.
 
     Raises:
-        SplatlearnError: a tensor does not fit, is not contiguous, step < 1, or `rates` are given to the CPU's kernel.
+        SplatlearnError: a tensor has another shape, dtype or device or is not contiguous, step < 1, or `rates` are
+            given for parameters on the CPU.
     """
     if step < 1:
         raise SplatlearnError(f"step must be at least 1, but is {step}")
@@ -103,12 +106,12 @@ def adam_steps(
 
 
 def step_rates(lr: float, step: int, betas: tuple[float, float] = (0.9, 0.999)) -> tuple[float, float]:
-    """lr / (1 - beta1^step) and sqrt(1 - beta2^step): what of an update differs from step to step."""
+    """The numbers of an update that change with the step: lr / (1 - beta1^step) and sqrt(1 - beta2^step)."""
     return lr / (1 - betas[0] ** step), math.sqrt(1 - betas[1] ** step)
 
 
 def _checked(group: Group, like: Tensor) -> Group:
-    """The group with tensors that native code may read and write."""
+    """The group, after a check that native code may read and write its tensors."""
     check_tensor("parameter", like, tuple(like.shape) if isinstance(like, Tensor) else ())
     check_tensor("parameter", group.parameter, tuple(group.parameter.shape), like)
     shape = tuple(group.parameter.shape)

@@ -21,14 +21,14 @@ _sorting: ContextVar[str] = ContextVar("sorting", default="auto")
 
 @contextmanager
 def sorting(way: str) -> Iterator[None]:
-    """How a CUDA device sorts what is listed while it lasts; the lists are the same, and nothing changes on the CPU.
+    """A context that sets how stage bin sorts on a CUDA device. The lists are the same; the CPU ignores it.
 
     Args:
-        way: "all": rows by depth, then all instances by tile, for which bytes count; "tile": the list of each tile by
-            itself, a quarter of the launches, for which they count; "auto": by how much room the lists have.
+        way: "all": sort the rows by depth, then all instances by tile, at a cost in bytes. "tile": sort the list of
+            each tile by itself, with a quarter of the launches. "auto": choose by the capacity of the lists.
 
     Raises:
-        SplatlearnError: another way.
+        SplatlearnError: there is no such way.
     """
     if way not in SORTING:
         raise SplatlearnError(f'sorting takes one of {", ".join(SORTING)}, but got "{way}"')
@@ -42,15 +42,15 @@ def sorting(way: str) -> Iterator[None]:
 class Tiles(NamedTuple):
     """Lists of instances (a Gaussian in a tile). M rows of 2D Gaussians, I instances, tiles row-major by camera.
 
-    Within a `Capacity` on CUDA the host does not wait for I: `gaussian_ids` and `slots` are longer than I, and what
-    follows their first I entries has no meaning. Where the capacity was below I, every tile's list is empty.
+    Within a `Capacity` on CUDA the host does not wait for I: `gaussian_ids` and `slots` are longer than I, and their
+    entries from I on are undefined. If the capacity was below I, every tile's list is empty.
     """
 
     tile_offsets: Tensor  # [C * tiles + 1] int64: a tile's instances are tile_offsets[t] .. tile_offsets[t + 1]
     gaussian_ids: Tensor  # [I] int32: row of each instance, nearest first within a tile
-    slots: Tensor  # [I] int64: place of each instance when ordered by row, where its gradients are kept
+    slots: Tensor  # [I] int64: index of each instance in the order of rows, where its gradient row is
     row_offsets: Tensor  # [M + 1] int64: a row's slots are row_offsets[m] .. row_offsets[m + 1]
-    ahead: "Ahead | None" = None  # how the lists get their exact length, where they do not have it yet
+    ahead: "Ahead | None" = None  # gives the lists their exact length, if they do not have it yet
 
 
 def bin(
@@ -68,7 +68,7 @@ def bin(
     channels: int = 3,
     ahead: bool = False,
 ) -> Tiles:
-    """Lists the Gaussians of each tile in depth order; the tile test is exact to a hundredth of a pixel.
+    """List the Gaussians of each tile in depth order; the tile test is exact to a hundredth of a pixel.
 
     Args:
         means2d, conics, opacities, depths, radii: [..., 2], [..., 3], [...], [...], [..., 2] of stage project, leading
@@ -76,11 +76,12 @@ def bin(
         n_cameras: C; without `camera_ids` row r belongs to camera r // (M / C).
         camera_ids: [M] int64, or None.
         channels: colour channels that backward will carry, for the memory estimate.
-        ahead: on a CUDA device do not wait for the lists' length: they are written into room that earlier views have
-            needed, and `Tiles.ahead`, or the `Capacity` that this happens in, sees whether it was enough.
+        ahead: on a CUDA device do not wait for the length of the lists, but write them with the capacity that earlier
+            views have needed; `Tiles.ahead`, or the `Capacity` in effect, checks later whether it was large enough.
 
     Raises:
-        SplatlearnError: a tensor does not fit, or the lists and their gradients would not fit into memory.
+        SplatlearnError: a tensor has another shape, dtype or device, or the lists and their gradients do not fit into
+            memory.
     """
     check_size(width, height)
     check_number("alpha_threshold", alpha_threshold, 0, 1)
@@ -131,7 +132,7 @@ def bin(
 
 def _checked_cameras(camera_ids: Tensor, shape: tuple[int, ...], n_cameras: int, like: Tensor) -> Tensor:
     camera_ids = check_like("camera_ids", camera_ids, torch.int64, shape, like)
-    # On a CUDA device, where to look is to wait, the kernels leave rows of no camera out of all lists.
+    # On a CUDA device, where reading the ids would block, the kernels leave rows of no camera out of all lists.
     if camera_ids.numel() and not camera_ids.is_cuda:
         low, high = int(camera_ids.min()), int(camera_ids.max())
         if low < 0 or high >= n_cameras:
@@ -140,7 +141,7 @@ def _checked_cameras(camera_ids: Tensor, shape: tuple[int, ...], n_cameras: int,
 
 
 class _Counted(NamedTuple):
-    """What stands before the lists are written."""
+    """The state after counting, before the lists are written."""
 
     inputs: native.BinInputs
     like: Tensor  # of the view's dtype and device
@@ -155,7 +156,7 @@ class _Counted(NamedTuple):
 
 
 def _write(counted: _Counted, capacity: capacities.ListSize, overflow: Tensor | None = None) -> Tiles:
-    """Lists with room for that much; `overflow` [1] int32 becomes 1 where it is too little."""
+    """Lists of this capacity; `overflow` [1] int32 becomes 1 if it is too small."""
     row_offsets = counted.row_offsets
     tile_offsets = row_offsets.new_empty(counted.n_tiles + 1)
     space = workspace.current(row_offsets)
@@ -187,29 +188,30 @@ def _write_exactly(counted: _Counted) -> Tiles:
 
 
 class Ahead:
-    """Lists that are written before their length is known, so that a CUDA device need not pause after the count."""
+    """Lists that are written before their length is known, so that a CUDA device does not idle after the count."""
 
     def __init__(self, counted: _Counted, capacity: capacities.ListSize) -> None:
-        self._counted, self._room = counted, capacity
+        self._counted, self._capacity = counted, capacity
         self._needed = counted.arriving()
         self.tiles = _write(counted, capacity)
 
     @classmethod
     def begin(cls, counted: _Counted, capacity: capacities.ListSize) -> Tiles:
-        """Lists with room to spare, and what settles them."""
+        """Lists of this capacity, with the `Ahead` that resolves them."""
         ahead = cls(counted, capacity)
         return ahead.tiles._replace(ahead=ahead)
 
     def resolve(self) -> bool:
-        """Waits for the count alone; then `tiles` have their exact length.
+        """Wait for the count alone; then `tiles` have their exact length.
 
-        False: the room was too small, so that all lists were empty, and they have been written again.
+        Returns:
+            Whether the capacity was large enough. If not, all lists were empty, and have been written again.
 
         Raises:
-            SplatlearnError: the lists and their gradients would not fit into memory.
+            SplatlearnError: the lists and their gradients do not fit into memory.
         """
         needed = self._needed.wait()
-        if not self._room.holds(needed):
+        if not self._capacity.holds(needed):
             self.tiles = _write_exactly(self._counted)
             return False
         capacities.remember(self._counted.like.device, needed)

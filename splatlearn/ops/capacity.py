@@ -1,23 +1,24 @@
 """Capacity of the lists of stage bin on CUDA, and `Capacity`, with which a training step never blocks on the device.
 
-How many instances (a Gaussian in a tile) a view has is known on the device alone, so the lists are written into room
-that earlier views have needed. `rasterization` waits for the count, and nothing else, before it returns. Within a
-`Capacity` it does not: lists that lack room stay empty, a flag on the device says so, and whatever is given the flag
-changes nothing until the host has learned of it. A training step, the same for every backend:
+The number of instances of a view (pairs of a Gaussian and a tile) is known on the device alone. The lists are therefore
+allocated with the capacity that earlier views have needed. `rasterization` waits for the count, and nothing else,
+before it returns. Within a `Capacity` it does not wait: if the capacity was too small, the lists stay empty and an
+overflow flag on the device is set. Updates that are given the flag then change nothing. The host reads the count a step
+later and repeats the step. A training step, the same for every backend:
 
-    room = Room(device)
+    capacity = Capacity(device)
     for step in ...:
-        if not room.settle():  # the step before lacked room and changed nothing
-            repeat(step - 1)  # with its batch and its number, from `with room:` on; there is room now
-        with room:
+        if not capacity.resolve():  # the step before overflowed and changed nothing
+            repeat(step - 1)  # with its batch and its number, from `with capacity:` on; the capacity suffices now
+        with capacity:
             render, alphas, meta = rasterization(..., packed=False)
         loss(render).backward()
-        seen += visible & (room.overflow == 0)  # so for whatever else a step counts or sums
-        adam_steps(groups, step=step, skip=room.overflow)
+        visible_count += visible & (capacity.overflow == 0)  # and so for every other sum of a step
+        adam_steps(groups, step=step, skip=capacity.overflow)
 
-and `settle` in the same way before anything else reads the parameters: a checkpoint, densification, an evaluation, the
-end. `settle` waits for the counts alone of the views since its last call, which a device has at the beginning of a
-step, so that it works on while the host prepares the next. Training with a room has the same bits as without.
+Call `resolve` in the same way before anything else reads the parameters: a checkpoint, densification, an evaluation,
+the end. It waits only for the counts of the views since its last call. The device has these at the beginning of a step,
+so it still works while the host prepares the next one. The results have the same bits as without a `Capacity`.
 """
 
 import os
@@ -33,40 +34,45 @@ from splatlearn.errors import SplatlearnError
 from splatlearn.ops import native
 from splatlearn.ops.recording import host_callback
 
-MAX_INSTANCES = 2**31 - 1  # on CUDA, where an instance's number has 32 bits
-# Scratch bytes an instance while the CUDA kernels sort: two keys, two values and a row, and the sort's own buffers.
+MAX_INSTANCES = 2**31 - 1  # on CUDA, where the index of an instance has 32 bits
+# Scratch bytes per instance while the CUDA kernels sort: two keys, two values, a row, and the sort's own buffers.
 SORT_BYTES = 28
 
 
 class ListSize(NamedTuple):
-    """What the lists of a view need, or have room for."""
+    """The size that the lists of a view need, or the size that they are allocated with."""
 
     rows: int  # 2D Gaussians that touch a tile
     instances: int
 
     def holds(self, needed: "ListSize") -> bool:
+        """Whether lists of this capacity are large enough."""
         return needed.rows <= self.rows and needed.instances <= self.instances
 
 
-# What to make room for, by device: a quarter more than a view has needed, slowly forgotten.
+# The capacity for the next view by device: a quarter more than the largest view needed, which decays slowly.
 _capacities: dict[torch.device, ListSize] = {}
 _current: ContextVar["Capacity | None"] = ContextVar("capacity", default=None)
 
 
 def known_size(device: torch.device) -> ListSize | None:
-    """What to make room for before a view's own size is known; None before the first view."""
+    """The capacity for a view whose own size is not known yet; None before the first view."""
     return _capacities.get(device)
 
 
 def remember(device: torch.device, needed: ListSize) -> None:
-    """Notes what a view has needed."""
+    """Record the size that a view has needed."""
     before = _capacities.get(device, ListSize(0, 0))
     grown = (max(new + new // 4 + 1024, old - old // 64) for new, old in zip(needed, before, strict=True))
     _capacities[device] = ListSize(*(min(count, MAX_INSTANCES) for count in grown))
 
 
 class Arriving:
-    """A size on its way from the device, [2] int64: the host need not wait before it asks for it."""
+    """A list size on its way from the device to the host.
+
+    Args:
+        size: [2] int64, rows and instances. On a CUDA device it is copied asynchronously.
+    """
 
     def __init__(self, size: Tensor) -> None:
         self._size, self._event = size, None
@@ -76,13 +82,14 @@ class Arriving:
             self._event.record(torch.cuda.current_stream(size.device))
 
     def wait(self) -> ListSize:
+        """The size; blocks until the device has computed it."""
         if self._event is not None:
             self._event.synchronize()
         return ListSize(*map(int, self._size))
 
 
 class _Pending(NamedTuple):
-    """A view whose lists were written before their length was known."""
+    """A view whose lists were written before their size was known."""
 
     needed: Arriving
     capacity: ListSize
@@ -91,10 +98,17 @@ class _Pending(NamedTuple):
 
 
 class Capacity:
-    """While `with room:` lasts, `rasterization` on the room's device waits for nothing; see the head of this file."""
+    """A context in which `rasterization` on this device waits for nothing; see the head of this file.
+
+    Args:
+        device: where the views are rendered.
+
+    Attributes:
+        overflow: [1] int32 on the device: 1 if a view since the last `resolve` did not fit, else 0.
+    """
 
     def __init__(self, device: torch.device | str) -> None:
-        self.overflow = torch.zeros(1, dtype=torch.int32, device=device)  # 1: a view since `settle` lacked room
+        self.overflow = torch.zeros(1, dtype=torch.int32, device=device)
         self._pending: list[_Pending] = []
         self._tokens: list[Token[Capacity | None]] = []
 
@@ -111,10 +125,13 @@ class Capacity:
         return bool(self._pending)
 
     def resolve(self) -> bool:
-        """Whether all views since the last call had room; if not, they have it the next time.
+        """Wait for the sizes of the views since the last call.
+
+        Returns:
+            Whether all lists fitted. If not, their next capacity suffices, and the caller repeats the step.
 
         Raises:
-            SplatlearnError: a view's lists and their gradients would not fit into memory.
+            SplatlearnError: the lists of a view and their gradients do not fit into memory.
         """
         pending, self._pending = self._pending, []
         sizes = [view.needed.wait() for view in pending]
@@ -128,18 +145,27 @@ class Capacity:
         return not lacking
 
     def expect(self, arriving: Callable[[], Arriving], capacity: ListSize, like: Tensor, channels: int) -> None:
-        """For stage bin: notes a view that is written into this room; one that is recorded, at each replay."""
+        """Note a view whose lists stage bin writes with this capacity; a recorded view is noted at each replay."""
         host_callback(lambda: self._pending.append(_Pending(arriving(), capacity, like, channels)))
 
 
 def current(device: torch.device) -> Capacity | None:
-    """The room that views on `device` are to be written into without waiting."""
+    """The `Capacity` that is in effect for views on `device`."""
     capacity = _current.get()
     return capacity if capacity is not None and capacity.overflow.device == device else None
 
 
 def refuse_if_too_large(instances: int, like: Tensor, channels: int) -> None:
-    """Refuses before allocating: an instance takes its lists, the scratch memory of sorting, and a row of gradients."""
+    """Check, before allocating, that the lists of a view, the scratch memory of sorting and the gradient rows fit.
+
+    Args:
+        instances: pairs of a Gaussian and a tile.
+        like: a tensor of the view's dtype and device.
+        channels: colour channels.
+
+    Raises:
+        SplatlearnError: they need more memory than is available, or the CUDA kernels cannot index so many.
+    """
     kernels = native.runs_kernels(like)
     needed = instances * (12 + (SORT_BYTES if kernels else 0) + like.element_size() * (channels + 8))
     if kernels and instances > MAX_INSTANCES:
@@ -149,7 +175,7 @@ def refuse_if_too_large(instances: int, like: Tensor, channels: int) -> None:
         )
     if instances < 1 << 20:
         return  # at most tens of megabytes: not worth asking the system
-    available = _available_on_card(like.device) if like.is_cuda else available_memory()
+    available = _available_on_gpu(like.device) if like.is_cuda else available_memory()
     if needed > available:
         raise SplatlearnError(
             f"this view has {instances:,} Gaussian-tile instances, whose lists and gradients need {needed:,} bytes, "
@@ -157,13 +183,13 @@ def refuse_if_too_large(instances: int, like: Tensor, channels: int) -> None:
         )
 
 
-def _available_on_card(device: torch.device) -> int:
-    """Bytes that a CUDA device has free, and those that PyTorch holds of it without using them."""
+def _available_on_gpu(device: torch.device) -> int:
+    """Free bytes of a CUDA device, and those that PyTorch has reserved there but does not use."""
     return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 def available_memory() -> int:
-    """Bytes of memory that can still be had without swapping."""
+    """Bytes of host memory that can be allocated without swapping."""
     try:
         with open("/proc/meminfo") as lines:
             return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))

@@ -1,4 +1,4 @@
-"""Stage photometric: (1 - lambda) L1 + lambda (1 - SSIM) of a render and a photo, and its image gradient at once."""
+"""Stage photometric: (1 - lambda) L1 + lambda (1 - SSIM) of a rendering and a photo, with its gradient in one pass."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ def photometric_loss(image: Tensor, target: Tensor, lambda_dssim: float = 0.2) -
 
     Args:
         image: [H, W, D] or [C, H, W, D] float, values in 0..1.
-        target: same shape, of the same dtype or uint8 (value / 255).
+        target: of the same shape; of the same dtype, or uint8, of which 255 stands for 1.
         lambda_dssim: weight of 1 - SSIM. SSIM (Wang et al. 2004) has an 11x11 Gaussian window of sigma 1.5 with zeros
             outside the image, and is averaged over all pixels and channels.
 
@@ -24,14 +24,24 @@ def photometric_loss(image: Tensor, target: Tensor, lambda_dssim: float = 0.2) -
         A scalar; its gradient flows to `image` only.
 
     Raises:
-        SplatlearnError: shapes or dtypes do not fit.
+        SplatlearnError: shapes, dtypes or devices differ, the image is empty, or lambda_dssim is not in 0..1.
     """
     check_number("lambda_dssim", lambda_dssim, 0, 1)
     return _Photometric.apply(*_checked(image, target), lambda_dssim)
 
 
 def ssim(image: Tensor, target: Tensor) -> float:
-    """Mean structural similarity, with the window and borders of `photometric_loss`; arguments as there."""
+    """Mean structural similarity, with the window and borders of `photometric_loss`.
+
+    Args:
+        image, target: as in `photometric_loss`.
+
+    Returns:
+        The mean over all pixels and channels, at most 1.
+
+    Raises:
+        SplatlearnError: as in `photometric_loss`.
+    """
     image, target = _checked(image, target)
     _, means = _evaluate(image.detach(), target, 1.0, None)
     return means[1].item()
@@ -50,7 +60,7 @@ def _checked(image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _evaluate(image: Tensor, target: Tensor, lambda_dssim: float, v_image: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The loss, a scalar like the image, and the means [2] float64 of |x - y| and of SSIM; writes `v_image`."""
+    """The loss, of the image's dtype, and [2] float64, the means of |x - y| and of SSIM. Writes `v_image`."""
     means, loss = image.new_empty(2, dtype=torch.float64), image.new_empty(())
     height, width, channels = image.shape[-3:]
     params = native.Photometric(
@@ -85,6 +95,6 @@ class _Photometric(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, v_loss: Tensor) -> tuple[Tensor, None, None]:
         (v_image,) = ctx.saved_tensors
-        if not v_loss.is_cuda and v_loss.item() == 1:  # seldom anything else; on CUDA to ask would be to wait
+        if not v_loss.is_cuda and v_loss.item() == 1:  # almost always; on CUDA reading it would block
             return v_image, None, None
         return v_image * v_loss, None, None

@@ -1,14 +1,14 @@
-"""Stages project (its backward) and adam in one native pass, which takes gradients of 2D Gaussians and updates 3D ones.
+"""Backward of stage project and stage adam in one native pass, from gradients of 2D Gaussians to updated 3D ones.
 
-Training writes gradients of 59 numbers a Gaussian only to read them once. Here they stay in registers: parameters and
-moments are read once and written once, and nothing else of their size exists.
+Otherwise training would write gradients of 59 numbers per Gaussian only to read them once. Here they stay in registers:
+parameters and moments are read once and written once, and nothing else of their size is allocated.
 
     render, alphas, meta = rasterization(..., sh_degree=3, detached=True)
-    loss(render).backward()                                          # ends at the 2D Gaussians
-    project_update(meta["detached"], moments, lrs, step=step)          # the 3D ones move, in place
+    loss(render).backward()                                    # ends at the 2D Gaussians
+    project_update(meta["detached"], moments, lrs, step=step)  # updates the 3D Gaussians in place
 
-The update is that of `project`'s backward followed by `adam_steps`, bit for bit on the CPU: every Gaussian takes part,
-one that the view does not show with the gradient zero, so that its momentum moves it on as dense Adam does.
+The result is that of `project`'s backward followed by `adam_steps`, bit for bit on the CPU. Every Gaussian takes part:
+one that the view does not show has the gradient zero and moves by its momentum, as in dense Adam.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ from splatlearn.ops.checks import check_like, check_number, check_tensor
 from splatlearn.ops.project import V_OUTPUTS, DetachedGaussians, Projection, native_inputs
 
 PARAMETERS = ("means", "quats", "scales", "opacities", "sh0", "shN")  # in the order of csrc/abi.h
-PLACES = (0, 1, 2, 3, 6, 7)  # of the parameters among `Leaves.tensors`
+PARAMETER_INDICES = (0, 1, 2, 3, 6, 7)  # indices of the parameters in `DetachedGaussians.tensors`
 
 
 @torch.no_grad()
@@ -38,19 +38,20 @@ def project_update(
     skip: Tensor | None = None,
     rates: Tensor | None = None,
 ) -> None:
-    """Updates in place the parameters that `leaves` were projected from, and their moments.
+    """Update in place the parameters that 2D Gaussians were projected from, and their moments.
 
     Args:
-        leaves: `meta["detached"]` of one camera, drawn with `sh_degree`, after `backward`.
-        moments: first and second, by the names of `PARAMETERS`, of the parameters' shapes.
+        detached: `meta["detached"]` of one camera, rendered with `sh_degree`, after `backward`.
+        moments: first and second moments by the names of `PARAMETERS`, of the parameters' shapes.
         lrs: learning rates by the same names.
-        step, betas, eps, skip: as of `splatlearn.ops.adam.adam_steps`, and so `rates` [6, 2], in the order of
-            `PARAMETERS`.
-        moving: how many bases of shN may have moments that are not zero, at least those of `sh_degree`. Adam leaves
-            the others as they are, for they have no gradient, and so they are neither read nor written. None: all.
+        step, betas, eps, skip: as in `splatlearn.ops.adam.adam_steps`.
+        moving: the number of bases of shN whose moments may differ from zero, at least those of `sh_degree`. The others
+            have no gradient, so Adam does not change them, and they are neither read nor written. None: all bases.
+        rates: [6, 2] as in `adam_steps`, in the order of `PARAMETERS`.
 
     Raises:
-        SplatlearnError: a tensor does not fit or is not contiguous, a gradient is missing, or a number is out of range.
+        SplatlearnError: a tensor has another shape, dtype or device or is not contiguous, a gradient is missing, or a
+            number is out of range.
     """
     if step < 1:
         raise SplatlearnError(f"step must be at least 1, but is {step}")
@@ -60,7 +61,7 @@ def project_update(
         raise SplatlearnError(f"detached must be of one camera, but are of {detached.radii.shape[0]}")
     tensors, degree = detached.tensors, detached.options.sh_degree
     means, shN = tensors[0], tensors[7]
-    states = [_state(name, tensors[at], moments) for name, at in zip(PARAMETERS, PLACES, strict=True)]
+    states = [_state(name, tensors[at], moments) for name, at in zip(PARAMETERS, PARAMETER_INDICES, strict=True)]
     for name in PARAMETERS:
         check_number(f"the learning rate of {name}", lrs.get(name, -1.0), 0)
     moving = shN.shape[1] if moving is None else moving
@@ -110,7 +111,7 @@ def _state(name: str, parameter: Tensor, moments: Mapping[str, tuple[Tensor, Ten
 
 
 def _gradient(name: str, leaf: Tensor) -> Tensor | None:
-    """What backward brought to a leaf; nothing only to depths, which a picture may not show."""
+    """The gradient of a detached tensor. Only depths may have none, as most render modes do not use them."""
     if leaf.grad is None and name != "depths":
         raise SplatlearnError(
             f"{name} of the detached 2D Gaussians must have a gradient, but have none: call backward first"

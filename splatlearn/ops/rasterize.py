@@ -14,16 +14,17 @@ from splatlearn.ops import native, workspace
 from splatlearn.ops.bin import TILE, Tiles
 from splatlearn.ops.checks import check_number, check_size, check_tensor
 
-IN_REGISTERS = (1, 3, 4)  # channels whose colours the CUDA kernels keep in registers, and so can keep between spans
+IN_REGISTERS = (1, 3, 4)  # numbers of channels whose colours the CUDA kernels keep in registers and in checkpoints
 _deterministic: ContextVar[bool] = ContextVar("deterministic", default=True)
 
 
 @contextmanager
 def deterministic(wanted: bool = True) -> Iterator[None]:
-    """Whether gradients of what is drawn while it lasts have the same bits at every run; without it they have.
+    """A context that sets whether gradients of its renderings have the same bits in every run; by default they have.
 
-    False: on a CUDA device backward sums by atomic additions, in whatever order blocks run, and needs no memory for a
-    row of gradients an instance. Nothing changes on the CPU.
+    Args:
+        wanted: False: on a CUDA device backward sums by atomic additions, in the order in which blocks happen to run,
+            and allocates no gradient row per instance. The CPU ignores it.
     """
     token = _deterministic.set(wanted)
     try:
@@ -33,7 +34,7 @@ def deterministic(wanted: bool = True) -> Iterator[None]:
 
 
 class _Sizes(NamedTuple):
-    """What of a picture is not a tensor."""
+    """The arguments of a rendering that are not tensors."""
 
     cameras: int
     width: int
@@ -42,7 +43,7 @@ class _Sizes(NamedTuple):
     transmittance_threshold: float
     absgrad: bool
     atomic: bool
-    backward: bool  # some tensor wants a gradient
+    backward: bool  # some tensor requires a gradient
 
 
 def rasterize(
@@ -61,24 +62,27 @@ def rasterize(
     absgrad: bool = False,
     records: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Composites 2D Gaussians: render = sum_i T_i alpha_i c_i + T_final background (Kerbl et al. 2023, eq. 3).
+    """Composite 2D Gaussians: render = sum_i T_i alpha_i c_i + T_final background (Kerbl et al. 2023, eq. 3).
 
     Args:
-        means2d, conics, opacities, colors: [..., 2], [..., 3], [...], [..., D] of stage project, or anything of that
-            meaning; leading dimensions are the M rows that `tiles` was made of.
+        means2d, conics, opacities, colors: [..., 2] px, [..., 3] 1/px^2, [...] and [..., D], of stage project or
+            equivalent; their leading dimensions are the M rows that `tiles` was made of.
         backgrounds: [C, D] or None for zeros.
-        tiles: the lists of stage bin, made with the same sizes and `alpha_threshold`. Those made ahead are settled
-            here, with the picture on its way, and drawn again if their room was too small.
+        tiles: the lists of stage bin, made with the same sizes and `alpha_threshold`. Lists that were written ahead are
+            resolved here, after the kernels are launched; if their capacity was too small, the image is rendered again.
+        width, height: image size, px.
+        n_cameras: C.
+        alpha_threshold: smaller alphas contribute nothing; 0: all contribute.
         transmittance_threshold: a pixel stops before the Gaussian that would take its transmittance below it; 0: never.
-        absgrad: backward also writes `means2d.absgrad`, the sum over pixels of the mean's absolute gradient, px^-1.
+        absgrad: backward also writes `means2d.absgrad`, the sum over pixels of the mean's absolute gradient, 1/px.
         records: `Projection.records`, if the four tensors are of the same projection; saves packing them again.
 
     Returns:
-        render [C, H, W, D] and alphas [C, H, W, 1] = 1 - final transmittance. Gradients flow to all float tensors and
-        have the same bits for any number of threads and at every run, but see `deterministic`.
+        render [C, H, W, D] and alphas [C, H, W, 1] = 1 - final transmittance. Gradients flow to all float tensors. They
+        have the same bits for any number of threads and in every run, unless `deterministic(False)` is in effect.
 
     Raises:
-        SplatlearnError: a tensor of another shape, dtype or device.
+        SplatlearnError: a tensor has another shape, dtype or device, or a threshold is not in 0..1.
     """
     check_size(width, height)
     shape = tuple(means2d.shape[:-1])
@@ -107,7 +111,7 @@ def rasterize(
 
 
 def _check_tiles(tiles: Tiles, rows: int, count: int) -> None:
-    """The lists must be of these rows and tiles: native code trusts them."""
+    """Check that the lists are of these rows and tiles, which native code assumes."""
     lists = (tiles.row_offsets.numel() - 1, tiles.tile_offsets.numel() - 1)
     if lists != (rows, count):
         raise SplatlearnError(
@@ -140,7 +144,7 @@ class _Rasterize(torch.autograd.Function):
         transmittance = workspace.empty(space, "transmittance", image, means2d)
         stops = workspace.empty(space, "stops", image, means2d, torch.int32)
 
-        def draw(tiles: Tiles) -> _Schedule:
+        def composite(tiles: Tiles) -> _Schedule:
             schedule = _schedule(means2d, colors.shape[-1], tiles, sizes)
             inputs = _inputs(means2d, conics, opacities, colors, backgrounds, records, tiles, sizes)
             params = native.RasterizeForward(
@@ -155,16 +159,16 @@ class _Rasterize(torch.autograd.Function):
             native.call("rasterize_forward", params, means2d)
             return schedule
 
-        schedule = draw(tiles)
+        schedule = composite(tiles)
         if tiles.ahead is not None:
             if not tiles.ahead.resolve():
-                schedule = draw(tiles.ahead.tiles)
+                schedule = composite(tiles.ahead.tiles)
             tiles = tiles.ahead.tiles
         given = (means2d, conics, opacities, colors, backgrounds)
-        drawn = None if schedule.checkpoints is None else render
-        ctx.save_for_backward(*given, records, transmittance, stops, *schedule[1:], drawn, *tiles[:4])
+        kept_render = None if schedule.checkpoints is None else render
+        ctx.save_for_backward(*given, records, transmittance, stops, *schedule[1:], kept_render, *tiles[:4])
         ctx.sizes, ctx.space = sizes, space
-        ctx.set_materialize_grads(False)  # a picture of zeros a step, where nobody asks for gradients of alphas
+        ctx.set_materialize_grads(False)  # they would cost an image of zeros per step if alphas have no gradient
         return render, alphas
 
     @staticmethod
@@ -212,7 +216,7 @@ class _Rasterize(torch.autograd.Function):
 
 
 class _Schedule(NamedTuple):
-    """What forward on CUDA leaves about the order of work, see csrc/abi.h."""
+    """The order of work that forward writes for backward on CUDA; see csrc/abi.h."""
 
     tile_order: Tensor | None = None
     spans: Tensor | None = None
@@ -220,7 +224,7 @@ class _Schedule(NamedTuple):
 
 
 def _schedule(like: Tensor, channels: int, tiles: Tiles, sizes: _Sizes) -> _Schedule:
-    """Room for it: the last two where a backward may come, checkpoints for few channels."""
+    """Its tensors: the last two only if a backward may follow, checkpoints only for few channels."""
     if not native.runs_kernels(like):
         return _Schedule()
     n_tiles, ends = tiles.tile_offsets.numel() - 1, tiles.slots.numel() // native.SPAN

@@ -1,8 +1,8 @@
-"""Work of a device that is recorded once and then repeated: CUDA graphs, in pieces where the host takes part.
+"""Device work that is recorded once and then replayed: CUDA graphs, split where the host must act.
 
-To queue the fifty kernels of a training step takes the host longer than a card needs for a small scene. A CUDA graph
-queues them all at once: the same kernels on the same addresses, so that nothing recorded may depend on a number that
-the host knew at the time, and every tensor that changes is written in place.
+Launching the fifty kernels of a training step takes the host longer than a GPU needs to run them for a small scene. A
+CUDA graph launches them all at once, with the same addresses. Recorded work must therefore not depend on a number that
+the host knew at the time, and every tensor that changes must be written in place.
 """
 
 from abc import ABC, abstractmethod
@@ -20,7 +20,7 @@ _host_callback: ContextVar[Callable[[Action], None] | None] = ContextVar("host_c
 
 
 def host_callback(action: Action) -> None:
-    """Does what only the host can do: now, or where work is being recorded, at this very place of each replay."""
+    """Run an action of the host: now, or while work is being recorded, at this point of each replay."""
     recorded = _host_callback.get()
     if recorded is None:
         action()
@@ -29,13 +29,20 @@ def host_callback(action: Action) -> None:
 
 
 class Recorder(ABC):
-    """Records the work of a device. Nothing is done while recording; only replays do."""
+    """Records the work of a device. Work runs at replay, not while it is recorded."""
 
     def record(self, work: Callable[[], Result]) -> tuple[Result, Callable[[], None]]:
-        """What `work` returned, tensors without values yet, and a function that does its work anew, into these tensors.
+        """Record a function.
 
-        What `work` hands to `apart` divides the recording: it is done at each replay, between two pieces. Tensors that
-        were made while recording and are still referred to keep their memory; that of all others is used again.
+        A call of `host_callback` within `work` splits the recording: each replay runs the callback between two pieces.
+        Tensors that were allocated while recording keep their memory as long as they are referenced; the memory of the
+        others is reused.
+
+        Args:
+            work: runs operations of the device, without waiting for their results.
+
+        Returns:
+            The result of `work`, whose tensors have no values yet, and a function that replays the work into them.
         """
         pieces: list[Action] = []
 
@@ -62,22 +69,25 @@ class Recorder(ABC):
 
     @abstractmethod
     def begin(self) -> None:
-        """Recording begins."""
+        """Begin a recording."""
 
     @abstractmethod
     def end(self) -> Action:
-        """Recording ends; what was recorded since `begin`, to be repeated."""
+        """End the recording, and return a function that replays what was recorded since `begin`."""
 
     @abstractmethod
     def abandon(self) -> None:
-        """Recording ends after an error; nothing of it is kept."""
+        """End the recording after an error, and discard it."""
 
 
 class CudaRecorder(Recorder):
-    """Records CUDA graphs, all in one pool of memory, which those recorded later use again when earlier ones are gone.
+    """Records CUDA graphs in one memory pool; later graphs reuse the memory of graphs that are gone.
 
-    Replays must follow each other on one stream. `torch.cuda.graph` would do for one graph; around each it also waits
-    for the device, collects garbage and empties the cache, which takes longer than a hundred steps.
+    Replays must follow each other on one stream. `torch.cuda.graph` is not used, because around each graph it waits for
+    the device, collects garbage and empties the cache, which takes longer than a hundred steps.
+
+    Args:
+        device: a CUDA device.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -86,7 +96,7 @@ class CudaRecorder(Recorder):
         self._pool = torch.cuda.graph_pool_handle()
         self._graph: Any = None
         self._inside: Any = None
-        # PyTorch gives up a pool with its last graph and takes its handle no more: one graph is kept for good.
+        # PyTorch frees a pool with its last graph and then refuses its handle, so one graph is kept forever.
         _, self._keeper = self.record(lambda: torch.zeros(1, device=device))
 
     def begin(self) -> None:
@@ -94,7 +104,7 @@ class CudaRecorder(Recorder):
         self._inside = torch.cuda.stream(self._stream)
         self._inside.__enter__()
         self._graph = torch.cuda.CUDAGraph()
-        # thread_local: a viewer's or a decoder's thread may allocate meanwhile
+        # thread_local: another thread, such as the viewer's or a decoder's, may allocate meanwhile
         self._graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
 
     def end(self) -> Action:
@@ -109,7 +119,7 @@ class CudaRecorder(Recorder):
     def abandon(self) -> None:
         graph, self._graph = self._graph, None
         if graph is not None:
-            with suppress(RuntimeError):  # what went wrong may have ended the recording already
+            with suppress(RuntimeError):  # the error may have ended the capture already
                 graph.capture_end()
             self._leave()
 
