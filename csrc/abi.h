@@ -49,6 +49,7 @@ typedef struct {
     int32_t width, height;             // image size, px
     int32_t sh_degree;                 // 0..4, or -1: no colours are computed
     int32_t antialiased;               // 1: opacity is scaled by the low-pass compensation
+    int32_t camera_model;              // number of a model: splatlearn/ops/cameras.py
     int32_t raw;                       // 1: scales are given as logarithms, opacities as logits; so are their gradients
     int64_t sh0_stride, shN_stride;    // scalars from one Gaussian's coefficients to the next one's
     double eps2d;                      // low-pass added to the 2D covariance, px^2
@@ -62,7 +63,7 @@ typedef struct {
     const real *sh0;                   // [N,1,3] or null
     const real *shN;                   // [N,K-1,3] or null
     const real *viewmats;              // [C,4,4] world to camera
-    const real *Ks;                    // [C,3,3]
+    const real *camera_params;         // [C,P] K [3,3] row-major, then the model's own: math/camera/camera.h
     const real *camera_centers;        // [C,3] world, for the viewing direction of the colours; or null without SH
 } splatlearn_ProjectInputs;
 
@@ -96,7 +97,7 @@ typedef struct {
     real *v_shN;                       // [N,K-1,3] contiguous, zeros for bases beyond sh_degree, or null
     int64_t n_shN;                     // K-1
     real *v_viewmats;                  // or null
-    real *v_Ks;                        // or null
+    real *v_camera_params;             // [C,P] or null
     real *v_camera_centers;            // or null
 } splatlearn_ProjectBackward;
 

@@ -232,7 +232,6 @@ def test_a_wrong_option_is_named_in_one_sentence(change: dict[str, Any], word: s
         dict(distributed=True),
         dict(segmented=True),
         dict(camera_model="fisheye"),
-        dict(camera_model="ortho"),
         dict(covars=torch.zeros(20, 3, 3)),
         dict(with_ut=True),
         dict(with_eval3d=True),

@@ -12,7 +12,7 @@
 namespace SPLATLEARN_NAMESPACE {
 
 // Negative return values; splatlearn_error() in dispatch.cpp has their sentences.
-enum Failure { kOutOfMemory = -1, kBadScalar = -2, kCrowdedTile = -3 };
+enum Failure { kOutOfMemory = -1, kBadScalar = -2, kCrowdedTile = -3, kUnknownCamera = -4 };
 
 // Each stage is defined in the file of its name.
 #define SPLATLEARN_DECLARE(name, Params) int name(const Params &params);

@@ -78,6 +78,7 @@ SPLATLEARN_EXPORT const char *splatlearn_error(int code) {
         case -1: return "the native library could not allocate its scratch memory";
         case -2: return "the native library takes float32 and float64 tensors only";
         case -3: return "more than 16777216 Gaussians fall into a single 16x16 tile";
+        case -4: return "the native library has no camera model of this number";
         default: return "the native library failed";
     }
 }

@@ -1,102 +1,97 @@
 // Projection of 3D Gaussians to 2D on the CPU, forward: SIMD lanes run over Gaussians, threads over chunks of them.
 #include "project.h"
 
-#include "../math/tile.h"
-
 namespace SPLATLEARN_NAMESPACE {
 namespace {
 
-// Colours of the rows of a group that `mask` names, zero for the others. Returns the mask less the rows with coefficients that are not finite.
-template <class S>
-uint32_t colors_forward(const splatlearn_ProjectInputs &in, int64_t camera, int64_t first, const Group<S> &g, uint32_t mask, S *colors) {
-    constexpr int L = Lanes<S>::count;
+// Colours of the rows of a group whose bit in `mask` is set, zero for the others. Returns the mask without the rows
+// whose colour is not finite.
+template <class S> uint32_t colors_forward(const splatlearn_ProjectInputs &in, int64_t c, int64_t first,
+                                           const Lanes<S> mean[3], int rows, uint32_t mask, S *colors) {
     Lanes<S> d[3], basis[kMaxBases];
-    direction(g.mean, static_cast<const S *>(in.camera_centers) + camera * 3, d);
+    direction(mean, static_cast<const S *>(in.camera_centers) + c * 3, d);
     sh_basis(in.sh_degree, d, basis);
     const int bases = bases_of_degree(in.sh_degree);
-    S value[kMaxBases][L];
+    S value[kMaxBases][Lanes<S>::count];
     for (int k = 0; k < bases; ++k) store(value[k], basis[k]);
-    for (int i = 0; i < g.rows; ++i) {
-        S r = S(0.5), green = S(0.5), b = S(0.5);
-        for (int k = 0; (mask >> i & 1) && k < bases; ++k) {
-            const S *f = coefficients<S>(in, first + i, k);
-            r += value[k][i] * f[0];
-            green += value[k][i] * f[1];
-            b += value[k][i] * f[2];
+    for (int i = 0; i < rows; ++i) {
+        S color[3] = {};
+        const auto value_of = [&](int k) { return value[k][i]; };
+        const auto coefficients_of = [&](int k) { return coefficients<S>(in, first + i, k); };
+        if ((mask >> i & 1) && !sh_color(bases, value_of, coefficients_of, color)) {
+            mask &= ~(1u << i);
+            color[0] = color[1] = color[2] = S(0);
         }
-        if (!is_finite(r + green + b)) mask &= ~(1u << i);
-        const bool drawn = mask >> i & 1;
-        S *out = colors + i * 3;
-        out[0] = drawn ? maximum(r, S(0)) : S(0);
-        out[1] = drawn ? maximum(green, S(0)) : S(0);
-        out[2] = drawn ? maximum(b, S(0)) : S(0);
+        for (int j = 0; j < 3; ++j) colors[i * 3 + j] = color[j];
     }
     return mask;
 }
 
-template <class S>
-void group_forward(const splatlearn_ProjectForward &out, const Pinhole<Lanes<S>> &camera, int64_t c, int64_t first, const Group<S> &g) {
+template <class Primitive, class Camera, class S> void group_forward(const splatlearn_ProjectForward &out,
+                                                                     const View<Camera> &view, int64_t c, int64_t first,
+                                                                     const Group<Primitive, S> &group) {
     using R = Lanes<S>;
-    constexpr int L = R::count;
     const splatlearn_ProjectInputs &in = out.inputs;
+    const ProjectOptions<S> options = project_options<S>(in);
     const R zero{};
-    Sight<R> seen;
-    sight(camera, g.mean, g.factor, S(in.eps2d), seen);
-    const PixelMap<R> &pixel = seen.pixel;
-    const Image2d<R> &image = seen.image;
-    R opacity = in.antialiased ? g.opacity * image.compensation : g.opacity;
-    R level = ellipse_level(opacity, log2_threshold(S(in.alpha_threshold)));
-    R rx = square_root(level * image.xx), ry = square_root(level * image.yy);
-    auto shown = (seen.p[2] > S(in.near_plane)) & (seen.p[2] < S(in.far_plane)) & (level >= S(0)) & (opacity >= S(in.alpha_threshold));
-    shown = shown & (pixel.mean[0] + rx >= S(0.5)) & (pixel.mean[0] - rx <= S(in.width) - S(0.5));
-    shown = shown & (pixel.mean[1] + ry >= S(0.5)) & (pixel.mean[1] - ry <= S(in.height) - S(0.5));
-    shown = shown & ((rx > S(in.radius_clip)) | (ry > S(in.radius_clip)));
-    // A finite sum of squares means finite terms; overflow culls as well, which is what an Inf scale should do.
-    shown = shown & is_finite(image.conic.a + image.conic.b + image.conic.c) & is_finite(image.xx + image.yy) & is_finite(opacity);
-    shown = shown & (image.conic.a > S(0)) & (image.conic.c > S(0));
+    typename Primitive::template Projected<Camera> projected;
+    Extent<R> box;
+    Primitive::project(options, view, group.gaussian, group.shape, projected);
+    auto visible = Primitive::is_visible(options, view, projected, box);
     const int64_t row = c * in.n_gaussians + first;
-    uint32_t mask = bits(shown);
+    uint32_t mask = bits(visible);
     if (out.colors) {
-        mask = colors_forward(in, c, first, g, mask, static_cast<S *>(out.colors) + row * 3);
-        shown = mask_of_bits<S>(mask);
+        S *const colors = static_cast<S *>(out.colors) + row * 3;
+        mask = colors_forward(in, c, first, group.gaussian.mean, group.rows, mask, colors);
+        visible = mask_of_bits<S>(mask);
     }
-    R means2d[2] = {select(shown, pixel.mean[0], zero), select(shown, pixel.mean[1], zero)};
-    R conics[3] = {select(shown, image.conic.a, zero), select(shown, image.conic.b, zero), select(shown, image.conic.c, zero)};
-    R depth = select(shown, seen.p[2], zero), drawn_opacity = select(shown, opacity, zero);
-    store_rows<S, 2>(means2d, g.rows, static_cast<S *>(out.means2d) + row * 2);
-    store_rows<S, 3>(conics, g.rows, static_cast<S *>(out.conics) + row * 3);
-    store_rows<S, 1>(&depth, g.rows, static_cast<S *>(out.depths) + row);
-    store_rows<S, 1>(&drawn_opacity, g.rows, static_cast<S *>(out.opacities2d) + row);
-    S radius[2][L];
-    store(radius[0], rx);
-    store(radius[1], ry);
-    for (int i = 0; i < g.rows; ++i)
+    const R(&mean)[2] = projected.affine.mean;
+    const Conic<R> &conic = projected.cov2d.conic;
+    R means2d[2] = {select(visible, mean[0], zero), select(visible, mean[1], zero)};
+    R conics[3] = {select(visible, conic.a, zero), select(visible, conic.b, zero), select(visible, conic.c, zero)};
+    R depth = select(visible, projected.p[2], zero), opacity = select(visible, projected.opacity, zero);
+    store_rows<S, 2>(means2d, group.rows, static_cast<S *>(out.means2d) + row * 2);
+    store_rows<S, 3>(conics, group.rows, static_cast<S *>(out.conics) + row * 3);
+    store_rows<S, 1>(&depth, group.rows, static_cast<S *>(out.depths) + row);
+    store_rows<S, 1>(&opacity, group.rows, static_cast<S *>(out.opacities2d) + row);
+    S radius[2][R::count];
+    for (int axis = 0; axis < 2; ++axis) store(radius[axis], box.radius[axis]);
+    for (int i = 0; i < group.rows; ++i)
         for (int axis = 0; axis < 2; ++axis)
-            out.radii[(row + i) * 2 + axis] = mask >> i & 1 ? int32_t(ceil(minimum(radius[axis][i], S(kRadiusMax)))) : 0;
+            out.radii[(row + i) * 2 + axis] = mask >> i & 1 ? whole_radius(radius[axis][i]) : 0;
 }
 
-template <class S> int forward(const splatlearn_ProjectForward &out) {
+template <class Primitive, class Camera, class S> int forward_of(const splatlearn_ProjectForward &out) {
     const splatlearn_ProjectInputs &in = out.inputs;
     constexpr int L = Lanes<S>::count;
-    const int64_t chunks = (in.n_gaussians + kChunk - 1) / kChunk;
+    const int64_t chunks = (in.n_gaussians + kProjectChunk - 1) / kProjectChunk;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(in.context.threads)
     for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-        const int64_t begin = chunk * kChunk, end = begin + kChunk < in.n_gaussians ? begin + kChunk : in.n_gaussians;
+        const int64_t begin = chunk * kProjectChunk, left = in.n_gaussians - begin;
+        const int64_t end = begin + (left < kProjectChunk ? left : kProjectChunk);
         for (int64_t first = begin; first < end; first += L) {
-            Group<S> g;
-            load_group(in, first, int(end - first < L ? end - first : L), g);
+            Group<Primitive, S> group;
+            load_group(in, first, int(end - first < L ? end - first : L), group);
             for (int64_t c = 0; c < in.n_cameras; ++c) {
-                Pinhole<Lanes<S>> camera;
-                load_camera(in, c, camera);
-                group_forward(out, camera, c, first, g);
+                View<Camera> view;
+                load_view<Camera, S>(in, c, view);
+                group_forward(out, view, c, first, group);
             }
         }
     }
     return 0;
 }
 
+template <class S> int forward(const splatlearn_ProjectForward &out) {
+    return by_projection<Lanes<S>>(out.inputs.camera_model, kUnknownCamera, [&](auto primitive, auto camera) {
+        return forward_of<decltype(primitive), decltype(camera), S>(out);
+    });
+}
+
 }  // namespace
 
-int project_forward(const splatlearn_ProjectForward &params) { return SPLATLEARN_BY_SCALAR(params, params.inputs.context, forward); }
+int project_forward(const splatlearn_ProjectForward &params) {
+    return SPLATLEARN_BY_SCALAR(params, params.inputs.context, forward);
+}
 
 }  // namespace SPLATLEARN_NAMESPACE

@@ -1,17 +1,16 @@
-// What forward, backward and update of stage project share on the CPU: Gaussians and their coefficients from memory into SIMD lanes.
+// What forward, backward and update of stage project share on the CPU: Gaussians from memory into SIMD lanes.
 #pragma once
 #include "cpu.h"
 
-#include "../math/activation.h"
-#include "../math/project.h"
+#include "../math/primitive/projections.h"
 #include "../math/sh.h"
 
 namespace SPLATLEARN_NAMESPACE {
 namespace {
 
-constexpr int64_t kChunk = 512;  // Gaussians a work item; also the unit of the camera gradients' fixed-order sum
+constexpr int64_t kProjectChunk = 512;  // Gaussians of a work item, and of a partial sum of the camera gradients
 
-// ---- rows of an array of structures to lanes and back; `rows` of the lanes are real ----
+// ---- rows of an array of structures to lanes and back; `rows` of the lanes hold data ----
 template <class S, int W> void load_rows(const S *from, int rows, Lanes<S> out[W]) {
     S column[W][Lanes<S>::count] = {};
     for (int i = 0; i < rows; ++i)
@@ -26,33 +25,28 @@ template <class S, int W> void store_rows(const Lanes<S> in[W], int rows, S *to)
         for (int j = 0; j < W; ++j) to[i * W + j] = column[j][i];
 }
 
-// One register of Gaussians.
-template <class S> struct Group {
-    Lanes<S> mean[3], quat[4], scale[3], opacity, rot[9], factor[9];
+// One register of Gaussians, activated.
+template <class Primitive, class S> struct Group {
+    Gaussian3d<Lanes<S>> gaussian;
+    typename Primitive::template Shape<Lanes<S>> shape;
     int rows;
 };
 
-template <class S> void load_group(const splatlearn_ProjectInputs &in, int64_t first, int rows, Group<S> &g) {
-    g.rows = rows;
+template <class Primitive, class S>
+void load_group(const splatlearn_ProjectInputs &in, int64_t first, int rows, Group<Primitive, S> &group) {
+    Gaussian3d<Lanes<S>> &g = group.gaussian;
+    group.rows = rows;
     load_rows<S, 3>(static_cast<const S *>(in.means) + first * 3, rows, g.mean);
     load_rows<S, 4>(static_cast<const S *>(in.quats) + first * 4, rows, g.quat);
     load_rows<S, 3>(static_cast<const S *>(in.scales) + first * 3, rows, g.scale);
     load_rows<S, 1>(static_cast<const S *>(in.opacities) + first, rows, &g.opacity);
-    if (in.raw) {
-        for (int j = 0; j < 3; ++j) g.scale[j] = scale_of_log(g.scale[j]);
-        g.opacity = opacity_of_logit(g.opacity);
-    }
-    rotation(g.quat, g.rot);
-    covariance_factor(g.rot, g.scale, g.factor);
+    if (in.raw) activate(g);
+    Primitive::shape(g, group.shape);
 }
 
-template <class S> const S *coefficients(const splatlearn_ProjectInputs &in, int64_t gaussian, int basis) {
-    return basis == 0 ? static_cast<const S *>(in.sh0) + gaussian * in.sh0_stride
-                      : static_cast<const S *>(in.shN) + gaussian * in.shN_stride + (basis - 1) * 3;
-}
-
-template <class S> void load_camera(const splatlearn_ProjectInputs &in, int64_t c, Pinhole<Lanes<S>> &camera) {
-    load_pinhole<Lanes<S>>(static_cast<const S *>(in.viewmats) + c * 16, static_cast<const S *>(in.Ks) + c * 9, in.width, in.height, camera);
+template <class Camera, class S> void load_view(const splatlearn_ProjectInputs &in, int64_t c, View<Camera> &view) {
+    const S *const viewmat = static_cast<const S *>(in.viewmats) + c * 16;
+    load_view(viewmat, static_cast<const S *>(in.camera_params) + c * kParameterRow<Camera>, in.width, in.height, view);
 }
 
 }  // namespace

@@ -19,6 +19,7 @@ SPLATLEARN_EXPORT const char *splatlearn_error(int code) {
         case splatlearn::kScratchTooSmall: return "the scratch memory handed in is too small";
         case splatlearn::kBadScalar: return "the native library takes float32 and float64 tensors only";
         case splatlearn::kTooMany: return "more instances or tiles than 31 bits can number";
+        case splatlearn::kUnknownCamera: return "the native library has no camera model of this number";
         default: break;
     }
     const char *sentence = splatlearn::device_error(code);

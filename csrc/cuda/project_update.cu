@@ -1,9 +1,12 @@
-// Backward of the projection and Adam in one kernel on CUDA: a thread a Gaussian until its gradients lie in shared memory, then a thread
-// a scalar, so that parameters and moments come and go in whole lines, once each: 24 bytes a scalar, and no gradient in memory.
+// Backward of the projection and Adam in one kernel on CUDA: one thread per Gaussian until its gradients lie in shared
+// memory, then one thread per scalar, so that parameters and moments are read and written once, in whole lines: 24
+// bytes per scalar, and no gradient in memory.
 //
-// Bytes a Gaussian of degree 3, float: 59 scalars * 24 = 1,416, and 56 more of a drawn one (its 2D gradients, its colour and its radii).
-// The backward of the projection and Adam apart move 59 * (4 + 4 + 28) = 2,124 and those 56. A Gaussian that the view does not show has the
-// gradient zero: its momentum moves it on, as in dense Adam. To let it lag instead does not pay: docs/LOG.md.
+// Bytes per Gaussian of degree 3, float: 59 scalars * 24 = 1,416, and 56 more of a visible one (its 2D gradients, its
+// colour and its radii). The backward of the projection and Adam as two kernels move 59 * (4 + 4 + 28) = 2,124 and
+// those
+// 56. A Gaussian that the view does not show has the gradient zero: its momentum still moves it, as in dense Adam. To
+// postpone that movement does not pay: docs/LOG.md.
 #include "project_backward.h"
 
 #include "../math/adam.h"
@@ -14,9 +17,9 @@ namespace {
 // The six parameters in the order of the struct.
 enum Parameter { kMeans, kQuats, kScales, kOpacities, kSh0, kShN, kParameters };
 
-constexpr int kBatch = 4;  // scalars that a thread has under way at a time
+constexpr int kBatch = 4;  // scalars that a thread loads before it updates them
 
-// A row of shared memory: where a Gaussian's gradients to all but shN lie, at an odd distance.
+// A row of shared memory: the gradients of a Gaussian to all but shN, at an odd pitch.
 constexpr int kOfMean = 0, kOfQuat = 3, kOfScale = 7, kOfOpacity = 10, kOfSh0 = 11, kGeometryPitch = 15;
 
 template <class S> struct UpdateParams {
@@ -24,7 +27,7 @@ template <class S> struct UpdateParams {
     AdamRates<S> rates[kParameters];
 };
 
-// Coefficients in shared memory, whose place their gradients take.
+// Coefficients in shared memory; their gradients take their place.
 template <class S> struct SharedRow {
     const S *f0;
     S *v_f0, *f;
@@ -40,11 +43,11 @@ template <class S> struct SharedRow {
 };
 
 // Walks j = thread, thread + T, ... over rows of `width` scalars without dividing at every step.
-template <int T> struct Walk {
+template <int T> struct Cursor {
     int row, column, width, rows_a_step, columns_a_step;
-    SPLATLEARN_DEVICE explicit Walk(int of_width)
-        : row(int(threadIdx.x) / of_width), column(int(threadIdx.x) % of_width), width(of_width), rows_a_step(T / of_width),
-          columns_a_step(T % of_width) {}
+    SPLATLEARN_DEVICE explicit Cursor(int of_width)
+        : row(int(threadIdx.x) / of_width), column(int(threadIdx.x) % of_width), width(of_width),
+          rows_a_step(T / of_width), columns_a_step(T % of_width) {}
     SPLATLEARN_DEVICE void step() {
         row += rows_a_step;
         column += columns_a_step;
@@ -55,7 +58,7 @@ template <int T> struct Walk {
     }
 };
 
-// The block's coefficients of bases that are drawn, to shared memory; rows that are not drawn are left out.
+// Copies the coefficients of the degree to shared memory, for the visible rows of the block.
 template <class S, int Degree>
 SPLATLEARN_DEVICE void load_coefficients(const splatlearn_ProjectBackward &grad, int64_t first, int rows, S *to) {
     constexpr int T = kBackwardThreads<S>, kWidth = kCoefficients<Degree>;
@@ -65,21 +68,23 @@ SPLATLEARN_DEVICE void load_coefficients(const splatlearn_ProjectBackward &grad,
 #pragma unroll
         for (int b = 0; b < kBatch; ++b) {
             const int row = (j + b * T) / kWidth;  // kWidth is known when this is compiled
-            if (row < rows && grad.radii[2 * (first + row)] > 0) value[b] = from[row * grad.inputs.shN_stride + (j + b * T) % kWidth];
+            if (row < rows && grad.radii[2 * (first + row)] > 0)
+                value[b] = from[row * grad.inputs.shN_stride + (j + b * T) % kWidth];
         }
 #pragma unroll
         for (int b = 0; b < kBatch; ++b) {
             const int row = (j + b * T) / kWidth;
-            if (row < rows && grad.radii[2 * (first + row)] > 0) to[row * kPitch<Degree> + (j + b * T) % kWidth] = value[b];
+            if (row < rows && grad.radii[2 * (first + row)] > 0)
+                to[row * kPitch<Degree> + (j + b * T) % kWidth] = value[b];
         }
     }
 }
 
-// Updates the first `used` of `width` scalars of each of the block's rows; the gradient of scalar k of a row is gradients[row * pitch + k],
-// and zero from `known` on.
-template <class S>
-SPLATLEARN_DEVICE void update_rows(const UpdateParams<S> &params, Parameter which, int64_t first, int rows, int width, int used,
-                                   const S *gradients, int pitch, int known) {
+// Updates the first `used` of `width` scalars of each row of the block. The gradient of scalar k of a row is
+// gradients[row * pitch + k], and zero from `known` on.
+template <class S> SPLATLEARN_DEVICE void update_rows(const UpdateParams<S> &params, Parameter which, int64_t first,
+                                                      int rows, int width, int used, const S *gradients, int pitch,
+                                                      int known) {
     constexpr int T = kBackwardThreads<S>;
     AdamRates<S> rates = params.rates[which];
     if (params.update.rates) {
@@ -89,7 +94,7 @@ SPLATLEARN_DEVICE void update_rows(const UpdateParams<S> &params, Parameter whic
     S *const parameter = static_cast<S *>(params.update.parameters[which]) + first * width;
     S *const exp_avg = static_cast<S *>(params.update.exp_avg[which]) + first * width;
     S *const exp_avg_sq = static_cast<S *>(params.update.exp_avg_sq[which]) + first * width;
-    Walk<T> at(used);
+    Cursor<T> at(used);
     while (at.row < rows) {
         int place[kBatch];
         S x[kBatch], m[kBatch], v[kBatch], g[kBatch];
@@ -113,16 +118,17 @@ SPLATLEARN_DEVICE void update_rows(const UpdateParams<S> &params, Parameter whic
     }
 }
 
-// One Gaussian's gradients: those to shN into `f`, which holds its coefficients, the others into `row`.
-template <class S, int Degree>
+// The gradients of one Gaussian: those to shN into `f`, which holds its coefficients, the others into `row`.
+template <class Primitive, class Camera, int Degree, class S>
 SPLATLEARN_DEVICE void gradients_of(const splatlearn_ProjectBackward &grad, int64_t n, S *row, S *f) {
-    Gaussian<S> g;
-    Gradients<S> v = {};
-    S v_quat[4], of_camera[kCameraGradients] = {};
+    Gaussian3d<S> g;
+    typename Primitive::template Gradients<S> v = {};
+    S v_quat[4], v_camera[kCameraGradients<Camera>] = {};
     load_gaussian(grad.inputs, n, g);
-    const SharedRow<S> coefficients = {static_cast<const S *>(grad.inputs.sh0) + n * grad.inputs.sh0_stride, row + kOfSh0, f};
-    view_backward<S, Degree>(grad, 0, n, g, v, coefficients, of_camera);
-    finish_gradients(grad.inputs, g, v, v_quat);
+    const SharedRow<S> coefficients = {static_cast<const S *>(grad.inputs.sh0) + n * grad.inputs.sh0_stride,
+                                       row + kOfSh0, f};
+    view_backward<Primitive, Camera, Degree>(grad, 0, n, g, v, coefficients, v_camera);
+    Primitive::finish(grad.inputs.raw != 0, g, v, v_quat);
     for (int j = 0; j < 3; ++j) {
         row[kOfMean + j] = v.mean[j];
         row[kOfScale + j] = v.scale[j];
@@ -131,8 +137,8 @@ SPLATLEARN_DEVICE void gradients_of(const splatlearn_ProjectBackward &grad, int6
     row[kOfOpacity] = v.opacity;
 }
 
-// Three blocks: left to itself the compiler spills a few registers for a fourth.
-template <class S, int Degree>
+// Three blocks: without the number the compiler spills a few registers to fit a fourth.
+template <class Primitive, class Camera, int Degree, class S = typename Camera::Real>
 SPLATLEARN_KERNEL __launch_bounds__(kBackwardThreads<S>, 3) void project_update_kernel(UpdateParams<S> params) {
     constexpr int T = kBackwardThreads<S>, kKnown = kCoefficients<Degree>;
     SPLATLEARN_SHARED(S, geometry, T * kGeometryPitch);
@@ -145,7 +151,7 @@ SPLATLEARN_KERNEL __launch_bounds__(kBackwardThreads<S>, 3) void project_update_
     __syncthreads();
     S *const row = &geometry[threadIdx.x * kGeometryPitch], *const f = &coefficients[threadIdx.x * kPitch<Degree>];
     if (n < grad.inputs.n_gaussians && grad.radii[2 * n] > 0) {
-        gradients_of<S, Degree>(grad, n, row, f);
+        gradients_of<Primitive, Camera, Degree>(grad, n, row, f);
     } else {
         for (int j = 0; j < kGeometryPitch; ++j) row[j] = S(0);
         for (int j = 0; j < kKnown; ++j) f[j] = S(0);
@@ -162,18 +168,26 @@ SPLATLEARN_KERNEL __launch_bounds__(kBackwardThreads<S>, 3) void project_update_
 }
 
 template <class S> int update(const splatlearn_ProjectUpdate &p) {
+    const splatlearn_ProjectInputs &in = p.grad.inputs;
     UpdateParams<S> params = {p, {}};
-    for (int i = 0; i < kParameters; ++i) params.rates[i] = adam_rates<S>(p.learning_rates[i], p.beta1, p.beta2, p.eps, p.step);
-    const unsigned blocks = blocks_for(p.grad.inputs.n_gaussians, kBackwardThreads<S>);
-    return by_degree(p.grad.inputs.sh_degree, [&](auto degree) {
-        constexpr int kDegree = decltype(degree)::value < 0 ? 0 : decltype(degree)::value;  // there are always colours
-        return SPLATLEARN_LAUNCH((project_update_kernel<S, kDegree>), blocks, kBackwardThreads<S>, stream_of(p.grad.inputs.context), params);
+    for (int i = 0; i < kParameters; ++i)
+        params.rates[i] = adam_rates<S>(p.learning_rates[i], p.beta1, p.beta2, p.eps, p.step);
+    const unsigned blocks = blocks_for(in.n_gaussians, kBackwardThreads<S>);
+    return by_projection<S>(in.camera_model, kUnknownCamera, [&](auto primitive, auto camera) {
+        return by_degree(in.sh_degree, [&](auto degree) {
+            constexpr int kDegree =
+                decltype(degree)::value < 0 ? 0 : decltype(degree)::value;  // there are always colours
+            return SPLATLEARN_LAUNCH((project_update_kernel<decltype(primitive), decltype(camera), kDegree>), blocks,
+                                     kBackwardThreads<S>, stream_of(in.context), params);
+        });
     });
 }
 
 }  // namespace
 
-int project_update(const splatlearn_ProjectUpdate &params) { return SPLATLEARN_BY_SCALAR(params, params.grad.inputs.context, update); }
+int project_update(const splatlearn_ProjectUpdate &params) {
+    return SPLATLEARN_BY_SCALAR(params, params.grad.inputs.context, update);
+}
 int64_t project_update_scratch(const splatlearn_ProjectUpdate &) { return 0; }
 
 }  // namespace SPLATLEARN_NAMESPACE

@@ -12,7 +12,7 @@
 namespace SPLATLEARN_NAMESPACE {
 
 // Negative return values; splatlearn_error() in api.cu has their sentences. Those of the device are in launch.h.
-enum Failure { kScratchTooSmall = -1, kBadScalar = -2, kTooMany = -3 };
+enum Failure { kScratchTooSmall = -1, kBadScalar = -2, kTooMany = -3, kUnknownCamera = -4 };
 
 // Each stage is defined in the file of its name. NAME_scratch: bytes of scratch memory that NAME wants in its context.
 #define SPLATLEARN_DECLARE(name, Params)                                                                                    \

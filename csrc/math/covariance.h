@@ -2,7 +2,7 @@
 //
 //   R(q)   rotation of the normalised quaternion q = (w, x, y, z)
 //   F      = R diag(s), a factor of the 3D covariance: Sigma = F F^T                  (Kerbl et al. 2023, eq. 6)
-//   A      = P F, with P = J V (2x3) the local affine map to pixels (camera.h)        (Zwicker et al. 2001, EWA)
+//   A      = P F, with P = J V (2x3) the local affine map to pixels (camera/camera.h)        (Zwicker et al. 2001, EWA)
 //   cov2d  = A A^T + eps I                                                             low-pass, px^2
 //   conic  = cov2d^-1 = (a, b, c) for [[a, b], [b, c]]
 //   compensation = sqrt(det(A A^T) / det(cov2d)), det(A A^T) = |A_0 x A_1|^2 (Cauchy-Binet, never negative)
@@ -17,16 +17,22 @@ namespace SPLATLEARN_NAMESPACE {
 template <class R> struct Conic { R a, b, c; };
 
 // ---- rotation ----
-template <class R> SPLATLEARN_HD void rotation(const R q[4], R out[9]) {
+template <class R> SPLATLEARN_HD void quaternion_rotation(const R q[4], R out[9]) {
     R inverse_norm = Scalar<R>(1) / square_root(q[0] * q[0] + q[1] * q[1] + q[2] * q[2] + q[3] * q[3]);
     R w = q[0] * inverse_norm, x = q[1] * inverse_norm, y = q[2] * inverse_norm, z = q[3] * inverse_norm;
     Scalar<R> one = 1, two = 2;
-    out[0] = one - two * (y * y + z * z); out[1] = two * (x * y - w * z);       out[2] = two * (x * z + w * y);
-    out[3] = two * (x * y + w * z);       out[4] = one - two * (x * x + z * z); out[5] = two * (y * z - w * x);
-    out[6] = two * (x * z - w * y);       out[7] = two * (y * z + w * x);       out[8] = one - two * (x * x + y * y);
+    out[0] = one - two * (y * y + z * z);
+    out[1] = two * (x * y - w * z);
+    out[2] = two * (x * z + w * y);
+    out[3] = two * (x * y + w * z);
+    out[4] = one - two * (x * x + z * z);
+    out[5] = two * (y * z - w * x);
+    out[6] = two * (x * z - w * y);
+    out[7] = two * (y * z + w * x);
+    out[8] = one - two * (x * x + y * y);
 }
 
-template <class R> SPLATLEARN_HD void rotation_backward(const R q[4], const R v[9], R v_q[4]) {
+template <class R> SPLATLEARN_HD void quaternion_rotation_backward(const R q[4], const R v[9], R v_q[4]) {
     R inverse_norm = Scalar<R>(1) / square_root(q[0] * q[0] + q[1] * q[1] + q[2] * q[2] + q[3] * q[3]);
     R w = q[0] * inverse_norm, x = q[1] * inverse_norm, y = q[2] * inverse_norm, z = q[3] * inverse_norm;
     Scalar<R> two = 2;
@@ -55,21 +61,22 @@ SPLATLEARN_HD void covariance_factor_backward(const R rot[9], const R s[3], cons
     }
 }
 
-// ---- the image of a Gaussian ----
-template <class R> struct Image2d {
-    R factor[6];       // A, rows A_0 and A_1
-    R xx, yy;          // diagonal of cov2d, px^2
-    R determinant;     // of cov2d
-    R raw_determinant; // of A A^T
+// ---- covariance through a linear map ----
+template <class R> struct Cov2d {
+    R factor[6];        // A, rows A_0 and A_1
+    R xx, yy;           // diagonal of cov2d, px^2
+    R determinant;      // of cov2d
+    R raw_determinant;  // of A A^T
     Conic<R> conic;
     R compensation;
 };
 
-template <class R> SPLATLEARN_HD Image2d<R> image_of_covariance(const R map[6], const R factor[9], Scalar<R> eps) {
-    Image2d<R> out;
+template <class R> SPLATLEARN_HD Cov2d<R> project_covariance(const R map[6], const R factor[9], Scalar<R> eps) {
+    Cov2d<R> out;
     for (int i = 0; i < 2; ++i)
         for (int j = 0; j < 3; ++j)
-            out.factor[3 * i + j] = map[3 * i] * factor[j] + map[3 * i + 1] * factor[3 + j] + map[3 * i + 2] * factor[6 + j];
+            out.factor[3 * i + j] =
+                map[3 * i] * factor[j] + map[3 * i + 1] * factor[3 + j] + map[3 * i + 2] * factor[6 + j];
     const R *p = out.factor, *q = out.factor + 3;
     R raw_xx = p[0] * p[0] + p[1] * p[1] + p[2] * p[2];
     R raw_yy = q[0] * q[0] + q[1] * q[1] + q[2] * q[2];
@@ -86,34 +93,35 @@ template <class R> SPLATLEARN_HD Image2d<R> image_of_covariance(const R map[6], 
 }
 
 // v_conic, v_compensation: output gradients. v_map [2x3], v_factor [3x3]: input gradients, overwritten.
-template <class R>
-SPLATLEARN_HD void image_of_covariance_backward(const R map[6], const R factor[9], const Image2d<R> &image,
-                                                const Conic<R> &v_conic, R v_compensation, R v_map[6], R v_factor[9]) {
-    const R a = image.conic.a, b = image.conic.b, c = image.conic.c;
+template <class R> SPLATLEARN_HD void project_covariance_backward(const R map[6], const R factor[9],
+                                                                  const Cov2d<R> &cov2d, const Conic<R> &v_conic,
+                                                                  R v_compensation, R v_map[6], R v_factor[9]) {
+    const R a = cov2d.conic.a, b = cov2d.conic.b, c = cov2d.conic.c;
     const Scalar<R> half = Scalar<R>(0.5), two = 2;
     // dL/dcov2d = -conic G conic, with G the full matrix of v_conic, and d det / det = trace(conic dcov2d).
     R g_b = half * v_conic.b;
     R m00 = v_conic.a * a + g_b * b, m01 = v_conic.a * b + g_b * c;
     R m10 = g_b * a + v_conic.c * b, m11 = g_b * b + v_conic.c * c;
-    R scale = half * v_compensation * image.compensation;
+    R scale = half * v_compensation * cov2d.compensation;
     R g00 = -(a * m00 + b * m10) - scale * a;
     R g01 = -(a * m01 + b * m11) - scale * b;
     R g11 = -(b * m01 + c * m11) - scale * c;
     // dL/dA = 2 G A, and of |A_0 x A_1|^2 = |n|^2: 2 (A_1 x n) to A_0, 2 (n x A_0) to A_1.
-    const R *p = image.factor, *q = image.factor + 3;
+    const R *p = cov2d.factor, *q = cov2d.factor + 3;
     R n0 = p[1] * q[2] - p[2] * q[1], n1 = p[2] * q[0] - p[0] * q[2], n2 = p[0] * q[1] - p[1] * q[0];
-    R raw = image.raw_determinant;
-    R pull = select(raw > Scalar<R>(0), two * scale / select(raw > Scalar<R>(0), raw, R{} + Scalar<R>(1)), R{});
+    R raw = cov2d.raw_determinant;
+    R v_raw = select(raw > Scalar<R>(0), two * scale / select(raw > Scalar<R>(0), raw, R{} + Scalar<R>(1)), R{});
     R v_a[6];
-    v_a[0] = two * (g00 * p[0] + g01 * q[0]) + pull * (q[1] * n2 - q[2] * n1);
-    v_a[1] = two * (g00 * p[1] + g01 * q[1]) + pull * (q[2] * n0 - q[0] * n2);
-    v_a[2] = two * (g00 * p[2] + g01 * q[2]) + pull * (q[0] * n1 - q[1] * n0);
-    v_a[3] = two * (g01 * p[0] + g11 * q[0]) + pull * (n1 * p[2] - n2 * p[1]);
-    v_a[4] = two * (g01 * p[1] + g11 * q[1]) + pull * (n2 * p[0] - n0 * p[2]);
-    v_a[5] = two * (g01 * p[2] + g11 * q[2]) + pull * (n0 * p[1] - n1 * p[0]);
+    v_a[0] = two * (g00 * p[0] + g01 * q[0]) + v_raw * (q[1] * n2 - q[2] * n1);
+    v_a[1] = two * (g00 * p[1] + g01 * q[1]) + v_raw * (q[2] * n0 - q[0] * n2);
+    v_a[2] = two * (g00 * p[2] + g01 * q[2]) + v_raw * (q[0] * n1 - q[1] * n0);
+    v_a[3] = two * (g01 * p[0] + g11 * q[0]) + v_raw * (n1 * p[2] - n2 * p[1]);
+    v_a[4] = two * (g01 * p[1] + g11 * q[1]) + v_raw * (n2 * p[0] - n0 * p[2]);
+    v_a[5] = two * (g01 * p[2] + g11 * q[2]) + v_raw * (n0 * p[1] - n1 * p[0]);
     for (int i = 0; i < 2; ++i)
         for (int k = 0; k < 3; ++k)
-            v_map[3 * i + k] = v_a[3 * i] * factor[3 * k] + v_a[3 * i + 1] * factor[3 * k + 1] + v_a[3 * i + 2] * factor[3 * k + 2];
+            v_map[3 * i + k] =
+                v_a[3 * i] * factor[3 * k] + v_a[3 * i + 1] * factor[3 * k + 1] + v_a[3 * i + 2] * factor[3 * k + 2];
     for (int k = 0; k < 3; ++k)
         for (int j = 0; j < 3; ++j) v_factor[3 * k + j] = map[k] * v_a[j] + map[3 + k] * v_a[3 + j];
 }

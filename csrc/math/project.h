@@ -1,45 +1,67 @@
-// One Gaussian before one camera: the chain of camera.h and covariance.h, forward and backward, once for every kernel of stage project.
+// Stage project apart from its primitive and its camera: the options of a call, and which Gaussians are visible.
 //
-//   p = V m + t;   mean2d and P = J V of p;   cov2d = (P F)(P F)^T + eps I,  F = R diag(s)
+// A Gaussian is visible where its camera gives it an image (camera/camera.h), its depth lies between the planes, its
+// opacity reaches the alpha threshold, the box around the ellipse of that alpha (tile.h) meets the centre of a pixel,
+// one side of that box is above radius_clip, and its primitive finds no number that is not finite. A Gaussian whose
+// colour is not finite is culled as well (sh.h).
 #pragma once
-#include "camera.h"
-#include "covariance.h"
+#include "scalar.h"
+#include "tile.h"
 
 namespace SPLATLEARN_NAMESPACE {
 
-template <class R> struct Sight {
-    R p[3];            // camera frame
-    PixelMap<R> pixel;
-    Image2d<R> image;
+template <class S> struct ProjectOptions {
+    S eps2d;                  // low-pass added to the 2D covariance, px^2
+    S near_plane, far_plane;  // camera-space depth limits
+    S radius_clip;            // px
+    S alpha_threshold;
+    S width, height;   // px
+    bool antialiased;  // opacity is scaled by the low-pass compensation
+    bool raw;          // scales are given as logarithms, opacities as logits; so are their gradients
 };
 
-// factor: F of covariance.h. eps2d: low-pass, px^2.
-template <class R>
-SPLATLEARN_HD void sight(const Pinhole<R> &camera, const R mean[3], const R factor[9], Scalar<R> eps2d, Sight<R> &out) {
-    to_camera(camera, mean, out.p);
-    out.pixel = to_pixel(camera, out.p);
-    out.image = image_of_covariance(out.pixel.map, factor, eps2d);
+// Inputs: splatlearn_ProjectInputs of abi.h.
+template <class S, class Inputs> SPLATLEARN_HD ProjectOptions<S> project_options(const Inputs &in) {
+    return {S(in.eps2d), S(in.near_plane), S(in.far_plane),     S(in.radius_clip), S(in.alpha_threshold),
+            S(in.width), S(in.height),     in.antialiased != 0, in.raw != 0};
 }
 
-// Output gradients of a sight.
-template <class R> struct SightGradients {
-    R mean2d[2];
-    Conic<R> conic;
-    R depth, compensation;
+// The ellipse on which alpha falls to the threshold.
+template <class R> struct Extent {
+    R level;      // k of tile.h; negative where alpha is below the threshold everywhere
+    R radius[2];  // half sides of its box, px
 };
 
-// Input gradients, overwritten: v_mean [3], v_rot [9] and v_scale [3]; and those to the camera: v_p [3], which is that to its
-// translation, v_view [9] to its rotation, v_K = (fx, fy, cx, cy).
+// variance: the diagonal of the 2D covariance, px^2.
 template <class R>
-SPLATLEARN_HD void sight_backward(const Pinhole<R> &camera, const R mean[3], const R rot[9], const R scale[3], const R factor[9],
-                                  const Sight<R> &seen, const SightGradients<R> &v, R v_mean[3], R v_rot[9], R v_scale[3],
-                                  R v_p[3], R v_view[9], R v_K[4]) {
-    R v_map[6], v_factor[9];
-    image_of_covariance_backward(seen.pixel.map, factor, seen.image, v.conic, v.compensation, v_map, v_factor);
-    covariance_factor_backward(rot, scale, v_factor, v_rot, v_scale);
-    to_pixel_backward(camera, seen.p, seen.pixel, v.mean2d, v_map, v_p, v_view, v_K);
-    v_p[2] = v_p[2] + v.depth;
-    to_camera_backward(camera, mean, v_p, v_mean, v_view);
+SPLATLEARN_HD Extent<R> extent(const ProjectOptions<Scalar<R>> &options, R opacity, R variance_x, R variance_y) {
+    Extent<R> out;
+    out.level = ellipse_level(opacity, log2_threshold(options.alpha_threshold));
+    out.radius[0] = square_root(out.level * variance_x);
+    out.radius[1] = square_root(out.level * variance_y);
+    return out;
+}
+
+template <class R> SPLATLEARN_HD MaskOf<R> is_in_view(const ProjectOptions<Scalar<R>> &options, const R mean[2],
+                                                      R depth, R opacity, const Extent<R> &box) {
+    using S = Scalar<R>;
+    const R &rx = box.radius[0], &ry = box.radius[1];
+    MaskOf<R> visible = (depth > options.near_plane) & (depth < options.far_plane);
+    visible = visible & (box.level >= S(0)) & (opacity >= options.alpha_threshold);
+    visible = visible & (mean[0] + rx >= S(0.5)) & (mean[0] - rx <= options.width - S(0.5));
+    visible = visible & (mean[1] + ry >= S(0.5)) & (mean[1] - ry <= options.height - S(0.5));
+    return visible & ((rx > options.radius_clip) | (ry > options.radius_clip));
+}
+
+// A half side of the box as it is returned, whole pixels.
+template <class S> SPLATLEARN_HD int32_t whole_radius(S radius) {
+    return int32_t(ceil(minimum(radius, S(kRadiusMax))));
+}
+
+// Coefficients [3] of one basis of a Gaussian's harmonics.
+template <class S, class Inputs> SPLATLEARN_HD const S *coefficients(const Inputs &in, int64_t gaussian, int basis) {
+    return basis == 0 ? static_cast<const S *>(in.sh0) + gaussian * in.sh0_stride
+                      : static_cast<const S *>(in.shN) + gaussian * in.shN_stride + (basis - 1) * 3;
 }
 
 }  // namespace SPLATLEARN_NAMESPACE

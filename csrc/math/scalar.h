@@ -1,5 +1,6 @@
-// What the equations are written in: a "real" R that is float, double or a CPU vector of them, and the few functions on it
-// that are not operators. Masks answer `select`; bool is the mask of a plain scalar. No threads, no torch, host and device.
+// What the equations are written in: a "real" R that is float, double or a CPU vector of them, and the few functions on
+// it that are not operators. Masks answer `select`; bool is the mask of a plain scalar. No threads, no torch, host and
+// device.
 #pragma once
 #include <math.h>
 #include <stdint.h>
@@ -8,6 +9,13 @@
 #define SPLATLEARN_HD __host__ __device__ __forceinline__
 #else
 #define SPLATLEARN_HD inline __attribute__((always_inline))
+#endif
+
+// Asks nvcc to unroll the loop that follows; other compilers decide for themselves.
+#if defined(__CUDACC__)
+#define SPLATLEARN_UNROLL _Pragma("unroll")
+#else
+#define SPLATLEARN_UNROLL
 #endif
 
 // Every translation unit chooses the namespace: the CPU library is compiled once per instruction set, and functions of
@@ -30,7 +38,8 @@ SPLATLEARN_HD double logarithm(double x) { return log(x); }
 SPLATLEARN_HD float exponential(float x) { return expf(x); }
 SPLATLEARN_HD double exponential(double x) { return exp(x); }
 #if defined(__CUDA_ARCH__)
-// One or two instructions on a GPU, to two units in the last place: 2^x for x of at least -126, a / b for b from 2^-126 to 2^126.
+// One or two instructions on a GPU, to two units in the last place: 2^x for x of at least -126, a / b for b from 2^-126
+// to 2^126.
 SPLATLEARN_HD float exponential2(float x) {
     float out;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(out) : "f"(x));
@@ -55,6 +64,9 @@ SPLATLEARN_HD float maximum(float a, float b) { return a > b ? a : b; }
 SPLATLEARN_HD double maximum(double a, double b) { return a > b ? a : b; }
 SPLATLEARN_HD bool is_finite(float x) { return fabsf(x) <= 3.4028234e38f; }
 SPLATLEARN_HD bool is_finite(double x) { return fabs(x) <= 1.7976931348623157e308; }
+
+// What a comparison of reals gives, which select() takes.
+template <class R> using MaskOf = decltype(R{} > R{});
 
 template <class R> SPLATLEARN_HD R clamp(R x, R low, R high) { return minimum(maximum(x, low), high); }
 

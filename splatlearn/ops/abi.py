@@ -72,6 +72,7 @@ class ProjectInputs(ctypes.Structure):
     height: Annotated[int, "int32_t"]
     sh_degree: Annotated[int, "int32_t"]
     antialiased: Annotated[int, "int32_t"]
+    camera_model: Annotated[int, "int32_t"]
     raw: Annotated[int, "int32_t"]
     sh0_stride: Annotated[int, "int64_t"]
     shN_stride: Annotated[int, "int64_t"]
@@ -87,7 +88,7 @@ class ProjectInputs(ctypes.Structure):
     sh0: Annotated[Tensor | None, "const real *"] = None
     shN: Annotated[Tensor | None, "const real *"] = None
     viewmats: Annotated[Tensor, "const real *"]
-    Ks: Annotated[Tensor, "const real *"]
+    camera_params: Annotated[Tensor, "const real *"]
     camera_centers: Annotated[Tensor | None, "const real *"] = None
 
 
@@ -121,7 +122,7 @@ class ProjectBackward(ctypes.Structure):
     v_shN: Annotated[Tensor | None, "real *"] = None
     n_shN: Annotated[int, "int64_t"]
     v_viewmats: Annotated[Tensor | None, "real *"] = None
-    v_Ks: Annotated[Tensor | None, "real *"] = None
+    v_camera_params: Annotated[Tensor | None, "real *"] = None
     v_camera_centers: Annotated[Tensor | None, "real *"] = None
 
 

@@ -11,10 +11,12 @@ from torch.autograd.function import once_differentiable
 
 from splatlearn.errors import SplatlearnError
 from splatlearn.ops import native, workspace
+from splatlearn.ops.cameras import CAMERA_MODELS, camera_params, check_focal_lengths, given_centers
+from splatlearn.ops.cameras import camera_centers as centers_of
 from splatlearn.ops.checks import check_number, check_size, check_tensor
 
 MAX_SH_DEGREE = 4
-INPUTS = ("means", "quats", "scales", "opacities", "viewmats", "Ks", "sh0", "shN", "camera_centers")
+INPUTS = ("means", "quats", "scales", "opacities", "viewmats", "camera_params", "sh0", "shN", "camera_centers")
 V_OUTPUTS = ("v_means2d", "v_depths", "v_conics", "v_opacities2d", "v_colors")  # in the order of `Projection`
 
 
@@ -44,12 +46,13 @@ class Options:
     antialiased: bool
     alpha_threshold: float
     raw: bool = False
+    camera_model: str = "pinhole"
 
 
 class DetachedGaussians(Projection):
     """2D Gaussians that are leaves of the graph, where backward ends, and what they were projected from."""
 
-    tensors: tuple[Any, ...]  # means, quats, scales, opacities, viewmats, Ks, sh0, shN, camera centres, or None
+    tensors: tuple[Any, ...]  # means, quats, scales, in the order of `INPUTS`, None where absent
     options: Options
 
 
@@ -73,10 +76,12 @@ def project(
     antialiased: bool = False,
     alpha_threshold: float = native.ALPHA_THRESHOLD,
     raw: bool = False,
+    camera_model: str = "pinhole",
+    camera_coeffs: Tensor | None = None,
     camera_centers: Tensor | None = None,
     detached: bool = False,
 ) -> Projection:
-    """Projects N Gaussians into C pinhole cameras (EWA splatting, Zwicker et al. 2001; Kerbl et al. 2023).
+    """Project N Gaussians into C cameras (EWA splatting, Zwicker et al. 2001; Kerbl et al. 2023).
 
     Args:
         means: [N, 3] world.
@@ -86,23 +91,28 @@ def project(
         sh0, shN: [N, 1, 3] and [N, K-1, 3] spherical-harmonics coefficients, used where `sh_degree` is given; shN may
             be None at degree 0.
         viewmats: [C, 4, 4] world to camera, OpenCV axes.
-        Ks: [C, 3, 3] intrinsics in px; fx, fy, cx, cy are read and get gradients.
+        Ks: [C, 3, 3] intrinsics; fx, fy, cx, cy are read and get gradients. px; fx and fy of "ortho" are px per
+            world unit.
         eps2d: low-pass added to the 2D covariance, px^2.
-        near_plane, far_plane: depths outside are culled.
+        near_plane, far_plane: depths (z in the camera's frame, for every camera model) outside are culled.
         radius_clip: Gaussians whose two radii are at or below it are culled, px.
         sh_degree: 0..4: bases of this degree and below give the colours; None: no colours.
         antialiased: scale opacities by sqrt(det(cov) / det(cov + eps2d)) (Mip-Splatting, Yu et al. 2024).
-        alpha_threshold: alpha below it is never drawn; it bounds the extent. 0 switches it off: then the extent ends
-            where alpha is no normal number any more.
-        raw: scales are given as logarithms and opacities as logits, as a model trains them; e^x and 1 / (1 + e^-x) are
-            then part of the stage, and gradients are to what was given.
-        camera_centers: [C, 3] world, where the cameras are, of viewmats that want no gradient: known to who made them,
-            they need not be found by inverting, nor are the cameras looked at again. None: from viewmats.
-        leaves: the result is `Leaves`, at which backward ends, for `splatlearn.ops.project_update` to go on from.
+        alpha_threshold: alpha below it does not contribute; it bounds the extent. 0 switches it off: then the extent
+            ends where alpha is no longer a normal number.
+        raw: scales are given as logarithms and opacities as logits. The stage then applies e^x and 1 / (1 + e^-x), and
+            gradients are to the logarithms and logits.
+        camera_model: a name in `splatlearn.ops.cameras.CAMERA_MODELS`. The viewing direction of the colours is from the
+            camera's centre to the mean in every model, "ortho" included, as in gsplat.
+        camera_coeffs: [C, n] further parameters of the camera model, such as distortion; None where it has none.
+        camera_centers: [C, 3] world, the positions of the cameras, for viewmats that need no gradient. They save the
+            inverse of viewmats and the check of the focal lengths. None: computed from viewmats.
+        detached: the result is `DetachedGaussians`, at which backward ends; `splatlearn.ops.project_update` continues
+            from there.
 
     All tensors share a dtype (float32 or float64) and a device; gradients flow to each of them. On a CUDA device, where
-    to look at a value is to wait, a camera of focal lengths not above 0 or without an inverse is not refused: it sees
-    nothing.
+    reading a value would block, a camera with a focal length not above 0 or without an inverse is not refused: it shows
+    no Gaussian.
 
     Raises:
         SplatlearnError: a tensor of another shape, dtype or device, or an option out of range.
@@ -118,7 +128,7 @@ def project(
         check_tensor("scales", scales, (n, 3), means),
         check_tensor("opacities", opacities, (n,), means),
         check_tensor("viewmats", viewmats, (cameras, 4, 4), means),
-        check_tensor("Ks", Ks, (cameras, 3, 3), means),
+        camera_params(camera_model, Ks, camera_coeffs, means, cameras),
     ]
     check_number("alpha_threshold", alpha_threshold, 0, 1)
     for name, value in (("eps2d", eps2d), ("near_plane", near_plane)):
@@ -126,36 +136,25 @@ def project(
     check_number("far_plane", far_plane, near_plane)
     check_number("radius_clip", radius_clip, 0)
     if camera_centers is None:
-        _check_focal_lengths(Ks)
+        check_focal_lengths(Ks)
     centers = None
     if sh_degree is None:
         sh0 = shN = None
     else:
         sh0, shN = _check_coefficients(sh0, shN, sh_degree, n, means)
-        centers = _camera_centers(viewmats) if camera_centers is None else _given_centers(camera_centers, viewmats)
+        centers = centers_of(viewmats) if camera_centers is None else given_centers(camera_centers, viewmats)
     limits = (eps2d, near_plane, far_plane, radius_clip)
-    options = Options(width, height, *limits, sh_degree, antialiased, alpha_threshold, raw)
+    options = Options(width, height, *limits, sh_degree, antialiased, alpha_threshold, raw, camera_model)
     if detached:
         return _detached((*tensors, sh0, shN, centers), options)
     return Projection(*_Project.apply(*tensors, sh0, shN, centers, options))
 
 
-def _check_focal_lengths(Ks: Tensor) -> None:
-    focal = torch.diagonal(Ks.detach(), dim1=1, dim2=2)[:, :2]
-    if not Ks.is_cuda and not (focal > 0).all():
-        raise SplatlearnError(f"Ks must have focal lengths above 0, but one of them is {focal.min().item():g}")
-
-
-def _given_centers(centers: Tensor, viewmats: Tensor) -> Tensor:
-    if viewmats.requires_grad:
-        raise SplatlearnError("camera_centers do not go with viewmats that want a gradient, which they would not get")
-    return check_tensor("camera_centers", centers, (viewmats.shape[0], 3), viewmats)
-
-
 @torch.no_grad()
 def _detached(tensors: tuple[Tensor | None, ...], options: Options) -> DetachedGaussians:
-    for name in ("viewmats", "Ks"):
+    for name in ("viewmats", "camera_params"):
         if tensors[INPUTS.index(name)].requires_grad:  # type: ignore[union-attr]
+            name = "Ks" if name == "camera_params" else name
             raise SplatlearnError(f"{name} must not require a gradient with detached=True: backward does not reach it")
     given = tuple(None if tensor is None else tensor.detach() for tensor in tensors)
     detached = DetachedGaussians(*_Project.apply(*given, options))
@@ -164,16 +163,6 @@ def _detached(tensors: tuple[Tensor | None, ...], options: Options) -> DetachedG
             leaf.requires_grad_()
     detached.tensors, detached.options = given, options
     return detached
-
-
-def _camera_centers(viewmats: Tensor) -> Tensor:
-    """[C, 3] world; in the graph. Not finite on a CUDA device where there is none."""
-    if viewmats.is_cuda:
-        return torch.linalg.inv_ex(viewmats)[0][:, :3, 3].contiguous()
-    try:
-        return torch.linalg.inv(viewmats)[:, :3, 3].contiguous()
-    except torch.linalg.LinAlgError:
-        raise SplatlearnError("viewmats must be rigid transforms, but one of them cannot be inverted") from None
 
 
 def _check_coefficients(
@@ -279,15 +268,15 @@ def parameter_gradients(detached: Projection) -> dict[str, Tensor]:
     """
     if not isinstance(detached, DetachedGaussians):
         raise SplatlearnError(f"detached must come from a call with detached=True, but is {type(detached).__name__}")
-    needs = [name not in ("viewmats", "Ks", "camera_centers") for name in INPUTS]
+    needs = [name not in ("viewmats", "camera_params", "camera_centers") for name in INPUTS]
     v_outputs = [None if leaf is None else leaf.grad for leaf in detached[:5]]
     found = _vjp(detached.tensors, detached.options, detached.colors, detached.radii, v_outputs, needs, None)
     return {name: gradient for name, gradient in zip(INPUTS, found, strict=True) if gradient is not None}
 
 
 def native_inputs(tensors: Sequence[Any], options: Options) -> native.ProjectInputs:
-    """The struct of a projection of these tensors, in the order of `Leaves.tensors`."""
-    means, quats, scales, opacities, viewmats, Ks, sh0, shN, centers = tensors
+    """The struct of a projection of these tensors, in the order of `INPUTS`."""
+    means, quats, scales, opacities, viewmats, params, sh0, shN, centers = tensors
     return native.ProjectInputs(
         context=native.context(means),
         n_cameras=viewmats.shape[0],
@@ -296,6 +285,7 @@ def native_inputs(tensors: Sequence[Any], options: Options) -> native.ProjectInp
         height=options.height,
         sh_degree=-1 if options.sh_degree is None else options.sh_degree,
         antialiased=options.antialiased,
+        camera_model=CAMERA_MODELS[options.camera_model].number,
         raw=options.raw,
         sh0_stride=0 if sh0 is None else sh0.stride(0),
         shN_stride=0 if shN is None else shN.stride(0),
@@ -311,6 +301,6 @@ def native_inputs(tensors: Sequence[Any], options: Options) -> native.ProjectInp
         sh0=sh0,
         shN=shN,
         viewmats=viewmats,
-        Ks=Ks,
+        camera_params=params,
         camera_centers=centers,
     )

@@ -8,6 +8,7 @@ from torch import Tensor
 from splatlearn.errors import SplatlearnError
 from splatlearn.ops import native
 from splatlearn.ops.bin import TILE, Tiles, bin
+from splatlearn.ops.cameras import CAMERA_MODELS
 from splatlearn.ops.checks import check_tensor
 from splatlearn.ops.project import Projection, project
 from splatlearn.ops.rasterize import rasterize
@@ -191,16 +192,16 @@ def render_chain(
     mode = render_mode_of(render_mode)
     if rasterize_mode not in RASTERIZE_MODES:
         raise SplatlearnError(f"rasterize_mode must be one of {', '.join(RASTERIZE_MODES)}, but is {rasterize_mode!r}")
-    if camera_model != "pinhole":
-        raise NotImplementedError(f"camera_model={camera_model!r} is not supported: only 'pinhole' is")
+    if camera_model not in CAMERA_MODELS:
+        supported = ", ".join(map(repr, CAMERA_MODELS))
+        raise NotImplementedError(f"camera_model={camera_model!r} is not supported: only {supported} are")
     sh0, shN, features = _split_colors(colors, sh_degree, means, viewmats)
     projection = project(
         means, quats, scales, opacities, sh0, shN, viewmats, Ks, width, height,
         eps2d=eps2d, near_plane=near_plane, far_plane=far_plane, radius_clip=radius_clip,
         sh_degree=sh_degree if mode.colors else None,
         antialiased=rasterize_mode == "antialiased", alpha_threshold=alpha_threshold, raw=raw,
-        camera_centers=camera_centers,
-        detached=detached,
+        camera_model=camera_model, camera_centers=camera_centers, detached=detached,
     )  # fmt: skip
     shown = projection.colors if features is None else features
     ids = _visible(projection) if packed else None

@@ -76,9 +76,33 @@ def harmonics(directions: Tensor, degree: int) -> Tensor:
 
 
 def trusted(focal: Tensor, centre: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """The range of x/z in which the projection is linearised: a little more than the picture."""
+    """The range of x/z in which a pinhole is linearised: a little more than the image."""
     margin = 0.3 * 0.5 * size / focal
     return -(centre / focal + margin), (size - centre) / focal + margin
+
+
+def pinhole(points: Tensor, K: Tensor, coeffs: Tensor | None, width: int, height: int) -> tuple[Tensor, Tensor]:
+    """Pixels and Jacobians of a perspective projection; these at the nearest point within the trusted range."""
+    x, y, z = points.unbind(-1)
+    fx, fy, cx, cy = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
+    limits_x, limits_y = trusted(fx, cx, width), trusted(fy, cy, height)
+    tx = z * torch.minimum(torch.maximum(x / z, limits_x[0]), limits_x[1])
+    ty = z * torch.minimum(torch.maximum(y / z, limits_y[0]), limits_y[1])
+    zero = torch.zeros_like(z)
+    top = torch.stack([fx / z, zero, -fx * tx / z**2], -1)
+    bottom = torch.stack([zero, fy / z, -fy * ty / z**2], -1)
+    return torch.stack([fx * x / z + cx, fy * y / z + cy], -1), torch.stack([top, bottom], -2)
+
+
+def orthographic(points: Tensor, K: Tensor, coeffs: Tensor | None, width: int, height: int) -> tuple[Tensor, Tensor]:
+    """Pixels and Jacobians of a parallel projection along z."""
+    focal, centre = K[:2, :2].diagonal(), K[:2, 2]
+    jacobian = torch.cat([focal.diag(), focal.new_zeros(2, 1)], 1)
+    return points[:, :2] * focal + centre, jacobian.expand(len(points), 2, 3)
+
+
+# camera_model: (points [N, 3] in the camera frame, K, coeffs, width, height) -> pixels [N, 2], Jacobians [N, 2, 3]
+CAMERAS = {"pinhole": pinhole, "ortho": orthographic}
 
 
 class View(NamedTuple):
@@ -105,18 +129,14 @@ def view(
     eps2d: float = 0.3,
     antialiased: bool = False,
     alpha_threshold: float = 1 / 255,
+    camera_model: str = "pinhole",
+    coeffs: Tensor | None = None,
 ) -> View:
     """Projects means [N, 3] and covariances [N, 3, 3] (EWA splatting), and colours all K of SH [N, K, 3]."""
     turn = viewmat[:3, :3]
-    x, y, z = (means @ turn.T + viewmat[:3, 3]).unbind(-1)
-    fx, fy, cx, cy = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
-    limits_x, limits_y = trusted(fx, cx, width), trusted(fy, cy, height)
-    tx = z * torch.minimum(torch.maximum(x / z, limits_x[0]), limits_x[1])
-    ty = z * torch.minimum(torch.maximum(y / z, limits_y[0]), limits_y[1])
-    zero = torch.zeros_like(z)
-    top = torch.stack([fx / z, zero, -fx * tx / z**2], -1)
-    bottom = torch.stack([zero, fy / z, -fy * ty / z**2], -1)
-    jacobian = torch.stack([top, bottom], -2) @ turn
+    points = means @ turn.T + viewmat[:3, 3]
+    means2d, jacobian = CAMERAS[camera_model](points, K, coeffs, width, height)
+    jacobian = jacobian @ turn
     flat = jacobian @ covars @ jacobian.mT
     covars2d = flat + eps2d * torch.eye(2, dtype=flat.dtype)
     det = torch.linalg.det(covars2d)
@@ -131,8 +151,7 @@ def view(
     if sh is not None:
         centre = torch.linalg.inv(viewmat)[:3, 3]
         colors = 0.5 + (harmonics(means - centre, math.isqrt(sh.shape[1]) - 1)[..., None] * sh).sum(-2)
-    means2d = torch.stack([fx * x / z + cx, fy * y / z + cy], -1)
-    return View(means2d, z, torch.stack([c / det, -b / det, a / det], -1), opacities, colors, box)
+    return View(means2d, points[:, 2], torch.stack([c / det, -b / det, a / det], -1), opacities, colors, box)
 
 
 def project(
@@ -155,6 +174,8 @@ def project(
     antialiased: bool = False,
     alpha_threshold: float = 1 / 255,
     raw: bool = False,
+    camera_model: str = "pinhole",
+    camera_coeffs: Tensor | None = None,
 ) -> Projection:
     """3D Gaussians to 2D, for each camera; arguments and culling as the native `ops.project.project`."""
     if raw:
@@ -164,11 +185,13 @@ def project(
         sh = sh0 if shN is None else torch.cat([sh0, shN], 1)
         sh = sh if sh_degree is None else sh[:, : (sh_degree + 1) ** 2]
     options: dict[str, Any] = dict(eps2d=eps2d, antialiased=antialiased, alpha_threshold=alpha_threshold)
+    options.update(camera_model=camera_model)
 
-    def look(camera: int, ids: Tensor) -> View:
+    def unculled(camera: int, ids: Tensor) -> View:
         covars, coefficients = covariance(quats[ids], scales[ids]), None if sh is None else sh[ids]
         at = (viewmats[camera], Ks[camera], width, height)
-        return view(means[ids], covars, opacities[ids], coefficients, *at, **options)
+        coeffs = None if camera_coeffs is None else camera_coeffs[camera]
+        return view(means[ids], covars, opacities[ids], coefficients, *at, coeffs=coeffs, **options)
 
     def visible(seen: View) -> Tensor:
         size = means.new_tensor([width, height])
@@ -184,8 +207,8 @@ def project(
     cameras: list[list[Tensor]] = []
     for camera in range(len(viewmats)):
         with torch.no_grad():  # what is culled must not enter the graph: 0 * NaN is NaN
-            ids = visible(look(camera, torch.arange(len(means)))).nonzero()[:, 0]
-        seen = look(camera, ids)
+            ids = visible(unculled(camera, torch.arange(len(means)))).nonzero()[:, 0]
+        seen = unculled(camera, ids)
         radii = seen.box.ceil().clamp(max=RADIUS_MAX).to(torch.int32)
         outputs = [*seen[:4], seen.colors.clamp(min=0.0), radii]
         cameras.append([scatter(ids, values) for values in outputs])
@@ -284,12 +307,13 @@ def rasterization(
     alpha_threshold: float = 1 / 255,
     transmittance_threshold: float = 1e-4,
     raw: bool = False,
+    camera_model: str = "pinhole",
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """The whole chain, with the arguments and results of the public `splatlearn.rasterization`."""
     sh0, shN = (None, None) if sh_degree is None else (colors[:, :1], colors[:, 1:])
     options: dict[str, Any] = dict(eps2d=eps2d, near_plane=near_plane, far_plane=far_plane)
     options.update(radius_clip=radius_clip, sh_degree=sh_degree, alpha_threshold=alpha_threshold)
-    options.update(antialiased=rasterize_mode == "antialiased", raw=raw)
+    options.update(antialiased=rasterize_mode == "antialiased", raw=raw, camera_model=camera_model)
     projection = project(means, quats, scales, opacities, sh0, shN, viewmats, Ks, width, height, **options)
     channels = colors if projection.colors is None else projection.colors
     channels = channels.expand(len(viewmats), *channels.shape[-2:])
