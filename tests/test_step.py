@@ -109,6 +109,33 @@ def test_a_term_on_parameters_is_that_of_autograd_and_torch_adam(name: str) -> N
     assert moved > 1e-5, "the term does nothing, so that this proves little"
 
 
+class Silhouette(Term):
+    """Reads the opacity alone: the 2D Gaussians get no gradient of their colours."""
+
+    def __call__(self, rendering: Rendering, view: View, step: int) -> Tensor:
+        return rendering.alpha.square().mean()
+
+
+@pytest.mark.parametrize(
+    ("term", "moved"), [(Silhouette, {"means", "scales", "quats", "opacities"}), (ScaleRegulariser, {"scales"})]
+)
+def test_terms_need_not_read_the_image(term: type[Term], moved: set[str]) -> None:
+    ours, theirs = model(), model()
+    before = values(ours)
+    step = TrainingStep(ours, Losses(only=term(TermConfig(), Learned(ours))))
+    learn(step, 2)
+    groups = [{"params": [getattr(theirs, key)], "lr": rate} for key, rate in RATES.items()]
+    adam, given = torch.optim.Adam(groups, eps=1e-15), views()
+    for number in (1, 2):
+        adam.zero_grad()
+        rendering, view = theirs(given[number].camera), given[number]
+        term(TermConfig(), Learned(theirs))(rendering, view, number).backward()  # type: ignore[no-untyped-call]
+        adam.step()
+    for name, value in theirs.tensors().items():
+        torch.testing.assert_close(ours.tensors()[name], value, rtol=1e-9, atol=1e-11, msg=f"{name} differs")
+        assert torch.equal(value, before[name]) == (name not in moved), f"{name} shows nothing"
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_fused_and_unfused_updates_have_the_same_bits(dtype: torch.dtype) -> None:
     fused, unfused = model(dtype), model(dtype)

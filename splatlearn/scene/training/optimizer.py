@@ -69,10 +69,12 @@ class GaussianAdam:
         """All gradients of a step by name: those behind the cut, and the direct ones added.
 
         Args:
-            detached: where backward ended; None: at the parameters, so that all gradients are direct.
+            detached: where backward ended; None, or without a gradient: all gradients are direct.
         """
         found = self.direct_gradients()
-        for name, gradient in ({} if detached is None else parameter_gradients(detached)).items():
+        if detached is None or not any(leaf is not None and leaf.grad is not None for leaf in detached[:5]):
+            return found
+        for name, gradient in parameter_gradients(detached).items():
             found[name] = gradient if name not in found else gradient.add_(found[name])
         return found
 

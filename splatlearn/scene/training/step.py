@@ -182,7 +182,9 @@ class TrainingStep:
         if self.background is not None and self.background.grad is not None:
             raise SplatlearnError("the gradient of 'background' would never be applied: it must not require a gradient")
         direct = self.optimizer.direct_gradients()
-        if self.reduce is None and not any(name in PARAMETERS for name in direct):
+        ends = () if detached is None else (detached.means2d, detached.conics, detached.opacities, detached.colors)
+        complete = all(leaf is not None and leaf.grad is not None for leaf in ends)  # not where no term reads the image
+        if complete and self.reduce is None and not any(name in PARAMETERS for name in direct):
             return direct, detached
         gradients = self.optimizer.gradients(detached)
         if self.reduce is not None:

@@ -23,6 +23,7 @@ from splatlearn.scene.training.memory import give_back, learned_bytes, mebibytes
 from splatlearn.scene.training.optimizer import GaussianAdam, Numbers
 from splatlearn.scene.training.recipe import Recipe, recipe_of
 from splatlearn.scene.training.step import TrainingStep
+from splatlearn.scene.training.strategy import Strategy
 from splatlearn.scene.training.survey import shares_of_errors
 from splatlearn.scene.view import View, reduced
 
@@ -54,7 +55,7 @@ class SceneTask(Task[View, Rendering]):
         self.scene = ColmapScene(config.data)
         self.gaussians = self._initial().arranged().to(self.device)
         self.optimizer = GaussianAdam(self.gaussians)
-        self.strategy = STRATEGIES.find(config.strategy, "strategy")(
+        strategy = STRATEGIES.find(config.strategy, "strategy")(
             config.densify, self.gaussians, self.optimizer, self.scene.extent, config.steps, self._survey
         )
         names = [camera.name for camera in self.scene.train]
@@ -67,7 +68,7 @@ class SceneTask(Task[View, Rendering]):
             self.gaussians,
             self.losses,
             optimizer=self.optimizer,
-            strategy=self.strategy,
+            strategy=strategy,
             background=self.background,
             exposures=self.exposures,
             options=self.options,
@@ -78,6 +79,15 @@ class SceneTask(Task[View, Rendering]):
         self.staging = Staging(self.device)
         self._before = memory(self.device)
         self._step = 0
+
+    @property
+    def strategy(self) -> Strategy:
+        """How the set of Gaussians changes; it may be replaced before training."""
+        return self.training_step.strategy
+
+    @strategy.setter
+    def strategy(self, strategy: Strategy) -> None:
+        self.training_step.strategy = strategy
 
     def _initial(self) -> Gaussians:
         config = self.config
