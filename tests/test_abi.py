@@ -13,7 +13,7 @@ from splatlearn.ops import native
 
 ROOT = Path(__file__).resolve().parents[1]
 HEADER = (ROOT / "csrc/abi.h").read_text()
-sys.path.insert(0, str(ROOT))
+sys.path.append(str(ROOT))
 from build_native import abi  # noqa: E402  (a folder beside setup.py, which no installation has)
 
 
