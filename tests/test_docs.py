@@ -153,7 +153,11 @@ def test_the_site_in_a_browser(site: Path) -> None:
 def told_by_the_program() -> str:
     """All texts of the program, each on a line, with an ellipsis where it fills something in."""
     texts = []
-    for path in [ROOT / "setup.py", *sorted((ROOT / "splatlearn").rglob("*.py"))]:
+    for path in [
+        ROOT / "setup.py",
+        *sorted((ROOT / "build_native").glob("*.py")),
+        *sorted((ROOT / "splatlearn").rglob("*.py")),
+    ]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.JoinedStr):
                 parts = [part.value if isinstance(part, ast.Constant) else "…" for part in node.values]
@@ -191,6 +195,20 @@ def test_files_that_pages_name_are_there() -> None:
     assert len(named_files) > 10, "no names were found"
     gone = [(page, path) for page, path in named_files if "NAME" not in path and not (ROOT / path).exists()]
     assert not gone, f"pages name files that are not there: {gone}"
+
+
+def test_the_architecture_names_what_is_there() -> None:
+    """Rows `file` | `names` | text: every file exists, and every name stands in one of the row's files."""
+    text = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
+    for path in re.findall(r"`((?:csrc|splatlearn|configs|scripts|examples|tests|docs)/[\w./-]+)`", text):
+        assert "NAME" in path or (ROOT / path).exists(), f"ARCHITECTURE.md names {path}, which is not there"
+    rows = re.findall(r"^\| ((?:`[\w./]+`(?:, )?)+) \| ([^|]*) \|", text, re.MULTILINE)
+    assert len(rows) > 20, "the tables were not found"
+    for files, names in rows:
+        sources = [(ROOT / path).read_text("utf-8") for path in re.findall(r"`([^`]+)`", files)]
+        for name in re.findall(r"`([^`]+)`", names):
+            found = any(re.search(rf"\b{re.escape(name)}\b", source) for source in sources)
+            assert found, f"ARCHITECTURE.md says that {name} is in {files}, but it is not"
 
 
 # ---- every block ----

@@ -86,7 +86,7 @@ def rasterization(
         render_mode: "RGB" colours; "D" accumulated depth; "ED" expected depth; "RGB+D", "RGB+ED" both, depth last.
         absgrad: backward also writes meta["means2d"].absgrad.
         rasterize_mode: "classic", or "antialiased" to scale opacities by the loss that `eps2d` causes.
-        camera_model: "pinhole".
+        camera_model: "pinhole", or "ortho" with focal lengths in px per world unit.
         alpha_threshold: smaller alphas contribute nothing; 0: all contribute.
         transmittance_threshold: a pixel stops before the Gaussian that would take its transmittance below it; 0: never.
         raw: scales are logarithms and opacities logits, which stage project activates; gradients are to these.
