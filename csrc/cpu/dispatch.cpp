@@ -1,11 +1,12 @@
-// The CPU library's C entry points: each goes to the best instruction-set level that this processor has.
+// The CPU library's C entry points: each goes to the best instruction-set level that this processor has. With
+// SPLATLEARN_PORTABLE there is a single level, as on other processors than x86-64.
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
 
 #include "../abi.h"
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(SPLATLEARN_PORTABLE)
 #define SPLATLEARN_LEVELS(level) level(v2) level(v3) level(v4)
 #else
 #define SPLATLEARN_LEVELS(level) level(portable)
@@ -33,7 +34,7 @@ struct Level {
 
 // The best supported level, or the one that SPLATLEARN_ISA names, for tests and comparisons.
 const Level &chosen() {
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(SPLATLEARN_PORTABLE)
     static const Level levels[] = {
 #define SPLATLEARN_HERE splatlearn_v4
         {"x86-64-v4", __builtin_cpu_supports("x86-64-v4") != 0, SPLATLEARN_HERE::multiply_adds,
