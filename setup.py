@@ -1,8 +1,8 @@
 """Builds the native core with compilers alone: no torch, no CMake, a library per backend, one wheel for all Pythons.
 
     pip install .                            a package with its libraries
-    python setup.py build_ext --inplace      compiles what has changed into this checkout; compile_commands.json
-    python setup.py compile_commands         compile_commands.json alone, for editors and clang's tools
+    python setup.py build_ext --inplace      libraries into this checkout; compiles only what has changed
+    python setup.py compile_commands         compile_commands.json, for editors and clang's tools
     python setup.py build_emulator --out F   the CUDA kernels for the CPU emulator, for tests
 
 build_native/ has the sources, flags and the reader of csrc/abi.h.
@@ -67,8 +67,6 @@ class NativeBuild(build_ext):
         if not self.nvcc:
             self.remove_cuda(ROOT)
         super().copy_extensions_to_source()
-        folder = Path(self.build_temp).resolve()
-        write_compile_commands(native_libraries(folder, self.nvcc), ROOT / "compile_commands.json")
 
     def remove_cuda(self, place: Path) -> None:
         """Removes the library of an earlier build: built without CUDA, this one must not contain it."""
@@ -97,18 +95,8 @@ def replace(built: Path, target: Path) -> None:
     new.replace(target)
 
 
-def write_compile_commands(libraries: dict[str, list[Step]], out: Path) -> None:
-    """Writes the compilation database that clangd and clang-tidy read."""
-    steps = {step.out: step for steps in libraries.values() for step in steps[:-1]}
-    entries = [
-        {"directory": str(ROOT), "file": str(step.inputs[0]), "arguments": step.arguments(), "output": str(step.out)}
-        for step in steps.values()
-    ]
-    out.write_text(json.dumps(entries, indent=1) + "\n")
-
-
 class CompileCommands(Command):
-    """Writes compile_commands.json and compiles nothing."""
+    """Writes compile_commands.json, the compilation database that clangd and clang-tidy read."""
 
     description = "write compile_commands.json"
     user_options = [("out=", None, "the file to write (default: compile_commands.json beside setup.py)")]
@@ -121,7 +109,17 @@ class CompileCommands(Command):
 
     def run(self) -> None:
         libraries = native_libraries(ROOT / "build/objects", targets.nvcc())
-        write_compile_commands(libraries, Path(str(self.out)))
+        steps = {step.out: step for steps in libraries.values() for step in steps[:-1]}.values()
+        entries = [
+            {
+                "directory": str(ROOT),
+                "file": str(step.inputs[0]),
+                "arguments": step.arguments(),
+                "output": str(step.out),
+            }
+            for step in steps
+        ]
+        Path(str(self.out)).write_text(json.dumps(entries, indent=1) + "\n")
 
 
 class EmulatorBuild(Command):

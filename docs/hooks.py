@@ -38,14 +38,14 @@ def parser_of(command: str) -> Any:
         raise _Captured(self)
 
     module = import_module(f"splatlearn.commands.{command.replace('-', '_')}")
-    original = arguments.Parser.parse_args
-    arguments.Parser.parse_args = capture  # type: ignore[method-assign, assignment]
+    original = arguments.Parser.parse_known_args  # parse_args calls it, too
+    arguments.Parser.parse_known_args = capture  # type: ignore[method-assign, assignment]
     try:
         module.run([])
     except _Captured as captured:
         return captured.args[0]
     finally:
-        arguments.Parser.parse_args = original  # type: ignore[method-assign]
+        arguments.Parser.parse_known_args = original  # type: ignore[method-assign]
     return None
 
 
@@ -62,7 +62,7 @@ def help_of(command: str) -> str:
 def settings_text(name: str) -> str:
     """The keys of configs/NAME.yaml with their values: those of the file, otherwise the defaults."""
     from splatlearn import config
-    from splatlearn.commands.opened import task_class
+    from splatlearn.run import task_class
 
     path = config.shipped(f"{name}.yaml")
     cls = task_class(path).Config

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 
 from splatlearn import loop
-from splatlearn.commands.view import live_view
 from splatlearn.scene.gaussians import Gaussians
 from splatlearn.scene.keyframes import look_rotation, pinhole_camera
 from splatlearn.scene.training.task import SceneTask
 from splatlearn.viewer.drawer import TARGET, next_factor
 from splatlearn.viewer.drawing import MODES, Look, Snapshot, draw
+from splatlearn.viewer.live import live_view
 from splatlearn.viewer.training import LiveView
 from splatlearn.viewer.view import MOVING_QUALITY, SHARP_QUALITY
 from splatlearn.viewer.viewer import Viewer

@@ -339,6 +339,10 @@ def _read_words(leaves: Mapping[str, _Leaf], words: Sequence[_Word], values: dic
             nearest = _nearest(name, (leaf for leaf in leaves if leaves[leaf].kind is not Entries))
             raise SplatlearnError(f"command line: unknown key '{flag}'; the nearest valid one is '--{nearest}'")
         kind = leaves[name].kind
+        if name == "task" and text != (
+            task := values.get(name, leaves[name].default)
+        ):  # the other keys are of its class
+            raise SplatlearnError(f"command line: '{flag}' must be {task}, as the config file says, got {text!r}")
         if text is None and kind is not bool:
             raise SplatlearnError(f"command line: '{flag}' must be {_type_name(kind)}, got no value")
         try:

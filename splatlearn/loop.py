@@ -2,9 +2,8 @@
 
 import math
 import sys
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,114 +11,9 @@ from tqdm import tqdm
 
 from splatlearn.errors import SplatlearnError
 from splatlearn.interrupt import DeferredInterrupt
+from splatlearn.task import AnyTask, Batch, Callback, Output, Task
 
-Batch = TypeVar("Batch")
-Output = TypeVar("Output")
-
-
-class Task(ABC, Generic[Batch, Output]):
-    """What is learned. A task owns its parameters, its optimizer and a private ``torch.Generator``.
-
-    Steps are numbered from 1: ``step`` is the update being made. Randomness comes from the private generator
-    alone, whose state is part of ``state()``, so that a resumed run repeats an uninterrupted one bit for bit.
-
-    parts: how many pieces the data of a step come in, one after another; their losses and gradients add up.
-    writes: whether this process writes files; of several that learn together, one does.
-    """
-
-    parts: int = 1
-    writes: bool = True
-
-    @abstractmethod
-    def batch(self, step: int) -> Batch:
-        """The data of this step, or the next of its parts."""
-
-    @abstractmethod
-    def forward(self, batch: Batch) -> Output:
-        """The model's answer: a tensor, or a mapping or sequence that holds tensors."""
-
-    @abstractmethod
-    def loss(self, output: Output, batch: Batch) -> Tensor:
-        """How wrong the answer is, or its share of the step's loss: a scalar tensor that can be differentiated."""
-
-    @abstractmethod
-    def update(self, step: int) -> None:
-        """Apply the gradients to the parameters, then clear them (``zero_grad``)."""
-
-    def after_update(self, step: int) -> None:  # noqa: B027  (a hook that most tasks leave empty)
-        """What follows an update, such as densification."""
-
-    def resolve(self) -> Tensor | None:
-        """Called before anything of the steps so far is read, and before the next one.
-
-        A task that works ahead of its device sees to it here that the last step is made whole; where it had to be
-        made again, its loss is returned.
-        """
-        return None
-
-    def introduction(self, start: int, steps: int) -> str:
-        """A sentence to print before the steps, such as what is known of them beforehand; "" for none."""
-        return ""
-
-    def conclusion(self, step: int) -> str:
-        """A sentence to print after the last step, such as what came of it; "" for none."""
-        return ""
-
-    def progress(self) -> str:
-        """What the progress bar shows beside the loss, such as a speed."""
-        return ""
-
-    def describe(self, batch: Batch) -> str:
-        """A name of the batch for error messages, such as ``image 'IMG_1.jpg'``."""
-        return "its batch"
-
-    def metrics(self) -> dict[str, Any]:
-        """Further JSON-able fields of a logged step; the same bits in every run of the same seed."""
-        return {}
-
-    @abstractmethod
-    def named_parameters(self) -> Iterable[tuple[str, Tensor]]:
-        """What is learned, by name; a parameter's ``grad`` may be None."""
-
-    def named_gradients(self) -> Iterable[tuple[str, Tensor]]:
-        """What backward has left for the update, by name: the parameters' gradients, if a task has no others."""
-        return [(name, tensor.grad) for name, tensor in self.named_parameters() if tensor.grad is not None]
-
-    @abstractmethod
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """All that a resumed run needs: tensors (the generator's state too), and a JSON-able dict."""
-
-    @abstractmethod
-    def load_state(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Take back what ``state`` returned."""
-
-
-AnyTask = Task[Any, Any]
-
-
-class Callback:
-    """What watches a loop. Callbacks are called in the order given; none may change the task."""
-
-    def on_start(self, start: int, task: AnyTask) -> None:
-        """Before step ``start + 1``."""
-
-    def wants(self, step: int) -> bool:
-        """Whether ``on_step`` is to be called after this step; on a CUDA device the loop waits for such a step."""
-        return True
-
-    def on_step(self, step: int, loss: float, task: AnyTask) -> None:
-        """After step ``step`` is complete, if wanted."""
-
-    def done(self) -> bool:
-        """Whether training is to end now, before all its steps are made; asked after `on_step`."""
-        return False
-
-    def on_interrupt(self, step: int, task: AnyTask) -> str | None:
-        """After the last complete step, when Ctrl-C was pressed; may return a sentence on how to go on."""
-        return None
-
-    def on_end(self, step: int, task: AnyTask) -> None:
-        """After the last step."""
+# ---- the loop ----
 
 
 class Interrupted(Exception):

@@ -1,20 +1,32 @@
-"""A run folder and what watches a run: the metrics log, the checkpoints, and what is called now and then."""
+"""A run folder: made, opened again, and written while training: metrics, checkpoints, evaluations."""
 
 import json
 import reprlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from splatlearn import checkpoint
+from tqdm import tqdm
+
+from splatlearn import checkpoint, config
 from splatlearn.errors import SplatlearnError
 from splatlearn.files import replacing
-from splatlearn.loop import AnyTask, Callback
+from splatlearn.registry import TASKS
+from splatlearn.task import AnyTask, Callback, RunWriter, Task
+
+CONFIG = "config.yaml"
+
+
+# ---- a run folder ----
 
 
 def create(run: Path) -> None:
-    """Make the run folder; raises SplatlearnError if it holds something already."""
+    """Make the run folder.
+
+    Raises:
+        SplatlearnError: It exists and is not empty, or cannot be made.
+    """
     try:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -23,7 +35,7 @@ def create(run: Path) -> None:
 
 
 def refuse_occupied(run: Path) -> None:
-    """Raises SplatlearnError if the run folder holds something already; to be asked before long work as well."""
+    """Raise SplatlearnError if the run folder exists and is not empty; also to be called before long work."""
     try:
         occupied = run.exists() and any(run.iterdir())
     except OSError as error:
@@ -35,12 +47,70 @@ def refuse_occupied(run: Path) -> None:
 
 
 def resume(task: AnyTask, run: Path) -> int:
-    """Load the last checkpoint of ``run`` into ``task``; returns its step, which is ``start`` for ``fit``."""
+    """Load the last checkpoint of ``run`` into ``task``; return its step, which is ``start`` for ``fit``.
+
+    Raises:
+        SplatlearnError: There is no checkpoint, or it is damaged or of another task.
+    """
+    task.load_state(*checkpoint.load(last_checkpoint(run)))
+    return checkpoint.step_of(last_checkpoint(run))
+
+
+def last_checkpoint(run: Path) -> Path:
+    """Find the newest complete checkpoint of a run; raises SplatlearnError where there is none."""
     path = checkpoint.latest(run / "checkpoints")
     if path is None:
         raise SplatlearnError(f"run folder {run} holds no checkpoint to go on from")
-    task.load_state(*checkpoint.load(path))
-    return checkpoint.step_of(path)
+    return path
+
+
+def config_of(run: Path) -> Path:
+    """Find the config file of a run folder; raises SplatlearnError where there is none."""
+    path = run / CONFIG
+    if not path.is_file():
+        raise SplatlearnError(f"{run} is not a run folder: it has no {CONFIG}")
+    return path
+
+
+def task_class(path: Path) -> type[AnyTask]:
+    """Find the class of the task that the key `task` of a config file names.
+
+    Raises:
+        SplatlearnError: The key names none, or a class that cannot be made from a config.
+    """
+    word = config.peek(path, "task")
+    cls = TASKS.find(word if isinstance(word, str) else "", "task")
+    if not (isinstance(cls, type) and issubclass(cls, Task)):
+        raise SplatlearnError(f"{path}: 'task' must name a subclass of splatlearn.Task, got {cls!r}")
+    if not (isinstance(cls.Config, type) and issubclass(cls.Config, config.Common)):
+        raise SplatlearnError(
+            f"{path}: task {word!r} must have a dataclass Config derived from splatlearn.config.Common, "
+            f"got {cls.Config!r}"
+        )
+    return cls
+
+
+def open_run(run: Path, overrides: Sequence[str] = ()) -> tuple[Any, int]:
+    """Make the task of a run folder and load its last checkpoint.
+
+    Args:
+        run: The run folder.
+        overrides: ``--key value`` words that change its config.
+
+    Returns:
+        The task, and the step of the checkpoint.
+
+    Raises:
+        SplatlearnError: The folder is not a run, or holds no checkpoint.
+    """
+    path = config_of(run)
+    cls = task_class(path)
+    last_checkpoint(run)  # before the data are read
+    task = cls(config.load(cls.Config, path, overrides))  # type: ignore[call-arg]
+    return task, resume(task, run)
+
+
+# ---- callbacks that write it ----
 
 
 class Checkpoints(Callback):
@@ -140,3 +210,24 @@ class Every(Callback):
 
     def on_step(self, step: int, loss: float, task: AnyTask) -> None:
         self.function(step, task)
+
+
+class HeldOut(Callback):
+    """Evaluates the task after every ``every``-th step: a printed line, and a line of eval/history.jsonl."""
+
+    def __init__(self, writer: RunWriter, every: int) -> None:
+        self.writer = writer
+        self.every = every
+
+    def wants(self, step: int) -> bool:
+        return step % self.every == 0
+
+    def on_step(self, step: int, loss: float, task: AnyTask) -> None:
+        figures = task.evaluate(step)
+        tqdm.write(f"step {step:,}, {task.summarize(figures)}")
+        row = {name: value for name, value in figures.items() if isinstance(value, (int, float, str))}
+        self.writer.save("eval/history.jsonl", {"step": step, **row})
+        self.evaluated(step, figures)
+
+    def evaluated(self, step: int, figures: Mapping[str, Any]) -> None:
+        """Called with the figures of every evaluation; for subclasses."""

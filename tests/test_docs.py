@@ -23,7 +23,7 @@ from PIL import Image
 
 from splatlearn import config as configs
 from splatlearn.cli import COMMANDS, main
-from splatlearn.commands.opened import task_class
+from splatlearn.run import task_class
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"

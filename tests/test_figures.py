@@ -10,7 +10,6 @@ import torch
 
 from splatlearn.cli import main
 from splatlearn.commands import figures as command
-from splatlearn.commands import watched
 from splatlearn.landscape import landscape
 from splatlearn.line import LineTask, hard
 from splatlearn.line.landscape import NeuronPath
@@ -18,7 +17,7 @@ from splatlearn.loop import fit
 from splatlearn.scene.gaussians import Gaussians
 from splatlearn.scene.readers.colmap import ColmapScene
 from splatlearn.show import planar, sculpture
-from splatlearn.show.figures import style
+from splatlearn.show.figures import style, trained
 from splatlearn.show.figures.attention import attention_figure
 from splatlearn.show.figures.basins import basins_figure, measure
 from splatlearn.show.figures.bowl import bowl_figure, steps_shown
@@ -55,14 +54,14 @@ def line() -> tuple[LineTask, NeuronPath]:
 
 
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> watched.SceneRun:
+def scene(tmp_path_factory: pytest.TempPathFactory) -> trained.SceneRun:
     folder = sculpture.write_folder(tmp_path_factory.mktemp("sculpture"), count=6)
-    return watched.train(ColmapScene.Config(path=str(folder)), steps=40, frames=8, progress=False)
+    return trained.train(ColmapScene.Config(path=str(folder)), steps=40, frames=8, progress=False)
 
 
 @pytest.fixture(scope="module")
-def text() -> watched.TextRun:
-    return watched.train_text(steps=40, every=5, progress=False)
+def text() -> trained.TextRun:
+    return trained.train_text(steps=40, every=5, progress=False)
 
 
 def test_the_line_is_drawn_where_it_is(line: tuple[LineTask, NeuronPath]) -> None:
@@ -122,7 +121,7 @@ def test_gaussians_learn_the_picture() -> None:
     drawn(figure)
 
 
-def test_a_scene_emerges(scene: watched.SceneRun) -> None:
+def test_a_scene_emerges(scene: trained.SceneRun) -> None:
     assert scene.steps[0] == 0 and scene.steps[-1] == 40 and len(scene.losses) == 40
     errors = [float((picture - scene.photo / 255).abs().mean()) for picture in scene.pictures]
     assert errors[-1] < 0.6 * errors[0], "the last picture is not nearer to the photograph"
@@ -132,7 +131,7 @@ def test_a_scene_emerges(scene: watched.SceneRun) -> None:
     )
 
 
-def test_the_pipeline_shows_a_steps_own_results(scene: watched.SceneRun) -> None:
+def test_the_pipeline_shows_a_steps_own_results(scene: trained.SceneRun) -> None:
     model = Gaussians(scene.snapshots[4])
     figure = pipeline_figure(model, scene.camera, scene.photo, scene.task.scene.points)
     told = texts(figure)
@@ -187,10 +186,10 @@ def test_layers_that_are_alike_are_opened_once() -> None:
     assert shapes["embedding"] == shapes["encoder.0"] == (1, 7, 8), "not the shape of the call that is listed"
     paths = [block.path for block in blocks]
     assert shapes["decoder.0"] == (1, 3, 8) and "decoder" not in paths, "a list of modules is listed"
-    assert paths.index("decoder.0.cross") == paths.index("decoder.0.cross.mix") - 1, "cross-attention is not there"
+    assert paths.index("decoder.0.cross") == paths.index("decoder.0.cross.o_proj") - 1, "cross-attention is not there"
 
 
-def test_a_transformer_is_watched_while_it_learns(text: watched.TextRun) -> None:
+def test_a_transformer_is_watched_while_it_learns(text: trained.TextRun) -> None:
     assert text.losses[-1] < 0.8 * text.losses[0] and len(text.losses) == 40, "nothing is learned"
     assert [step for step, _ in text.writings] == [0, 5, 40], "what it wrote is of other steps"
     assert len({writing for _, writing in text.writings}) == 3, "learning does not change what is written"
@@ -199,7 +198,7 @@ def test_a_transformer_is_watched_while_it_learns(text: watched.TextRun) -> None
     assert all(torch.equal(last[name], value) for name, value in text.snapshots[-1].items()), "the path ends elsewhere"
 
 
-def test_attention_is_drawn_as_it_is(text: watched.TextRun) -> None:
+def test_attention_is_drawn_as_it_is(text: trained.TextRun) -> None:
     model, tokens = text.task.model.eval(), text.batch.tokens[0, :7]
     maps = [weights[0] for weights in attention_maps(model, tokens[None])]
     assert len(maps) == 2 and maps[0].shape == (4, 7, 7), "a layer or a head is missing"
@@ -214,10 +213,10 @@ def test_attention_is_drawn_as_it_is(text: watched.TextRun) -> None:
     drawn(figure)
 
 
-def test_the_transformers_blocks_are_listed(text: watched.TextRun) -> None:
+def test_the_transformers_blocks_are_listed(text: trained.TextRun) -> None:
     blocks = blocks_of(text.task.model, lambda: text.task.model(text.batch.tokens))
     named = {block.path: block for block in blocks}
-    assert named["decoder.1.attention.project"].shape == (16, 48, 192), "queries, keys and values have another shape"
+    assert named["decoder.1.attention.qkv_proj"].shape == (16, 48, 192), "queries, keys and values have another shape"
     assert named["head"].shape[-1] == text.task.tokenizer.vocabulary and named["decoder.0"].depth == 0
     assert len(blocks) <= MOST, "the figure leaves out blocks of the very model that it is made for"
 
@@ -257,9 +256,9 @@ def test_files_of_every_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_figures_of_the_transformer(
-    text: watched.TextRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    text: trained.TextRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(watched, "train_text", lambda: text)
+    monkeypatch.setattr(trained, "train_text", lambda: text)
     assert main(["figures", "--only", "i", "--out", str(tmp_path), "--still"]) == 0
     names = {"i_modules", "i_attention"}
     assert {path.name for path in tmp_path.iterdir()} == {f"{n}.{kind}" for n in names for kind in style.FORMATS}

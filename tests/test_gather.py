@@ -15,7 +15,7 @@ from sfm_photos import WIDTH, hashes, touched
 from splatlearn.demo import still_life
 from splatlearn.errors import SplatlearnError
 from splatlearn.scene.reconstruct import Settings, gather, reconstruct
-from splatlearn.scene.reconstruct.gather import copy_image, find_images, measure_images, smaller
+from splatlearn.scene.reconstruct.gather import copy_photo, find_images, look_at, smaller
 
 ALONE = Settings(threads=1)
 
@@ -78,12 +78,12 @@ class TestLooking:
     def test_a_second_look_is_for_what_has_changed(self, photos: Path, tmp_path: Path, monkeypatch: Any) -> None:
         folder = shutil.copytree(photos, tmp_path / "in")
         names = find_images(folder)
-        first = measure_images(folder, names, {}, 2)
+        first = look_at(folder, names, {}, 2)
         opened: list[str] = []
         original = Image.open
         monkeypatch.setattr(Image, "open", lambda path: (opened.append(Path(path).name), original(path))[1])
         shutil.copy(folder / "photo 3.jpg", folder / "photo 0.jpg")
-        second = measure_images(folder, names, {photo.name: photo for photo in first}, 2)
+        second = look_at(folder, names, {photo.name: photo for photo in first}, 2)
         assert opened == ["photo 0.jpg"], "unchanged photographs were decoded again, or a changed one was not"
         assert second[1:] == first[1:] and second[0].digest == first[3].digest
 
@@ -91,7 +91,7 @@ class TestLooking:
         values = np.random.default_rng(0).integers(0, 256, (30, 40), dtype=np.uint8)
         Image.fromarray(values).save(tmp_path / "a.png")
         Image.fromarray(values.astype(np.uint16) * 257).save(tmp_path / "b.png")
-        a, b = measure_images(tmp_path, ["a.png", "b.png"], {}, 1)
+        a, b = look_at(tmp_path, ["a.png", "b.png"], {}, 1)
         assert a.sharpness == pytest.approx(b.sharpness, rel=0.01) and a.brightness == pytest.approx(b.brightness, 0.01)
 
 
@@ -116,7 +116,7 @@ class TestCopies:
         if suffix != ".jpg":
             with Image.open(photos / "photo 0.jpg") as image:
                 image.save(source := tmp_path / f"photo{suffix}", exif=image.getexif().tobytes())
-        copy_image(source, tmp_path / f"copy{suffix}", 160)
+        copy_photo(source, tmp_path / f"copy{suffix}", 160)
         copy = pycolmap.Bitmap.read(tmp_path / f"copy{suffix}", True)
         assert copy is not None and (copy.width, copy.height) == (160, 120)
         with Image.open(tmp_path / f"copy{suffix}") as image:
@@ -133,13 +133,13 @@ class TestCopies:
         suffix = ".jpg" if mode == "CMYK" else ".png"
         image = Image.fromarray(values[..., 0].astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(values)
         (image if mode == "I;16" else image.convert(mode)).save(tmp_path / f"a{suffix}")
-        copy_image(tmp_path / f"a{suffix}", tmp_path / f"b{suffix}", 64)
+        copy_photo(tmp_path / f"a{suffix}", tmp_path / f"b{suffix}", 64)
         with Image.open(tmp_path / f"b{suffix}") as small:
             assert small.size == (64, 32) and (small.mode == "RGBA") == (mode == "RGBA")
             assert abs(np.asarray(small.convert("L"), dtype=float).mean() - 127) < 25, "values were cut"
 
     def test_small_ones_are_copied_to_the_byte(self, photos: Path, tmp_path: Path) -> None:
-        copy_image(photos / "photo 0.jpg", tmp_path / "a.jpg", WIDTH)
+        copy_photo(photos / "photo 0.jpg", tmp_path / "a.jpg", WIDTH)
         assert (tmp_path / "a.jpg").read_bytes() == (photos / "photo 0.jpg").read_bytes()
         assert smaller((4000, 3000), 1600) == (1600, 1200) and smaller((3, 4000), 100) == (1, 100)
 

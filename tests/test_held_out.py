@@ -8,8 +8,9 @@ import pytest
 import tiny_scene
 
 from splatlearn.cli import main
-from splatlearn.commands import held_out
-from splatlearn.commands.held_out import HeldOut
+from splatlearn.scene import evaluate
+from splatlearn.scene.evaluate import Patience
+from splatlearn.show.run_writer import FolderWriter
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -25,8 +26,13 @@ def words(folder: Path, out: Path, *more: str) -> list[str]:
 
 
 def given(monkeypatch: pytest.MonkeyPatch, figures: list[float]) -> None:
-    """Evaluations find these PSNRs, one after another."""
-    monkeypatch.setattr(held_out, "_scene", lambda task: {"psnr": figures.pop(0), "split": "test"})
+    """Evaluations while training find these PSNRs, one after another."""
+    measure = evaluate.evaluate
+
+    def found(task: Any, writer: Any = None, lpips: bool = False) -> Any:
+        return measure(task, writer, lpips) | ({} if writer else {"psnr": figures.pop(0)})
+
+    monkeypatch.setattr(evaluate, "evaluate", found)
 
 
 def steps_of(out: Path) -> Any:
@@ -55,7 +61,7 @@ def test_patience_is_remembered_by_a_resumed_run(tmp_path: Path) -> None:
     (tmp_path / "eval").mkdir()
     lines = [{"step": step, "psnr": psnr} for step, psnr in ((5, 20.0), (10, 21.0), (15, 20.5), (20, 35.0))]
     (tmp_path / "eval" / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    callback = HeldOut(tmp_path, 5, patience=2)
+    callback = Patience(FolderWriter(tmp_path), 5, patience=2)
     callback.on_start(15, None)  # type: ignore[arg-type]
     assert (callback.best, callback.waited) == (21.0, 1), "lines up to the checkpoint count, and no others"
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "splatlearn"
 
 BASE = {"errors", "files", "registry"}
-LEARNER = BASE | {"ops", "loop", "config", "checkpoint", "devices", "processes"}
+LEARNER = BASE | {"ops", "task", "loop", "run", "config", "checkpoint", "devices", "processes"}
 MAY_IMPORT = {
     "errors": set(),
     "files": {"errors"},
@@ -26,8 +26,9 @@ MAY_IMPORT = {
     "interrupt": set(),
     "devices": BASE,
     "processes": BASE,
-    "loop": BASE | {"interrupt"},
-    "run": BASE | {"loop", "checkpoint"},
+    "task": set(),
+    "loop": BASE | {"interrupt", "task"},
+    "run": BASE | {"task", "config", "checkpoint"},
     "landscape": BASE | {"loop"},
     "gradients": BASE,
     "ops": BASE,
@@ -35,8 +36,9 @@ MAY_IMPORT = {
     "scene": LEARNER,
     "demo": BASE,
     "text": LEARNER,
-    "viewer": BASE | {"loop", "scene", "ops", "show"},  # it watches the loop, as a callback, and films what it shows
-    "show": BASE | {"line", "scene", "text", "ops", "landscape", "gradients"},
+    "viewer": BASE
+    | {"task", "loop", "scene", "ops", "show"},  # it watches the loop, as a callback, and films what it shows
+    "show": BASE | {"task", "loop", "line", "scene", "text", "ops", "landscape", "gradients"},
 }  # all else is the outermost layer, as the command line is: it may import all of these, and none of these it
 
 LAZY = {"pycolmap", "scipy", "matplotlib", "imageio", "imageio_ffmpeg", "jsonargparse", "viser", "tokenizers"}

@@ -4,13 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from splatlearn.commands.opened import load_gaussians, open_run, picture_name
 from splatlearn.errors import SplatlearnError
+from splatlearn.run import open_run
+from splatlearn.scene.evaluate import image_file
+from splatlearn.scene.load import load_gaussians
 
 
 def test_pictures_of_different_photographs_never_share_a_name() -> None:
     names = ["a.jpg", "sub/a.jpg", "pano.jpg#left", "pano.jpg#front", "pano.jpg", "b.c.png"]
-    made = [picture_name(name) for name in names]
+    made = [image_file(name) for name in names]
     assert made == ["a.png", "sub_a.png", "pano_left.png", "pano_front.png", "pano.png", "b.c.png"], made
 
 

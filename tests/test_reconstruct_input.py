@@ -15,8 +15,8 @@ from sfm_photos import HEIGHT, WIDTH, touched
 from splatlearn.errors import SplatlearnError
 from splatlearn.scene.readers.colmap import ColmapScene
 from splatlearn.scene.reconstruct import Settings, reconstruct
-from splatlearn.scene.reconstruct.gather import ImageInfo, copy_image, find_images
-from splatlearn.scene.reconstruct.phases import camera_groups, choose_matching
+from splatlearn.scene.reconstruct.gather import Photo, copy_photo, find_images
+from splatlearn.scene.reconstruct.phases import camera_groups, matching_of
 from splatlearn.scene.reconstruct.work import FOLDER
 
 ALONE = Settings(threads=1)
@@ -118,8 +118,8 @@ class TestOut:
 
 class TestCameras:
     @staticmethod
-    def photo(name: str, width: int = 40, lens: str = "") -> ImageInfo:
-        return ImageInfo(name, 1, 1, width, 30, lens, 1.0, 100.0, name)
+    def photo(name: str, width: int = 40, lens: str = "") -> Photo:
+        return Photo(name, 1, 1, width, 30, lens, 1.0, 100.0, name)
 
     def test_groups(self) -> None:
         photos = [self.photo("a"), self.photo("b", lens="X 5mm"), self.photo("c", 30), self.photo("d")]
@@ -130,15 +130,14 @@ class TestCameras:
             camera_groups(photos, "shared")
 
     def test_matching_by_count(self) -> None:
-        ways = [choose_matching(Settings(), count, video) for count, video in ((200, False), (201, False), (60, True))]
-        assert ways == ["exhaustive", "sequential", "exhaustive"]
-        assert choose_matching(Settings(), 61, True) == "sequential"
-        assert choose_matching(Settings(matching="exhaustive"), 999, True) == "exhaustive"
+        ways = [matching_of(Settings(), count, video) for count, video in ((200, False), (201, False), (60, True))]
+        assert ways == ["exhaustive", "sequential", "exhaustive"] and matching_of(Settings(), 61, True) == "sequential"
+        assert matching_of(Settings(matching="exhaustive"), 999, True) == "exhaustive"
 
     def test_photographs_of_two_sizes(self, photos: Path, tmp_path: Path) -> None:
         folder = shutil.copytree(photos, tmp_path / "in")
         for name in ("photo 1.jpg", "photo 4.jpg"):
-            copy_image(photos / name, folder / name, 300)
+            copy_photo(photos / name, folder / name, 300)
         report = reconstruct(folder, tmp_path / "out", ALONE, progress=False)
         told = {(camera["width"], camera["photographs"]) for camera in report.cameras}
         assert report.registered == 7 and told == {(WIDTH, 5), (300, 2)}, "each size needs a camera"

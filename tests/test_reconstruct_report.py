@@ -11,22 +11,22 @@ import yaml
 from sfm_photos import hashes
 
 from splatlearn import cli
-from splatlearn.commands.reconstruct import is_photographs, ready
 from splatlearn.errors import SplatlearnError
-from splatlearn.scene.reconstruct.gather import ImageInfo
+from splatlearn.scene.reconstruct.gather import Photo
 from splatlearn.scene.reconstruct.phases import Pairs
-from splatlearn.scene.reconstruct.report import ADVICE, Missing, Report, diagnose, explain_failure, finite_or_zero
+from splatlearn.scene.reconstruct.ready import is_photographs, ready
+from splatlearn.scene.reconstruct.report import ADVICE, Missing, Report, diagnose, finite, why_none
 
 
-def photo(name: str, sharpness: float = 500.0, brightness: float = 120.0) -> ImageInfo:
-    return ImageInfo(name, 1, 1, 40, 30, "", sharpness, brightness, name)
+def photo(name: str, sharpness: float = 500.0, brightness: float = 120.0) -> Photo:
+    return Photo(name, 1, 1, 40, 30, "", sharpness, brightness, name)
 
 
 GOOD = [photo(name) for name in ("a", "b", "c", "d")]
 FEATURES = dict.fromkeys("abcd", 2000)
 
 
-def reason(stray: ImageInfo, features: int, inliers: dict[tuple[str, str], int], others: Any = ()) -> Missing:
+def reason(stray: Photo, features: int, inliers: dict[tuple[str, str], int], others: Any = ()) -> Missing:
     pairs = Pairs(FEATURES | {stray.name: features}, {("a", "b"): 300, ("b", "c"): 200, ("c", "d"): 90} | inliers)
     (missing,) = diagnose([*GOOD, stray], {"a", "b", "c", "d"}, list(others), pairs)
     assert missing.name == stray.name
@@ -63,11 +63,9 @@ class TestReasons:
         assert report.advice() == list(ADVICE.values()) and "6 of 36 photographs could not be placed" in report.warning
 
     def test_when_nothing_could_be_placed(self) -> None:
-        assert "too little detail" in explain_failure(Pairs({"a": 3, "b": 9, "c": 2}, {}))
-        assert "3 pairs match but show no depth" in explain_failure(
-            Pairs(FEATURES, dict.fromkeys(["ab", "bc", "ac"], 500))
-        )  # type: ignore[arg-type]
-        assert explain_failure(Pairs(FEATURES, {("a", "b"): 3})) == "no two match each other"
+        assert "too little detail" in why_none(Pairs({"a": 3, "b": 9, "c": 2}, {}))
+        assert "3 pairs match but show no depth" in why_none(Pairs(FEATURES, dict.fromkeys(["ab", "bc", "ac"], 500)))  # type: ignore[arg-type]
+        assert why_none(Pairs(FEATURES, {("a", "b"): 3})) == "no two match each other"
 
 
 class TestReport:
@@ -90,7 +88,7 @@ class TestReport:
         assert told["copies"] == {"b": "a"}
         assert told["advice"] == report.advice() and (tmp_path / "reconstruction.txt").read_text() == report.text()
         assert "2 separate groups were found; the largest is kept (2 photographs; the others have 3)" in report.text()
-        assert finite_or_zero(float("nan")) == 0.0
+        assert finite(float("nan")) == 0.0
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +139,9 @@ class TestCommand:
         assert len(asked) == 1 and "Find the cameras first" in asked[0] and not (tmp_path / "bare_colmap").exists()
         monkeypatch.setattr("builtins.input", lambda _: "")
         called = []
-        monkeypatch.setattr("splatlearn.commands.reconstruct.reconstruct_told", lambda *words: called.append(words))
+        monkeypatch.setattr(
+            "splatlearn.scene.reconstruct.ready.reconstruct_and_report", lambda *words: called.append(words)
+        )
         assert ready(str(bare), "ask") == str(tmp_path / "bare_colmap") and called == [(bare, tmp_path / "bare_colmap")]
 
     def test_other_folders_are_left_to_the_loader(self, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from sfm_photos import hashes
 
 from splatlearn.errors import SplatlearnError
 from splatlearn.scene.reconstruct import Settings, gather, reconstruct
-from splatlearn.scene.reconstruct.work import FOLDER, WorkFolder
+from splatlearn.scene.reconstruct.work import FOLDER, Work
 
 PHOTOS = 7
 ALONE = Settings(threads=1)
@@ -29,7 +29,7 @@ from splatlearn.scene.reconstruct import Settings, gather, phases, pipeline, rec
 moment, photos, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
 die = lambda: os.kill(os.getpid(), signal.SIGKILL)
 phases.POLL_SECONDS = 0.002
-run, copy, replace = phases.StructureFromMotion.run, gather.copy_image, os.replace
+run, copy, replace = phases.Bench.run, gather.copy_photo, os.replace
 
 def doomed_run(self, title, unit, total, done, work):
     limit = {"find features": 3, "match": 8, "place": 4}[title]
@@ -46,7 +46,7 @@ def doomed_replace(source, target):
         die()
     replace(source, target)
 
-phases.StructureFromMotion.run, gather.copy_image, pipeline.os.replace = doomed_run, doomed_copy, doomed_replace
+phases.Bench.run, gather.copy_photo, pipeline.os.replace = doomed_run, doomed_copy, doomed_replace
 reconstruct(photos, out, Settings(threads=1), progress=False)
 """
 
@@ -81,10 +81,7 @@ def test_killed_at_every_phase_it_still_comes_to_the_same_end(photos: Path, whol
 
 
 def test_a_second_run_at_the_same_time_is_refused(photos: Path, tmp_path: Path) -> None:
-    with (
-        WorkFolder(tmp_path / "out").locked(),
-        pytest.raises(SplatlearnError, match="another reconstruction is at work"),
-    ):
+    with Work(tmp_path / "out").locked(), pytest.raises(SplatlearnError, match="another reconstruction is at work"):
         reconstruct(photos, tmp_path / "out", ALONE, progress=False)
 
 
@@ -102,7 +99,7 @@ def test_ctrl_c_keeps_what_is_complete(photos: Path, tmp_path: Path, monkeypatch
         reconstruct(photos, out, ALONE, progress=False)
     for needless in ("extract_features", "match_exhaustive"):
         monkeypatch.setattr(pycolmap, needless, lambda *_, **__: pytest.fail("a complete phase is done again"))
-    monkeypatch.setattr(gather, "copy_image", lambda *_: pytest.fail("photographs are copied again"))
+    monkeypatch.setattr(gather, "copy_photo", lambda *_: pytest.fail("photographs are copied again"))
     assert reconstruct(photos, out, ALONE, progress=False).registered == PHOTOS
 
 
@@ -111,7 +108,7 @@ def test_other_settings_redo_what_depends_on_them(photos: Path, tmp_path: Path, 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         stop_before(patch, "incremental_mapping")
         reconstruct(photos, out, ALONE, progress=False)
-    monkeypatch.setattr(gather, "copy_image", lambda *_: pytest.fail("photographs are copied again"))
+    monkeypatch.setattr(gather, "copy_photo", lambda *_: pytest.fail("photographs are copied again"))
     again: list[str] = []
     for name in ("extract_features", "match_exhaustive", "match_sequential"):
         original = getattr(pycolmap, name)

@@ -12,13 +12,12 @@ import torch
 from PIL import Image
 
 from splatlearn.cli import main
-from splatlearn.commands import watching
-from splatlearn.commands.opened import open_run
 from splatlearn.commands.render import Wish, path_cameras, render, resized
-from splatlearn.commands.watching import kept_pictures, picture_steps
 from splatlearn.errors import SplatlearnError
-from splatlearn.scene import paths
+from splatlearn.run import open_run
+from splatlearn.scene import paths, timelapse
 from splatlearn.scene.cameras import Camera
+from splatlearn.scene.timelapse import image_steps, saved_images
 
 ROOT = Path(__file__).resolve().parents[1]
 SCENE = str(ROOT / "configs/scene.yaml")
@@ -156,22 +155,22 @@ def test_coloured_depth_is_bright_where_it_is_near(run: Path, tmp_path: Path) ->
 
 
 def test_picture_steps_are_closest_at_first() -> None:
-    steps = picture_steps(12, 1000)
+    steps = image_steps(12, 1000)
     order = list(steps)
     assert order[0] == 0 and order[-1] == 1000 and order == sorted(order), "the film lacks its begin or its end"
     gaps = np.diff(order)
     assert (np.diff(gaps) >= -1).all() and gaps[-1] > 10 * gaps[0], "the pictures are evenly spaced"
     assert list(steps.values()) == list(range(12)), "the camera does not go on from picture to picture"
-    assert list(picture_steps(50, 4)) == [0, 1, 2, 3, 4], "a short training has steps that are drawn twice"
-    assert list(picture_steps(1, 10)) == [0], "a film of one picture fails"
+    assert list(image_steps(50, 4)) == [0, 1, 2, 3, 4], "a short training has steps that are drawn twice"
+    assert list(image_steps(1, 10)) == [0], "a film of one picture fails"
 
 
 def test_a_training_leaves_a_film(run: Path, tmp_path: Path) -> None:
-    pictures = [np.asarray(Image.open(path)) for _, path in kept_pictures(run / "timelapse")]
-    assert len(pictures) == len(picture_steps(12, 40)) and all(picture.std() > 5 for picture in pictures)
+    pictures = [np.asarray(Image.open(path)) for _, path in saved_images(run)]
+    assert len(pictures) == len(image_steps(12, 40)) and all(picture.std() > 5 for picture in pictures)
     assert np.abs(pictures[0].astype(int) - pictures[-1]).mean() > 2, "the film stands still"
     film = iio.imread(run / "renders" / "timelapse.mp4")
-    assert len(film) == len(pictures) + watching.FPS * watching.HOLD, "pictures are missing, or the end is not held"
+    assert len(film) == len(pictures) + timelapse.FPS * timelapse.HOLD, "pictures are missing, or the end is not held"
     assert main(["render", str(run), "--timelapse", "--fps", "4", "--out", str(tmp_path / "film.gif")]) == 0
     with Image.open(tmp_path / "film.gif") as gif:
         assert gif.info["duration"] == 250, "--fps does nothing"
@@ -195,8 +194,8 @@ def test_an_interrupted_film_is_the_same_one(run: Path, data: Path, tmp_path: Pa
     ahead = parts / "timelapse" / "step_0000033.png"
     ahead.write_bytes(b"of a step beyond the checkpoint")
     assert main(["train", "--resume", str(parts)]) == 0
-    names = [path.name for _, path in kept_pictures(whole / "timelapse")]
-    assert [path.name for _, path in kept_pictures(parts / "timelapse")] == names, "pictures are missing"
+    names = [path.name for _, path in saved_images(whole)]
+    assert [path.name for _, path in saved_images(parts)] == names, "pictures are missing"
     for name in names:
         a, b = (np.asarray(Image.open(folder / "timelapse" / name)) for folder in (whole, parts))
         assert np.array_equal(a, b), f"{name} is another after going on"
@@ -257,7 +256,7 @@ def test_mistakes_are_told(run: Path, capsys: pytest.CaptureFixture[str], words:
 
 def test_a_film_of_nothing_is_told(run: Path, tmp_path: Path) -> None:
     with pytest.raises(SplatlearnError, match="--timelapse 120"):
-        watching.timelapse_film(tmp_path)
+        timelapse.film(tmp_path)
     task, _ = open_run(run)
     with torch.no_grad():
         task.gaussians.opacities.fill_(-20)

@@ -14,11 +14,12 @@ from browser import CHROMIUM, Browser
 from PIL import Image
 
 from splatlearn.errors import SplatlearnError
+from splatlearn.scene.space import space_record
 from splatlearn.show import report, report_views
 from splatlearn.show.pictures import save_png, side_by_side
 from splatlearn.show.report import write_report
 from splatlearn.show.report_html import duration_told
-from splatlearn.show.report_space import read_cameras, space_record
+from splatlearn.show.report_space import read_cameras
 from splatlearn.show.run_folder import read_run
 from splatlearn.show.video import write_video
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from splatlearn.cli import main
-from splatlearn.commands.opened import open_run
+from splatlearn.run import open_run
 from splatlearn.text.sampling import generate
 
 TEXT = "".join(f"the {kind} {i} is naïve;\n" for i in range(60) for kind in ("cat", "dog", "猫"))
@@ -186,7 +186,7 @@ def test_what_cannot_be_sampled_is_told(runs: Path, capsys: pytest.CaptureFixtur
     (tmp_path / "config.yaml").write_text("task: line\n")
     assert "is not the run of a text" in refused(capsys, tmp_path)
     (tmp_path / "config.yaml").write_text("task: text\n")
-    assert "holds no checkpoint yet" in refused(capsys, tmp_path)
+    assert "holds no checkpoint to go on from" in refused(capsys, tmp_path)
 
 
 def test_a_checkpoint_of_something_else_is_told(runs: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -9,8 +9,7 @@ import pytest
 import tiny_scene
 import torch
 
-from splatlearn import checkpoint, config, loop, run
-from splatlearn.commands import train as training
+from splatlearn import checkpoint, config, loop, run, trainer
 from splatlearn.errors import SplatlearnError
 from splatlearn.scene.evaluate import evaluate
 from splatlearn.scene.metrics import HIGHEST_PSNR
@@ -186,7 +185,7 @@ def test_an_occupied_run_folder_is_seen_before_photographs_are_loaded(folder: Pa
     (tmp_path / "run" / "notes.txt").write_text("mine")
     words = ["--data.path", str(folder), "--out", str(tmp_path / "run")]
     with pytest.raises(SplatlearnError, match=r"exists already; .*--out"):
-        training.start(Loads, config.load(SceneTask.Config, None, words))
+        trainer.train(Loads, config.load(SceneTask.Config, None, words))
 
 
 def test_a_picture_that_is_its_photograph_has_a_finite_psnr(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,8 @@ import torch
 
 from splatlearn import checkpoint
 from splatlearn.cli import main
-from splatlearn.commands.opened import open_run
 from splatlearn.errors import SplatlearnError
+from splatlearn.run import open_run
 from splatlearn.text.transformer import Transformer
 from splatlearn.text.weights import RENAMED, current_names
 

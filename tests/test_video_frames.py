@@ -10,7 +10,7 @@ from PIL import Image, ImageFilter
 
 from splatlearn.errors import SplatlearnError
 from splatlearn.scene.reconstruct import Settings, reconstruct
-from splatlearn.scene.reconstruct.frames import check_video, extract_frames, frame_count, sharpest_frames
+from splatlearn.scene.reconstruct.frames import check_video, choose, chosen_count, extract_frames
 from splatlearn.scene.reconstruct.gather import sharpness
 
 PHOTOS = 8
@@ -44,9 +44,9 @@ def test_blur_lowers_sharpness() -> None:
 
 
 def test_each_stretch_gives_its_sharpest() -> None:
-    assert sharpest_frames([1, 5, 2, 3, 3, 9, 0], 3) == [1, 3, 5]
+    assert choose([1, 5, 2, 3, 3, 9, 0], 3) == [1, 3, 5]
     for frames, count in ((7, 7), (100, 7), (5, 3), (31, 30)):
-        chosen = sharpest_frames(np.random.default_rng(frames).random(frames).tolist(), count)
+        chosen = choose(np.random.default_rng(frames).random(frames).tolist(), count)
         assert len(chosen) == count and sorted(set(chosen)) == chosen, "a frame was taken twice, or out of order"
         assert chosen[0] < -(-frames // count) and chosen[-1] >= frames - -(-frames // count), "an end has no frame"
 
@@ -56,7 +56,7 @@ def test_each_stretch_gives_its_sharpest() -> None:
     [(900, 30.0, None, 60), (90, 3.0, None, 30), (9000, 300.0, None, 150), (20, 1.0, None, 20), (900, 30.0, 11, 11)],
 )
 def test_how_many_frames(frames: int, seconds: float, wanted: int | None, count: int) -> None:
-    assert frame_count(frames, seconds, wanted) == count
+    assert chosen_count(frames, seconds, wanted) == count
 
 
 def test_the_chosen_frames_are_written(walk: Path, tmp_path: Path) -> None:

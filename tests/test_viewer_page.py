@@ -11,11 +11,11 @@ from browser import CHROMIUM
 from viewer_page import GREETING, PANEL, ViewerPage, until
 
 from splatlearn import loop
-from splatlearn.commands.view import live_view, surroundings
 from splatlearn.scene.cameras import Camera
 from splatlearn.scene.keyframes import read_path, rotation_of
 from splatlearn.scene.training.task import SceneTask
 from splatlearn.viewer.drawing import Snapshot, draw
+from splatlearn.viewer.live import live_view, surroundings
 from splatlearn.viewer.view import View
 from splatlearn.viewer.viewer import Viewer
 

@@ -15,9 +15,9 @@ import torch
 
 from splatlearn import loop
 from splatlearn.cli import main
-from splatlearn.commands.view import live_view
 from splatlearn.scene.training.task import SceneTask
 from splatlearn.viewer import training
+from splatlearn.viewer.live import live_view
 from splatlearn.viewer.training import MOST_POINTS, Chart, LiveView
 
 

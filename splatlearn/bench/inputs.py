@@ -39,7 +39,7 @@ class Inputs:
 
 def image_folder(folder: Path, gaussians: Path | None) -> Inputs:
     """The training images of a COLMAP folder, and the Gaussians of a PLY file or run, or at the model's points."""
-    from splatlearn.commands.opened import load_gaussians
+    from splatlearn.scene.load import load_gaussians
     from splatlearn.scene.readers.colmap import ColmapScene
 
     scene = ColmapScene(ColmapScene.Config(path=str(folder)))

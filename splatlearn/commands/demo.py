@@ -5,10 +5,11 @@ import time
 from pathlib import Path
 
 from splatlearn import config as configs
-from splatlearn.commands import render, train
+from splatlearn import trainer
+from splatlearn.commands import render
 from splatlearn.commands.arguments import Parser
-from splatlearn.commands.opened import open_run
 from splatlearn.errors import SplatlearnError
+from splatlearn.run import open_run
 
 STEPS = 2500
 
@@ -48,7 +49,7 @@ def demo(out: Path, photos: int, steps: int, seed: int) -> None:
     run_folder = out / "run"
     settings = {"out": run_folder, "steps": steps, "seed": seed, "data.path": out / "colmap"}
     words = [word for name, value in (SMALLER | settings).items() for word in (f"--{name}", str(value))]
-    result = train.start(SceneTask, configs.load(SceneTask.Config, configs.shipped("scene_fast.yaml"), words))
+    result = trainer.train(SceneTask, configs.load(SceneTask.Config, configs.shipped("scene_fast.yaml"), words))
     print("4/4  a turntable")
     task, _ = open_run(run_folder)
     render.render(task, run_folder, "orbit", run_folder / "renders" / "orbit.mp4", render.Wish(frames=90))

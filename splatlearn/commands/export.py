@@ -7,10 +7,10 @@ from typing import Any
 
 from splatlearn import config
 from splatlearn.commands.arguments import Parser
-from splatlearn.commands.opened import config_of, load_splats
 from splatlearn.errors import SplatlearnError
 from splatlearn.scene.formats.checks import checked_arrays
 from splatlearn.scene.formats.registry import DEGREES, READERS, WRITERS, write
+from splatlearn.scene.load import load_splats, scene_config
 
 PAGES = (".html", ".htm")
 
@@ -77,7 +77,7 @@ def _write_page(source: Path, out: Path, tensors: Any, antialiased: bool, limit:
         from splatlearn.scene.readers.colmap import ColmapScene
         from splatlearn.scene.training.task import SceneTask
 
-        settings = config.load(SceneTask.Config, config_of(source), [])
+        settings = config.load(SceneTask.Config, scene_config(source))
         background = settings.data.background
         try:
             scene = ColmapScene(settings.data)

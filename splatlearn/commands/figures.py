@@ -12,12 +12,12 @@ from tqdm import tqdm
 from splatlearn import config
 from splatlearn.commands import check_gradients
 from splatlearn.commands.arguments import Parser
-from splatlearn.commands.opened import CONFIG, open_run
 from splatlearn.errors import SplatlearnError
+from splatlearn.run import config_of, open_run, task_class
 
 if TYPE_CHECKING:
-    from splatlearn.commands.watched import SceneRun, TextRun
     from splatlearn.landscape import Landscape
+    from splatlearn.show.figures.trained import SceneRun, TextRun
     from splatlearn.text.batches import Batch
     from splatlearn.text.task import TextTask
 
@@ -53,10 +53,8 @@ class Story:
     """What the figures are drawn from, each part computed when a figure first needs it."""
 
     def __init__(self, run: Path | None = None) -> None:
-        if run is not None and not (run / CONFIG).is_file():
-            raise SplatlearnError(f"{run} is not a run folder: it has no {CONFIG}")
         self.run = run
-        self.kind = None if run is None else config.peek(run / CONFIG, "task")
+        self.kind: type = type(None) if run is None else task_class(config_of(run))
 
     @cached_property
     def line(self) -> tuple[Any, Any]:
@@ -80,31 +78,34 @@ class Story:
     @cached_property
     def scene(self) -> "SceneRun":
         """A short training on the run's photographs, or on the sculpture."""
-        from splatlearn.commands import watched
         from splatlearn.scene.readers.colmap import ColmapScene
         from splatlearn.scene.training.task import SceneTask
         from splatlearn.show import sculpture
+        from splatlearn.show.figures import trained
+        from splatlearn.text.task import TextTask
 
-        if self.run is not None and self.kind != "text":
-            if self.kind != "scene":
+        if self.run is not None and not issubclass(self.kind, TextTask):
+            if not issubclass(self.kind, SceneTask):
                 raise SplatlearnError(f"{self.run} is not the run of a scene: figures g and h need one")
-            data = config.load(SceneTask.Config, self.run / CONFIG).data
-            return watched.train(data, steps=400, frames=FRAMES, init="sfm")
+            data = config.load(self.kind.Config, config_of(self.run)).data
+            return trained.train(data, steps=400, frames=FRAMES, init="sfm")
         with tempfile.TemporaryDirectory() as folder:
             sculpture.write_folder(Path(folder))
-            return watched.train(ColmapScene.Config(path=folder), steps=300, frames=FRAMES)
+            return trained.train(ColmapScene.Config(path=folder), steps=300, frames=FRAMES)
 
     @cached_property
     def text(self) -> "TextRun":
         """A small Transformer after a short training on Python's documentation."""
-        from splatlearn.commands import watched
+        from splatlearn.show.figures import trained
 
-        return watched.train_text()
+        return trained.train_text()
 
     @cached_property
     def reader(self) -> tuple["TextTask", "Batch", int]:
         """A trained Transformer's task, held-out rows for it to read, and its steps: of the run, or of `text`."""
-        if self.run is None or self.kind != "text":
+        from splatlearn.text.task import TextTask
+
+        if self.run is None or not issubclass(self.kind, TextTask):
             return self.text.task, self.text.batch, len(self.text.losses)
         task, step = open_run(self.run)
         batch = next(iter(task.test.all(16, 16 * task.config.model.context)))

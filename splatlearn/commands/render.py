@@ -12,10 +12,13 @@ import torch
 from tqdm import tqdm
 
 from splatlearn.commands.arguments import Parser
-from splatlearn.commands.opened import config_of, open_run, picture_name
 from splatlearn.errors import SplatlearnError
 from splatlearn.files import replacing
+from splatlearn.run import config_of, open_run
 from splatlearn.scene.cameras import Camera
+from splatlearn.scene.evaluate import image_file
+from splatlearn.scene.load import scene_config
+from splatlearn.scene.timelapse import film
 
 VIDEO = (".mp4", ".gif")
 PHOTOS, FLIGHTS = ("test", "train"), ("orbit", "spiral", "interpolate")
@@ -55,21 +58,23 @@ def run(words: list[str]) -> None:
 
 
 def _scene(a: Namespace, wish: Wish) -> Path:
+    scene_config(a.run)
     task, _ = open_run(a.run)
-    if not hasattr(task, "gaussians"):
-        raise SplatlearnError(f"{a.run} is not the run of a scene: there is nothing to render")
     return render(task, a.run, a.path, a.out, wish)
 
 
 def _film(a: Namespace, words: list[str]) -> Path:
     """The film of the pictures that a run kept while it learned; neither scene nor photographs are needed."""
-    from splatlearn.commands.watching import timelapse_film
+    from splatlearn.show.video import write_video
 
     config_of(a.run)
     idle = [word for word in words if word.partition("=")[0] in OF_SCENES]
     if idle:
         raise SplatlearnError(f"--timelapse shows the pictures that were kept: leave {idle[0].partition('=')[0]} out")
-    return timelapse_film(a.run, a.out, a.fps, a.seconds)
+    images, fps = film(a.run, a.fps, a.seconds)
+    target = a.out or a.run / "renders" / "timelapse.mp4"
+    write_video(target, images, fps)
+    return Path(target)
 
 
 def _arguments(words: list[str]) -> Namespace:
@@ -151,7 +156,7 @@ def path_cameras(task: Any, path: str, frames: int | None) -> tuple[list[Camera]
 
     scene = task.scene
     if path in PHOTOS:
-        cameras: list[Camera] = getattr(scene, path)
+        cameras: list[Camera] = scene.test if path == "test" else scene.train
         if not cameras:
             raise SplatlearnError(f"the scene has no {path} photographs")
         if frames is not None:
@@ -248,7 +253,7 @@ def _write_pictures(folder: Path, cameras: Sequence[Camera], pictures: Iterator[
     from splatlearn.show.pictures import save_png
 
     for camera, picture in zip(cameras, pictures, strict=True):
-        save_png(folder / picture_name(camera.name), picture)
+        save_png(folder / image_file(camera.name), picture)
 
 
 def _write_depths(folder: Path, cameras: Sequence[Camera], depths: Iterator[np.ndarray], raw: str, far: float) -> None:
@@ -262,7 +267,7 @@ def _write_depths(folder: Path, cameras: Sequence[Camera], depths: Iterator[np.n
         "nothing": 0,
     }
     for camera, depth in zip(cameras, depths, strict=True):
-        name = picture_name(camera.name)
+        name = image_file(camera.name)
         if raw == "npy":
             save_array(folder / f"{name.removesuffix('.png')}.npy", depth)
         else:

@@ -15,9 +15,9 @@ import torch
 
 from splatlearn import checkpoint, config
 from splatlearn.commands.arguments import Parser
-from splatlearn.commands.opened import config_of
 from splatlearn.devices import choose_device
 from splatlearn.errors import SplatlearnError
+from splatlearn.run import config_of, last_checkpoint, task_class
 
 TEMPERATURE = 0.8  # of text; pairs have one right answer, and so none
 BEGINNING = "\n"  # of a text without a prompt
@@ -69,13 +69,10 @@ class Writer:
         from splatlearn.text.weights import load_weights
 
         path = config_of(folder)
-        if config.peek(path, "task") != "text":
+        if not issubclass(task_class(path), TextTask):
             raise SplatlearnError(f"{folder} is not the run of a text: there is nothing to sample")
         settings = config.load(TextTask.Config, path)
-        saved = checkpoint.latest(folder / "checkpoints")
-        if saved is None:
-            raise SplatlearnError(f"run folder {folder} holds no checkpoint yet")
-        tensors, state = checkpoint.load(saved)
+        tensors, state = checkpoint.load(last_checkpoint(folder))
         self.tokenizer = from_state(state.get("tokenizer"))
         self.pairs = Pairs(settings.pairs) if settings.learn == "pairs" else None
         known = self.tokenizer.vocabulary if self.pairs is None else self.pairs.vocabulary

@@ -1,19 +1,17 @@
 """splatlearn view: a run or a splat file in the browser, drawn by our own rasterizer."""
 
-import os
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from splatlearn import config
 from splatlearn.commands.arguments import Parser
-from splatlearn.commands.opened import config_of, load_splats
 from splatlearn.devices import choose_device
 from splatlearn.errors import SplatlearnError
+from splatlearn.scene.load import load_splats, scene_config
 
 if TYPE_CHECKING:
     from splatlearn.viewer.surroundings import Surroundings
-    from splatlearn.viewer.training import LiveView
     from splatlearn.viewer.viewer import Viewer
 
 
@@ -65,7 +63,9 @@ def _of_run(folder: Path, out: Path | None) -> "Surroundings":
     """The photographs of a run, if they are still where they were."""
     from splatlearn.scene.training.task import SceneTask
 
-    settings = config.load(SceneTask.Config, config_of(folder), [])
+    settings = config.load(SceneTask.Config, scene_config(folder))
+    from splatlearn.viewer.live import surroundings
+
     return surroundings(settings, _photographs(settings), out or folder / "renders")
 
 
@@ -79,21 +79,12 @@ def _photographs(settings: Any) -> Any:
         return None
 
 
-def surroundings(settings: Any, scene: Any, folder: Path) -> "Surroundings":
-    """What a viewer knows of a scene task beside its Gaussians; `scene` is its ColmapScene, or None."""
-    from splatlearn.viewer.surroundings import Surroundings
-
-    red, green, blue = settings.data.background
-    if scene is None:
-        return Surroundings(background=(red, green, blue), folder=folder)
-    return Surroundings(scene.train, scene.test, scene.photo, (red, green, blue), folder)
-
-
 def live_options(words: list[str]) -> tuple[list[str], tuple[str, int] | None]:
     """The words of `splatlearn train` without its options --viewer, --viewer-port N and --viewer-host HOST; and host
     and port of the viewer, None where there shall be none. Raises SplatlearnError where nothing can listen there.
     """
-    from splatlearn.viewer.server import HOST, PORT, check, warn_if_open
+    from splatlearn.viewer.live import check_address
+    from splatlearn.viewer.server import HOST, PORT
 
     rest: list[str] = []
     found: dict[str, str] = {}
@@ -113,19 +104,5 @@ def live_options(words: list[str]) -> tuple[list[str], tuple[str, int] | None]:
     host, port = found.get("--viewer-host", HOST), found.get("--viewer-port", str(PORT))
     if not port.isdecimal():
         raise SplatlearnError(f"--viewer-port must be a number, got {port!r}")
-    if os.environ.get("RANK", "0") == "0":  # of several processes that learn together, the first shows
-        check(host, int(port))
-        warn_if_open(host)
+    check_address(host, int(port))
     return rest, (host, int(port))
-
-
-def live_view(task: Any, folder: Path, where: tuple[str, int]) -> "LiveView":
-    """What shows a scene task while it learns, for the loop's callbacks; raises SplatlearnError for another task."""
-    from splatlearn.viewer.training import LiveView
-
-    if not hasattr(task, "gaussians"):
-        raise SplatlearnError(f"--viewer shows scenes, but 'task' is {task.config.task!r}")
-    around = surroundings(task.config, task.scene, folder / "renders")
-    return LiveView(
-        around, task.config.steps, *where, opened=lambda url: print(f"to watch it learn: {url}", flush=True)
-    )

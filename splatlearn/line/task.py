@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from splatlearn.line.optimizers import (
     make_schedule,
     optimizer_tensors,
 )
-from splatlearn.loop import Task
+from splatlearn.task import RunWriter, Task
 
 ARRIVED = 1e-3  # how near to the least-squares answer is there: a share of the way from the start
 
@@ -40,7 +40,7 @@ class LineTask(Task[Points, Tensor]):
     class Config(Common):
         """Every key of ``configs/line.yaml``."""
 
-        task: Literal["line"] = key("line", "what is learned")
+        task: str = key("line", "line, or the package.module:Class of a task derived from LineTask")
         out: str = key("runs/line", "the run folder to write; it must be new or empty")
         steps: int = key(225, "updates to make")
         log_every: int = key(1, "steps between lines of metrics.jsonl")
@@ -179,9 +179,18 @@ class LineTask(Task[Points, Tensor]):
         self.schedule.load_state_dict(state["schedule"])
         self.optimizer.param_groups[0]["lr"] = state["rate"]
 
+    # ---- what a run evaluates and leaves behind ----
+
     @torch.no_grad()
-    def evaluate(self) -> dict[str, float]:
-        """The content of ``eval/metrics.json``: loss over all points, the line learned, and that of least squares."""
+    def evaluate(self, step: int = 0, writer: RunWriter | None = None) -> dict[str, float]:
+        """Measure the loss over all points.
+
+        Returns:
+            loss, weight and bias of the line, and those of least squares.
+        """
+        if writer is not None:
+            rows = zip(self.points.x.flatten().tolist(), self.points.y.flatten().tolist(), strict=True)
+            writer.save("eval/points.csv", "x,y\n" + "".join(f"{x:.9g},{y:.9g}\n" for x, y in rows))
         loss = self.loss(self.forward(self.points), self.points)
         weight, bias = self.bowl.minimum.tolist()
         best = {"least_squares_weight": weight, "least_squares_bias": bias, "least_squares_loss": self.bowl.floor}

@@ -1,45 +1,54 @@
 """How good a scene is: renders of photographs that training never saw, measured against them."""
 
+import json
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
+from splatlearn.run import HeldOut
 from splatlearn.scene import metrics
 from splatlearn.scene.cameras import Camera
+from splatlearn.scene.gaussians import Rendering
 from splatlearn.scene.metrics import HIGHEST_PSNR
-from splatlearn.scene.training.task import SceneTask
+from splatlearn.scene.space import space_record
+from splatlearn.task import AnyTask, RunWriter
+
+
+class Renderer(Protocol):
+    """The part of a SceneTask that is measured."""
+
+    scene: Any
+    gaussians: Any
+    device: torch.device
+
+    def render(self, camera: Camera) -> Rendering: ...
 
 
 @torch.no_grad()
-def evaluate(
-    task: SceneTask,
-    *,
-    lpips: bool = False,
-    progress: bool = False,
-    each: Callable[[Camera, Tensor, Tensor], object] | None = None,
-) -> dict[str, Any]:
-    """Means over the held-out photographs, or over those of training where none is held out.
+def evaluate(task: Renderer, writer: RunWriter | None = None, lpips: bool = False) -> dict[str, Any]:
+    """Measure the renders of the held-out photographs, or of those of training where none is held out.
 
     Pixels that a photograph's mask ignores are left out (LPIPS sees the photograph in their place).
 
     Args:
-        lpips: also the perceptual distance; needs the extra `lpips`.
-        each: called with camera, render [H, W, 3] in 0..1 and photo [H, W, 3] uint8.
+        task: The scene.
+        writer: Saves photograph and render of every view, and the cameras, under eval/; with a progress bar.
+        lpips: Also measure the perceptual distance; needs the extra `lpips`.
 
     Returns:
         psnr (dB) and ssim of the render as it is; psnr_corrected, the same in the photograph's colours (see
         metrics.colour_corrected), far above psnr where exposures vary; maybe lpips; split ("test" or "train"),
-        resolution [width, height] of the first picture, num_gaussians, and views: the figures of each picture.
+        resolution [width, height] of the first image, num_gaussians, and views: the figures of each image.
     """
-    split, cameras = ("test", task.scene.test) if task.scene.test else ("train", task.scene.train)
+    scene = task.scene
+    split, cameras = ("test", scene.test) if scene.test else ("train", scene.train)
     views = []
-    for camera in tqdm(cameras, desc="evaluating", unit="photo", disable=not progress):
-        render, photo = task.render(camera).image.clamp(0, 1), task.scene.photo(camera).to(task.device)
-        mask = task.scene.mask(camera)
+    for camera in tqdm(cameras, desc="evaluating", unit="photo", disable=writer is None):
+        render, photo = task.render(camera).image.clamp(0, 1), scene.photo(camera).to(task.device)
+        mask = scene.mask(camera)
         corrected = metrics.colour_corrected(render, photo, mask)
         view: dict[str, Any] = {
             "name": camera.name,
@@ -48,11 +57,18 @@ def evaluate(
             "psnr_corrected": min(metrics.psnr(corrected, photo, mask), HIGHEST_PSNR),
         }
         if lpips:
-            seen = render if mask is None else torch.where((mask > 0)[:, :, None].to(task.device), render, photo / 255)
-            view["lpips"] = metrics.lpips(seen, photo)
+            visible = render
+            if mask is not None:
+                visible = torch.where((mask > 0)[:, :, None].to(task.device), render, photo / 255)
+            view["lpips"] = metrics.lpips(visible, photo)
+        if writer is not None:
+            view["picture"] = image_file(camera.name)
+            writer.save(f"eval/photos/{view['picture']}", photo)
+            writer.save(f"eval/renders/{view['picture']}", render)
         views.append(view)
-        if each:
-            each(camera, render, photo)
+    if writer is not None:
+        record = space_record(scene.train, scene.test, scene.points, scene.point_colors)
+        writer.save("eval/space.json", json.dumps(record, allow_nan=False) + "\n")
     names = [name for name in ("psnr", "ssim", "psnr_corrected", "lpips") if name in views[0]]
     means: dict[str, Any] = {name: math.fsum(view[name] for view in views) / len(views) for name in names}
     return means | {
@@ -61,3 +77,58 @@ def evaluate(
         "num_gaussians": len(task.gaussians),
         "views": views,
     }
+
+
+def summarize(figures: Mapping[str, Any]) -> str:
+    """The figures of `evaluate`, and of a finished run where it is one, in a line."""
+    kind = "held-out" if figures["split"] == "test" else "training"
+    width, height = figures["resolution"]
+    line = (
+        f"{kind} PSNR {figures['psnr']:.2f} dB, SSIM {figures['ssim']:.3f} on {len(figures['views'])} photographs at "
+        f"{width}x{height}; {figures['num_gaussians']:,} Gaussians"
+    )
+    if "train_seconds" not in figures:
+        return line
+    return f"{line}, {figures['steps']:,} steps, {figures['train_seconds']:.0f} s"
+
+
+def image_file(image: str) -> str:
+    """The PNG file name of an image; folders and the faces of a panorama (`a/b.jpg#left`) stay distinct."""
+    path, _, face = image.partition("#")
+    stem = path.replace("/", "_").rsplit(".", 1)[0]
+    return f"{stem}_{face}.png" if face else f"{stem}.png"
+
+
+class Patience(HeldOut):
+    """Evaluates a scene while it is trained, and ends the training when its PSNR stops rising.
+
+    It ends after `patience` evaluations in a row without a PSNR above the best one; 0: never. The held-out photographs
+    have then chosen the number of steps, which flatters the figures a little.
+    """
+
+    def __init__(self, writer: RunWriter, every: int, patience: int = 0) -> None:
+        super().__init__(writer, every)
+        self.patience = patience
+        self.best = 0.0  # dB
+        self.waited = 0  # evaluations since the best
+
+    def on_start(self, start: int, task: AnyTask) -> None:
+        path = self.writer.folder / "eval" / "history.jsonl"
+        if self.patience and path.exists():
+            for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
+                if line["step"] <= start:
+                    self._note(line["psnr"])
+
+    def evaluated(self, step: int, figures: Mapping[str, Any]) -> None:
+        if self.patience:
+            self._note(figures["psnr"])
+            if self.done():
+                gain = f"no better than {self.best:.2f} dB in the last {self.waited} evaluations"
+                tqdm.write(f"training ends after step {step:,}: the held-out PSNR was {gain}")
+
+    def done(self) -> bool:
+        return 0 < self.patience <= self.waited
+
+    def _note(self, psnr: float) -> None:
+        self.waited = 0 if psnr > self.best else self.waited + 1
+        self.best = max(self.best, psnr)

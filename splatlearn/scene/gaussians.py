@@ -197,7 +197,7 @@ class Gaussians(nn.Module):
         shapes = {name: tuple(parameter.shape) for name, parameter in self._parameters.items() if parameter is not None}
         if problem := self.schema.problem(shapes):
             raise SplatlearnError(f"Gaussians do not fit together: {problem}")
-        if unknown := [name for name, _ in self.registered() if name not in self.schema.names]:
+        if unknown := [name for name, _ in self.named_parameters() if name not in self.schema.names]:
             raise SplatlearnError(
                 f"parameter '{unknown[0]}' of the Gaussians must be an entry of their schema, which has "
                 f"{', '.join(self.schema.names)}"
@@ -213,12 +213,6 @@ class Gaussians(nn.Module):
     def tensors(self) -> dict[str, Tensor]:
         """The parameters by name, detached."""
         return {name: getattr(self, name).detach() for name in self.schema.names}
-
-    def registered(self) -> list[tuple[str, nn.Parameter]]:
-        """All parameters by name, as `named_parameters`, in a tenth of its time where there are no modules within."""
-        if self._modules:
-            return list(self.named_parameters())
-        return [(name, parameter) for name, parameter in self._parameters.items() if parameter is not None]
 
     def activated(self, name: str) -> Tensor:
         """A parameter after its activation, in the graph: standard deviations, opacities in 0..1, unit quaternions."""

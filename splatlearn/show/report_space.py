@@ -2,17 +2,15 @@
 
 import base64
 import json
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from splatlearn.scene.cameras import Camera
+from splatlearn.scene.space import MOST_POINTS
 from splatlearn.show.report_html import bytes_told, escaped
 from splatlearn.show.report_views import picture_stem
 from splatlearn.show.run_folder import RunFolder, is_number
 
-MOST_POINTS = 4000  # of the sparse model in a page
 MOST_CAMERAS = 2000
 VIEWER_GAUSSIANS = 100_000  # of the scene inside a page; more make it slow to open
 
@@ -28,20 +26,6 @@ STYLE = """
 .main { background: var(--accent); border: 0; color: var(--paper); font: inherit; border-radius: 10px;
   padding: 10px 18px; cursor: pointer; }
 """
-
-
-def space_record(
-    train: Sequence[Camera], test: Sequence[Camera], points: np.ndarray, colors: np.ndarray
-) -> dict[str, Any]:
-    """What eval/space.json holds, for a report to draw: every camera, and an even choice of the points.
-
-    cameras: name, split ("train" or "test"), width and height px, focal [2] and principal [2] px, world_to_camera [16],
-    row by row. points: [x, y, z, red, green, blue] with lengths of the model and colours 0..255.
-    """
-    some = slice(None, None, max(1, -(-len(points) // MOST_POINTS)))
-    rows = [[*map(_rounded, p), *map(int, c)] for p, c in zip(points[some], colors[some], strict=True)]
-    cameras = [_camera_record(c, split) for split, group in (("train", train), ("test", test)) for c in group]
-    return {"cameras": cameras, "points": rows}
 
 
 def space_section(run: RunFolder) -> str:
@@ -127,19 +111,6 @@ def _read_points(run: RunFolder) -> list[list[float]]:
     if not isinstance(rows, list):
         return []
     return [row for row in rows[:MOST_POINTS] if isinstance(row, list) and len(row) == 6 and all(map(is_number, row))]
-
-
-def _camera_record(camera: Camera, split: str) -> dict[str, Any]:
-    K = camera.K
-    return {
-        "name": camera.name,
-        "split": split,
-        "width": camera.width,
-        "height": camera.height,
-        "focal": [float(K[0, 0]), float(K[1, 1])],
-        "principal": [float(K[0, 2]), float(K[1, 2])],
-        "world_to_camera": [float(v) for v in camera.world_to_camera.flatten()],
-    }
 
 
 def _corners(camera: Camera) -> np.ndarray:

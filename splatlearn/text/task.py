@@ -3,19 +3,21 @@
 import contextlib
 import hashlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from splatlearn.config import Common, key
 from splatlearn.devices import choose_device
 from splatlearn.errors import SplatlearnError
-from splatlearn.loop import Task
 from splatlearn.processes import join
+from splatlearn.run import Every, HeldOut
+from splatlearn.task import AnyTask, Callback, RunWriter, Task
 from splatlearn.text import evaluation
 from splatlearn.text.batches import Batch, Windows
 from splatlearn.text.corpus import Corpus
@@ -38,7 +40,7 @@ class TextTask(Task[Batch, Tensor]):
     class Config(Common):
         """Every key of ``configs/text.yaml``."""
 
-        task: Literal["text"] = key("text", "what is learned")
+        task: str = key("text", "text, or the package.module:Class of a task derived from TextTask")
         out: str = key("runs/text", "the run folder to write; it must be new or empty")
         steps: int = key(2000, "updates to make")
         learn: Literal["corpus", "pairs"] = key("corpus", "a text, or pairs of a source and an answer")
@@ -229,13 +231,18 @@ class TextTask(Task[Batch, Tensor]):
         self.generator.set_state(tensors["generator"])
         self.optimizer.load(tensors)
 
-    @torch.no_grad()
-    def evaluate(self) -> dict[str, float]:
-        """The content of ``eval/metrics.json``.
+    # ---- what a run evaluates and leaves behind ----
 
-        loss: nats a held-out token; perplexity; bits_per_byte of the held-out text, or of the answers of held-out
-        pairs; exact_match of pairs: the share of held-out ones that are answered without a fault.
+    @torch.no_grad()
+    def evaluate(self, step: int = 0, writer: RunWriter | None = None) -> dict[str, float]:
+        """Measure the held-out text or pairs; with a writer, also save a sample.
+
+        Returns:
+            loss in nats per held-out token; perplexity; bits_per_byte of the held-out text, or of the answers of
+            held-out pairs; exact_match of pairs: the share of held-out ones that are answered without a fault.
         """
+        if writer is not None:
+            writer.save("eval/samples.jsonl", self.sample(step))
         with self._evaluating():
             size = max(self.config.batch, AT_ONCE)
             batches = (batch.to(self.device) for batch in self.test.all(size, self.config.evaluate_tokens))
@@ -252,6 +259,23 @@ class TextTask(Task[Batch, Tensor]):
     def _logits(self, batch: Batch) -> Tensor:
         with self._precision():
             return self.model(batch.tokens, source=batch.source, source_mask=batch.source_mask)  # type: ignore[no-any-return]
+
+    def summarize(self, figures: Mapping[str, Any]) -> str:
+        return f"held out: {super().summarize(figures)}"
+
+    def callbacks(self, writer: RunWriter) -> list[Callback]:
+        config, found = self.config, list[Callback]()
+        if config.evaluate_every:
+            found.append(HeldOut(writer, config.evaluate_every))
+
+        def sample(step: int, task: AnyTask) -> None:
+            row = self.sample(step)
+            tqdm.write(f"step {step:,}, a sample:\n{row['prompt']}{row['text']}\n")
+            writer.save("eval/samples.jsonl", row)
+
+        if config.sample_every:
+            found.append(Every(config.sample_every, sample))
+        return found
 
     def sample(self, step: int) -> dict[str, Any]:
         """A line of ``eval/samples.jsonl``: what the model writes after ``step``; the same in every run of the seed."""

@@ -1,7 +1,7 @@
-"""Reconstruct photographs or a video as a COLMAP folder: structure from motion by pycolmap, resumable, with a report.
+"""From photographs or a video to a COLMAP folder: structure from motion by pycolmap, resumable, with a plain report.
 
-gather: find and measure the images. frames: extract the sharpest frames of a video. phases: features, matches and
-mapping. work: the state of an unfinished run. report: the result and its explanation. pipeline: the order of all these.
+gather: which photographs, and what one look tells of them. frames: the sharpest ones of a video. phases: features,
+matches, placing. work: what is done so far. report: what came of it. pipeline puts them in order.
 """
 
 from splatlearn.scene.reconstruct.pipeline import reconstruct

@@ -1,4 +1,4 @@
-"""Checks before anything is written: an output folder in use, masks that do not fit."""
+"""What is refused before anything is written: an output folder in use, masks that do not fit."""
 
 import shutil
 from pathlib import Path
@@ -6,14 +6,14 @@ from pathlib import Path
 from splatlearn.errors import SplatlearnError
 from splatlearn.scene.photos.decode import image_size
 from splatlearn.scene.photos.masks import mask_path
-from splatlearn.scene.reconstruct.gather import SUFFIXES, ImageInfo, list_names
-from splatlearn.scene.reconstruct.work import FOLDER, WorkFolder
+from splatlearn.scene.reconstruct.gather import SUFFIXES, Photo, some
+from splatlearn.scene.reconstruct.work import FOLDER, Work
 
 RESULTS = ("images", "masks", "sparse", "reconstruction.txt", "reconstruction.json")
 
 
-def check_output(source: Path, work: WorkFolder, masks: Path | None) -> None:
-    """Raise SplatlearnError if the output folder contains anything that this run could overwrite."""
+def check_out(source: Path, work: Work, masks: Path | None) -> None:
+    """Refuses an output folder with anything in it that this run could mix up or overwrite."""
     out = work.out
     if source.is_file() and source.suffix.lower() in SUFFIXES:
         raise SplatlearnError(f"{source}: expected a folder of photographs or a video, got a single photograph")
@@ -27,7 +27,7 @@ def check_output(source: Path, work: WorkFolder, masks: Path | None) -> None:
         return
     model = out / "sparse" / "0"
     if model.exists() and any(model.iterdir()):
-        shutil.rmtree(work.folder, ignore_errors=True)  # left by a run that was stopped after its last step but this
+        shutil.rmtree(work.folder, ignore_errors=True)  # of a run that was stopped when all was done but this
         raise SplatlearnError(f"{model}: expected no model there yet, got one; choose another folder or remove it")
     given = [path.resolve() for path in (source, masks) if path and path.resolve().is_relative_to(out.resolve())]
     allowed = {FOLDER, *(path.relative_to(out.resolve()).parts[0] for path in given)}
@@ -35,11 +35,11 @@ def check_output(source: Path, work: WorkFolder, masks: Path | None) -> None:
         allowed |= set(RESULTS)
     strangers = sorted(path.name for path in out.iterdir() if path.name not in allowed)
     if strangers:
-        raise SplatlearnError(f"{out}: expected a new or empty folder, got one that holds {list_names(strangers)}")
+        raise SplatlearnError(f"{out}: expected a new or empty folder, got one that holds {some(strangers)}")
 
 
-def find_masks(photos: list[ImageInfo], source: Path, masks: Path | None) -> dict[str, Path]:
-    """Find each image's mask by COLMAP's naming; raise if there is none at all or one has a wrong size."""
+def masks_for(photos: list[Photo], source: Path, masks: Path | None) -> dict[str, Path]:
+    """The mask of each photograph that has one, found by COLMAP's naming; raises where none or a wrong one is there."""
     if masks is None:
         return {}
     found = {photo.name: mask_path(masks, photo.name) for photo in photos}
@@ -49,5 +49,5 @@ def find_masks(photos: list[ImageInfo], source: Path, masks: Path | None) -> dic
     sizes = {photo.name: (photo.width, photo.height) for photo in photos}
     wrong = [f"{name}.png" for name, path in found.items() if image_size(path) != sizes[name]]
     if wrong:
-        raise SplatlearnError(f"masks: expected masks of their photographs' sizes, got others: {list_names(wrong)}")
+        raise SplatlearnError(f"masks: expected masks of their photographs' sizes, got others: {some(wrong)}")
     return found

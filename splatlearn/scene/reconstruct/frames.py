@@ -1,8 +1,8 @@
-"""Extract frames of a video: the sharpest frame of each of N equal segments, by the ffmpeg of imageio-ffmpeg.
+"""From a video to photographs: of each of N equal stretches the sharpest frame, read by the ffmpeg of imageio-ffmpeg.
 
-The first pass reads all frames small and grey and measures the variance of the Laplacian. The second pass writes the
-chosen frames in full size. Both number the frames in decoding order, so that a variable frame rate does not matter.
-Sound, subtitles and further video streams are ignored; a rotation in the metadata is applied.
+Two passes: one looks at all frames, small and grey, and measures the variance of the Laplacian; one writes the chosen
+ones in full size. Both number the frames as they are decoded, so that a changing frame rate does not matter. Sound,
+subtitles and further video streams are left alone; a rotation that a phone has noted is applied.
 """
 
 import re
@@ -17,20 +17,20 @@ from tqdm import tqdm
 from splatlearn.errors import SplatlearnError
 from splatlearn.scene.reconstruct.gather import sharpness
 
-MEASURED_WIDTH, MEASURED_HEIGHT = 960, 540  # size at which sharpness is measured, whatever the frames' aspect ratio
-FRAMES_PER_SECOND, FEWEST, MOST = 2, 30, 150  # frames taken of a video, unless their number is given
-MIN_FRAMES = 3  # a video must have at least as many
+LOOK_WIDTH, LOOK_HEIGHT = 960, 540  # at which sharpness is judged; shape does not matter, as all frames have one
+PER_SECOND, FEWEST, MOST = 2, 30, 150  # frames taken of a video of any length, unless their number is given
+LEAST = 3  # frames that make a video
 
 
-def frame_count(frames: int, seconds: float, wanted: int | None) -> int:
-    """Return how many frames to take of a video of `frames` frames."""
-    count = wanted or min(max(round(FRAMES_PER_SECOND * seconds), FEWEST), MOST)
+def chosen_count(frames: int, seconds: float, wanted: int | None) -> int:
+    """How many frames to take of a video of `frames` frames."""
+    count = wanted or min(max(round(PER_SECOND * seconds), FEWEST), MOST)
     return min(count, frames)
 
 
-def sharpest_frames(sharpnesses: Sequence[float], count: int) -> list[int]:
-    """Return the number of the sharpest frame of each of `count` segments, whose lengths differ by at most one."""
-    borders = [len(sharpnesses) * segment // count for segment in range(count + 1)]
+def choose(sharpnesses: Sequence[float], count: int) -> list[int]:
+    """The number of the sharpest frame of each of `count` stretches that differ by one frame at most."""
+    borders = [len(sharpnesses) * stretch // count for stretch in range(count + 1)]
     values = np.asarray(sharpnesses)
     return [begin + int(values[begin:end].argmax()) for begin, end in zip(borders, borders[1:], strict=False)]
 
@@ -38,71 +38,56 @@ def sharpest_frames(sharpnesses: Sequence[float], count: int) -> list[int]:
 def extract_frames(
     video: Path, folder: Path, *, frames: int | None = None, max_size: int | None = None, progress: bool = False
 ) -> list[str]:
-    """Write the sharpest frames into a folder as frame_NNNNNN.jpg, numbered as in the video.
+    """Writes the chosen frames into `folder` as frame_NNNNNN.jpg, by their number in the video; returns the names.
 
-    Args:
-        video: the video file.
-        folder: where to write; created if missing.
-        frames: how many to take; None: FRAMES_PER_SECOND, within FEWEST and MOST.
-        max_size: longer side in pixels at most; None: full size.
-        progress: show progress bars.
-
-    Returns:
-        The names of the written files.
-
-    Raises:
-        SplatlearnError: the file is not a video, has fewer than MIN_FRAMES frames, or the frames cannot be written.
+    Raises SplatlearnError for what is no video, or has fewer than three frames.
     """
     seconds, expected = check_video(video)
-    with tqdm(total=expected, desc="measure frames", unit="frame", disable=not progress) as bar:
+    with tqdm(total=expected, desc="look at frames", unit="frame", disable=not progress) as bar:
         sharpnesses = []
         for grey in _grey_frames(video):
             sharpnesses.append(sharpness(grey))
             bar.update()
-    if len(sharpnesses) < MIN_FRAMES:
-        raise SplatlearnError(f"{video}: expected a video of at least {MIN_FRAMES} frames, got {len(sharpnesses)}")
-    numbers = sharpest_frames(sharpnesses, frame_count(len(sharpnesses), seconds, frames))
+    if len(sharpnesses) < LEAST:
+        raise SplatlearnError(f"{video}: expected a video of at least {LEAST} frames, got {len(sharpnesses)}")
+    numbers = choose(sharpnesses, chosen_count(len(sharpnesses), seconds, frames))
     return _write_frames(video, folder, numbers, max_size, progress)
 
 
-def _ffmpeg(*arguments: str) -> list[str]:
+def _ffmpeg(*words: str) -> list[str]:
     from imageio_ffmpeg import get_ffmpeg_exe
 
-    return [get_ffmpeg_exe(), "-hide_banner", "-nostdin", "-y", *arguments]
+    return [get_ffmpeg_exe(), "-hide_banner", "-nostdin", "-y", *words]
 
 
 def check_video(video: Path) -> tuple[float, int | None]:
-    """Return the video's duration in seconds by its header and its approximate number of frames, None if unknown.
-
-    Raises:
-        SplatlearnError: the file cannot be read or has no video stream.
-    """
+    """Seconds of the video as its header says, and about how many frames that is; SplatlearnError where it is none."""
     try:
         with video.open("rb"):
             pass
     except OSError as error:
         raise SplatlearnError(f"{video} cannot be read: {error.strerror}") from None
-    # Without an output file ffmpeg prints the streams and exits with an error, as intended here.
-    output = subprocess.run(_ffmpeg("-i", f"file:{video}"), capture_output=True, text=True, errors="replace").stderr
-    if not re.search(r"^\s*Stream #0.*: Video:", output, re.MULTILINE):
+    # Without an output ffmpeg prints what it sees and ends with an error, which is meant.
+    told = subprocess.run(_ffmpeg("-i", f"file:{video}"), capture_output=True, text=True, errors="replace").stderr
+    if not re.search(r"^\s*Stream #0.*: Video:", told, re.MULTILINE):
         raise SplatlearnError(f"{video}: expected a video, got a file without a video stream that ffmpeg can read")
-    clock = re.search(r"Duration: (\d+):(\d+):(\d+(?:\.\d+)?)", output)
-    rate = re.search(r"([\d.]+) (?:fps|tbr)", output)
+    clock = re.search(r"Duration: (\d+):(\d+):(\d+(?:\.\d+)?)", told)
+    rate = re.search(r"([\d.]+) (?:fps|tbr)", told)
     seconds = sum(float(part) * unit for part, unit in zip(clock.groups(), (3600, 60, 1), strict=True)) if clock else 0
     return seconds, round(seconds * float(rate[1])) if rate and seconds else None
 
 
 def _grey_frames(video: Path) -> Iterator[np.ndarray]:
-    """Yield every frame as [MEASURED_HEIGHT, MEASURED_WIDTH] uint8."""
-    arguments = ["-i", f"file:{video}", "-map", "0:v:0", "-fps_mode", "passthrough"]
-    arguments += ["-vf", f"scale={MEASURED_WIDTH}:{MEASURED_HEIGHT}:flags=area,format=gray", "-f", "rawvideo", "-"]
+    """Every frame as [LOOK_HEIGHT, LOOK_WIDTH] uint8."""
+    words = ["-i", f"file:{video}", "-map", "0:v:0", "-fps_mode", "passthrough"]
+    words += ["-vf", f"scale={LOOK_WIDTH}:{LOOK_HEIGHT}:flags=area,format=gray", "-f", "rawvideo", "-"]
     with tempfile.TemporaryFile() as complaints:
-        process = subprocess.Popen(_ffmpeg("-v", "error", *arguments), stdout=subprocess.PIPE, stderr=complaints)
+        process = subprocess.Popen(_ffmpeg("-v", "error", *words), stdout=subprocess.PIPE, stderr=complaints)
         assert process.stdout is not None
-        count = MEASURED_WIDTH * MEASURED_HEIGHT
+        count = LOOK_WIDTH * LOOK_HEIGHT
         try:
             while len(data := process.stdout.read(count)) == count:
-                yield np.frombuffer(data, np.uint8).reshape(MEASURED_HEIGHT, MEASURED_WIDTH)
+                yield np.frombuffer(data, np.uint8).reshape(LOOK_HEIGHT, LOOK_WIDTH)
             process.wait()
         finally:
             process.kill()
@@ -116,9 +101,9 @@ def _write_frames(video: Path, folder: Path, numbers: list[int], max_size: int |
     filters = f"select={wanted}"
     if max_size is not None:
         filters += f",scale=w='min(iw,{max_size})':h='min(ih,{max_size})':force_original_aspect_ratio=decrease"
-    arguments = ["-i", f"file:{video.resolve()}", "-map", "0:v:0", "-fps_mode", "passthrough", "-vf", filters]
-    arguments += ["-pix_fmt", "yuvj444p", "-q:v", "2", "-start_number", "0"]
-    command = _ffmpeg("-v", "error", *arguments, "chosen_%06d.jpg")  # run within the folder, whose name may contain a %
+    words = ["-i", f"file:{video.resolve()}", "-map", "0:v:0", "-fps_mode", "passthrough", "-vf", filters]
+    words += ["-pix_fmt", "yuvj444p", "-q:v", "2", "-start_number", "0"]
+    command = _ffmpeg("-v", "error", *words, "chosen_%06d.jpg")  # a folder's name may hold a % too
     with tqdm(total=len(numbers), desc="write frames", unit="frame", disable=not progress) as bar:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace")
         written = sorted(folder.glob("chosen_*.jpg"))

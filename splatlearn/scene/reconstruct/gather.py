@@ -1,7 +1,7 @@
-"""Find, check, measure and copy the input images; the user's own files are only read.
+"""The photographs that go in: found (links and all), checked, measured, and copied; the user's own are only read.
 
-The search follows symbolic links and visits each real folder once, so that a loop of links ends. It skips hidden files
-and folders.
+Folders are walked through symbolic links, each real folder once, so that a loop of links ends. Hidden files and
+folders are left out.
 """
 
 import hashlib
@@ -22,54 +22,39 @@ from splatlearn.files import replacing
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
 FOREIGN = (".heic", ".heif", ".avif", ".webp", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".gif")
-MEASURED_SIDE = 960  # pixels of the longer side at which sharpness is measured: about the size in training
+LOOK = 960  # pixels of the longer side at which sharpness is judged: about what training sees
 EXIF_MAKE, EXIF_MODEL, EXIF_ORIENTATION, EXIF_TIME, EXIF_IFD, EXIF_GPS = 0x010F, 0x0110, 0x0112, 0x0132, 0x8769, 0x8825
 EXIF_FOCAL, EXIF_FOCAL_35MM = 0x920A, 0xA405  # within EXIF_IFD
 
 
 @dataclass(frozen=True)
-class ImageInfo:
-    """Measurements of one image.
+class Photo:
+    """What one look at a photograph tells.
 
-    Attributes:
-        name: its path relative to the folder, with forward slashes.
-        size: of the file, in bytes.
-        changed_ns: the file's modification time in nanoseconds.
-        width, height: in pixels, as stored.
-        exif_camera: maker, model and focal lengths of its EXIF data, "" without.
-        sharpness: variance of the Laplacian of its grey values (0 to 255) at MEASURED_SIDE pixels.
-        brightness: mean of these grey values.
-        digest: SHA-256 of the file.
+    lens: maker, model and focal lengths of its EXIF data, "" without; sharpness: variance of the Laplacian of its
+    grey values (0 to 255) at LOOK pixels; brightness: their mean; digest: SHA-256 of the file.
     """
 
     name: str
-    size: int
+    size: int  # bytes
     changed_ns: int
     width: int
     height: int
-    exif_camera: str
+    lens: str
     sharpness: float
     brightness: float
     digest: str
 
 
-def list_names(names: Sequence[str], most: int = 5) -> str:
-    """List the first names and the number of the others."""
+def some(names: Sequence[str], most: int = 5) -> str:
+    """The first names, and how many more there are."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def find_images(folder: Path, leave_out: Iterable[Path] = ()) -> list[str]:
-    """Find the images below a folder.
+    """Names (posix, relative, sorted) of the photographs below `folder`, but for those below `leave_out`.
 
-    Args:
-        folder: the folder to search.
-        leave_out: folders whose content is ignored.
-
-    Returns:
-        Names relative to `folder`, with forward slashes, sorted.
-
-    Raises:
-        SplatlearnError: there are fewer than two images, or COLMAP's files cannot store a name.
+    Raises SplatlearnError where they are fewer than two, or where a name is one that COLMAP's files cannot hold.
     """
     if not folder.is_dir():
         found = "a file" if folder.exists() else "nothing"
@@ -86,9 +71,9 @@ def find_images(folder: Path, leave_out: Iterable[Path] = ()) -> list[str]:
         raise SplatlearnError(
             f"{folder}: expected at least 2 photographs ({', '.join(SUFFIXES)}), got {len(names)}{others}"
         )
-    odd = [ascii(name) for name in names if not name.isprintable() or "\\" in name]
-    if odd:
-        raise SplatlearnError(f"{folder}: expected names that can be printed, without backslash, got {list_names(odd)}")
+    strange = [ascii(name) for name in names if not name.isprintable() or "\\" in name]
+    if strange:
+        raise SplatlearnError(f"{folder}: expected names that can be printed, without backslash, got {some(strange)}")
     return sorted(names)
 
 
@@ -104,63 +89,60 @@ def _files(folder: Path, leave_out: set[Path]) -> Iterable[Path]:
         yield from (Path(root) / name for name in files if not name.startswith("."))
 
 
-def measure_images(
-    folder: Path, names: list[str], known: dict[str, ImageInfo], threads: int, progress: bool = False
-) -> list[ImageInfo]:
-    """Decode and measure every image, except those in `known` that have not changed.
+def look_at(
+    folder: Path, names: list[str], known: dict[str, Photo], threads: int, progress: bool = False
+) -> list[Photo]:
+    """Decodes every photograph once, but for those `known` from before and unchanged since.
 
-    Raises:
-        SplatlearnError: files are missing, truncated or not images; one error names them all.
+    Raises one SplatlearnError that names all files that are missing, cut short or no pictures.
     """
 
-    def measure(name: str) -> ImageInfo | None:
+    def look(name: str) -> Photo | None:
         try:
-            return _measure(folder, name, known.get(name))
+            return _look(folder, name, known.get(name))
         except Exception:  # Pillow's decoders raise many kinds for damaged files
             return None
 
     pool = ThreadPoolExecutor(threads)
     try:
-        bar = tqdm(pool.map(measure, names), "check photos", len(names), unit="photo", disable=not progress)
+        bar = tqdm(pool.map(look, names), "check photos", len(names), unit="photo", disable=not progress)
         photos = list(bar)
     finally:
         pool.shutdown(cancel_futures=True)
     bad = [name for name, photo in zip(names, photos, strict=True) if photo is None]
     if bad:
-        raise SplatlearnError(
-            f"{folder}: expected only readable photographs, got {len(bad)} damaged: {list_names(bad, 20)}"
-        )
+        raise SplatlearnError(f"{folder}: expected only readable photographs, got {len(bad)} damaged: {some(bad, 20)}")
     return [photo for photo in photos if photo]
 
 
-def _measure(folder: Path, name: str, known: ImageInfo | None) -> ImageInfo:
+def _look(folder: Path, name: str, known: Photo | None) -> Photo:
     from PIL import Image
 
     path = folder / name
-    stat = path.stat()
-    if known and (known.size, known.changed_ns) == (stat.st_size, stat.st_mtime_ns):
+    facts = path.stat()
+    if known and (known.size, known.changed_ns) == (facts.st_size, facts.st_mtime_ns):
         return known
     with Image.open(path) as image:
         width, height = image.size
-        exif_camera = _exif_camera(image)
-        image.draft("L", (MEASURED_SIDE, MEASURED_SIDE))  # JPEG: reads all data but decodes it at a reduced size
+        lens = _lens(image)
+        image.draft("L", (LOOK, LOOK))  # JPEGs: all data is read, but little of it transformed
         grey = _grey(image)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else hashlib.sha256(file.read())
-    return ImageInfo(
+    return Photo(
         name,
-        stat.st_size,
-        stat.st_mtime_ns,
+        facts.st_size,
+        facts.st_mtime_ns,
         width,
         height,
-        exif_camera,
+        lens,
         sharpness(grey),
         float(grey.mean()),
         digest.hexdigest(),
     )
 
 
-def _exif_camera(image: Any) -> str:
+def _lens(image: Any) -> str:
     exif = image.getexif()
     inner = exif.get_ifd(EXIF_IFD)
     words = [exif.get(EXIF_MAKE), exif.get(EXIF_MODEL), inner.get(EXIF_FOCAL), inner.get(EXIF_FOCAL_35MM)]
@@ -168,20 +150,20 @@ def _exif_camera(image: Any) -> str:
 
 
 def _grey(image: Any) -> np.ndarray:
-    """Return grey values [h, w] float32, 0 to 255, with at most MEASURED_SIDE pixels on the longer side."""
-    if image.mode.startswith("I") or image.mode == "F":  # Pillow would clamp these at 255
+    """[h, w] float32, 0 to 255, with LOOK pixels on the longer side at most."""
+    if image.mode.startswith("I") or image.mode == "F":  # Pillow would cut these at 255
         from PIL import Image
 
         values = np.asarray(image, dtype=np.float32)
         white = 65535.0 if values.max() > 255 else 255.0
         image = Image.fromarray((values * (255 / white)).clip(0, 255).astype(np.uint8))
     image = image.convert("L")
-    image.thumbnail((MEASURED_SIDE, MEASURED_SIDE), reducing_gap=2.0)
+    image.thumbnail((LOOK, LOOK), reducing_gap=2.0)
     return np.asarray(image, dtype=np.float32)
 
 
 def sharpness(grey: np.ndarray) -> float:
-    """Compute the variance of the Laplacian of grey values [h, w]; sharp edges make it large."""
+    """Variance of the Laplacian of [h, w] grey values: edges that are sharp have a large one."""
     if min(grey.shape) < 3:
         return 0.0
     grey = grey.astype(np.float32, copy=False)
@@ -190,10 +172,10 @@ def sharpness(grey: np.ndarray) -> float:
     return float(laplacian.var())
 
 
-def without_duplicates(photos: list[ImageInfo]) -> tuple[list[ImageInfo], dict[str, str]]:
-    """Separate exact duplicates: the images without them, and the kept name of each duplicate by its name.
+def without_copies(photos: list[Photo]) -> tuple[list[Photo], dict[str, str]]:
+    """The photographs without files that are equal to the last byte, and for each of those the name that is kept.
 
-    A duplicate adds nothing. One that is held out while the other is trained on would make the evaluation too good.
+    A copy adds nothing, and one that is held out for evaluation while its twin is learned would flatter the result.
     """
     first: dict[str, str] = {}
     copies = {}
@@ -205,8 +187,8 @@ def without_duplicates(photos: list[ImageInfo]) -> tuple[list[ImageInfo], dict[s
     return [photo for photo in photos if photo.name not in copies], copies
 
 
-def copy_image(source: Path, target: Path, max_size: int | None) -> None:
-    """Copy an image with its longer side reduced to at most `max_size` pixels, and with its EXIF data."""
+def copy_photo(source: Path, target: Path, max_size: int | None) -> None:
+    """A copy, its longer side at most `max_size` pixels; the EXIF data, and so the focal length, stays with it."""
     with replacing(target) as temporary:
         if max_size is None or not _write_smaller(source, temporary, max_size):
             shutil.copyfile(source, temporary)
@@ -223,7 +205,7 @@ def _write_smaller(source: Path, target: Path, max_size: int) -> bool:
             return False
         size = smaller(image.size, max_size)
         exif = _exif_to_keep(image)
-        # An alpha channel marks the background and must stay. All other modes become RGB.
+        # An alpha channel says what is background: it must stay. All other kinds become plain RGB.
         picture = image.copy() if image.mode in ("RGB", "RGBA", "L", "LA") else None
     if picture is None:
         picture = Image.fromarray(read_image(source).numpy())
@@ -237,7 +219,7 @@ def _write_smaller(source: Path, target: Path, max_size: int) -> bool:
 
 
 def _exif_to_keep(image: Any) -> bytes:
-    """Keep the EXIF tags of camera, lens, place and time; those of the file itself would give a TIFF its old size."""
+    """Camera, lens, place and time; not what describes the file itself, which would make a TIFF claim its old size."""
     from PIL import Image
 
     old, new = image.getexif(), Image.Exif()
@@ -251,6 +233,6 @@ def _exif_to_keep(image: Any) -> bytes:
 
 
 def smaller(size: tuple[int, int], max_size: int) -> tuple[int, int]:
-    """Return width and height scaled so that the longer side is at most `max_size`."""
-    scale = min(1.0, max_size / max(size))
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+    """Width and height with the longer side at most `max_size`, in proportion."""
+    share = min(1.0, max_size / max(size))
+    return max(1, round(size[0] * share)), max(1, round(size[1] * share))

@@ -1,7 +1,7 @@
-"""The phases of structure from motion on pycolmap's database: find features, match, map.
+"""The phases of structure from motion on pycolmap's database: find features, match, place.
 
-Each runs in a thread under a progress bar that follows the database, and stops soon after Ctrl-C. pycolmap keeps
-features and matches that are already in the database, so that both phases resume where they stopped.
+Each runs in a thread under a progress bar that follows the database, and stops soon after Ctrl-C. Features and matches
+that are in the database already are kept by pycolmap, so that both phases go on where they were stopped.
 """
 
 import contextlib
@@ -17,24 +17,22 @@ import torch
 from tqdm import tqdm
 
 from splatlearn.errors import SplatlearnError
-from splatlearn.scene.reconstruct.gather import ImageInfo
+from splatlearn.scene.reconstruct.gather import Photo
 from splatlearn.scene.reconstruct.settings import Settings
 from splatlearn.scene.sfm_library import load_pycolmap
 
-MANY = 200  # images beyond which not all pairs are matched: their number grows with the square
-MANY_FRAMES = 60  # the same for a video, whose neighbouring frames have neighbouring names
-SMALL = 60  # images up to which one mapping thread is as fast as several, and repeatable
-NEIGHBOURS = 12  # sequential matching: the next images by name (and those 16, 32, ... after) that each is matched with
-BLOCK = 10  # images per side of a block of pairs: Ctrl-C waits for one block
-PEAK = 0.004  # SIFT's contrast threshold; COLMAP's 0.0067 finds no points on plain floors and walls
-SMALLEST_MODEL = 3  # images; smaller models beside a larger one are dropped
+SMALL = 60  # photographs up to which one thread places them as fast as several, and in a repeatable way
+NEIGHBOURS = 12  # how many followers by name each photograph is then matched with (and those 16, 32, ... after it)
+BLOCK = 10  # photographs a side of a block of pairs: the wait for Ctrl-C is one block
+PEAK = 0.004  # SIFT's contrast threshold; COLMAP's 0.0067 leaves plain floors and walls without points
+SMALLEST_MODEL = 3  # photographs; smaller ones beside a larger are not kept
 POLL_SECONDS = 0.2
-RESERVE = 64 << 20  # bytes to keep free: a full disk makes pycolmap abort the process
+RESERVE = 64 << 20  # bytes to keep free: a full disk makes pycolmap abort the whole process
 
 
 @contextlib.contextmanager
 def quiet(pycolmap: Any) -> Iterator[None]:
-    """Reduce pycolmap's log to errors within the context."""
+    """Keep only errors of pycolmap's log on stderr while it works."""
     level = pycolmap.logging.minloglevel
     pycolmap.logging.minloglevel = int(pycolmap.logging.ERROR)
     try:
@@ -43,65 +41,51 @@ def quiet(pycolmap: Any) -> Iterator[None]:
         pycolmap.logging.minloglevel = level
 
 
-def camera_groups(photos: list[ImageInfo], cameras: str) -> list[list[str]]:
-    """Group the names of the images that share a camera.
+def camera_groups(photos: list[Photo], cameras: str) -> list[list[str]]:
+    """Names of the photographs that share a camera, group by group.
 
-    Args:
-        photos: the images.
-        cameras: "per-image", "shared" (all images must have one size), or "auto" (those of equal size, maker, model and
-            focal length share a camera).
-
-    Raises:
-        SplatlearnError: "shared" with images of different sizes.
+    cameras: "per-image", "shared" (all must have one size), or "auto": those of one size, maker, model, focal length.
     """
     if cameras == "per-image":
         return [[photo.name] for photo in photos]
     sizes = {(photo.width, photo.height) for photo in photos}
     if cameras == "shared":
         if len(sizes) > 1:
-            listed = ", ".join(f"{width}x{height}" for width, height in sorted(sizes)[:5])
-            raise SplatlearnError(f"cameras 'shared': expected photographs of one size, got {len(sizes)} ({listed})")
+            told = ", ".join(f"{width}x{height}" for width, height in sorted(sizes)[:5])
+            raise SplatlearnError(f"cameras 'shared': expected photographs of one size, got {len(sizes)} ({told})")
         return [[photo.name for photo in photos]]
     groups: dict[tuple[int, int, str], list[str]] = {}
     for photo in photos:
-        groups.setdefault((photo.width, photo.height, photo.exif_camera), []).append(photo.name)
+        groups.setdefault((photo.width, photo.height, photo.lens), []).append(photo.name)
     return list(groups.values())
 
 
-def choose_matching(settings: Settings, count: int, video: bool) -> str:
-    """Return "exhaustive" or "sequential"; with the setting "auto" the number of images decides."""
+def matching_of(settings: Settings, count: int, video: bool) -> str:
+    """ "exhaustive" or "sequential", chosen by the number of photographs where the settings leave it open."""
     if settings.matching != "auto":
         return settings.matching
     return "exhaustive" if count <= (MANY_FRAMES if video else MANY) else "sequential"
 
 
+MANY = 200  # photographs beyond which not every pair is matched any more: pairs grow with the square
+MANY_FRAMES = 60  # the same for a video, whose frames have their neighbours by name
+
+
 @dataclass(frozen=True)
 class Pairs:
-    """Features per image and inlier matches per verified pair of images, by name."""
+    """Verified pairs of photographs by name, each with the number of matches that fit one geometry."""
 
     features: dict[str, int]
     inliers: dict[tuple[str, str], int]
 
 
-class StructureFromMotion:
-    """The phases on one database.
-
-    Args:
-        source: the images as the user names them, for messages.
-        database: pycolmap's database file.
-        images: the folder of the images.
-        names: the images to use.
-        settings: the user's choices.
-        progress: show progress bars.
-
-    Raises:
-        SplatlearnError: the database cannot be opened.
-    """
+class Bench:
+    """The phases on one database."""
 
     def __init__(
         self, source: Path, database: Path, images: Path, names: list[str], settings: Settings, progress: bool
     ) -> None:
-
+        """`source`: what the user calls the photographs, for messages."""
         pycolmap = load_pycolmap()
 
         self.pycolmap = pycolmap
@@ -110,8 +94,8 @@ class StructureFromMotion:
         self.threads = settings.thread_count()
         self.gpu = bool(pycolmap.has_cuda) and torch.cuda.is_available()
         self.device = pycolmap.Device.auto if self.gpu else pycolmap.Device.cpu
-        # Read through pycolmap's own SQLite, and kept open. A second SQLite library in the process (Python's sqlite3)
-        # would drop its file locks and unmap its log on closing, which crashes the process or corrupts the matches.
+        # Read through pycolmap's own SQLite, and kept open: a second SQLite library in the process (Python's sqlite3)
+        # drops this one's file locks and unmaps its log when it closes, which kills the process or spoils the matches.
         try:
             self.records = pycolmap.Database.open(database)
         except Exception as error:
@@ -120,11 +104,10 @@ class StructureFromMotion:
             ) from None
 
     def close(self) -> None:
-        """Close the database."""
+        """Lets go of the database."""
         self.records.close()
 
     def find_features(self, groups: list[list[str]], masks: Path | None) -> None:
-        """Extract SIFT features; each group of names shares a camera. Raises SplatlearnError if none are found."""
         pycolmap, settings = self.pycolmap, self.settings
         pycolmap.set_random_seed(settings.seed)
         reader = pycolmap.ImageReaderOptions()
@@ -138,12 +121,12 @@ class StructureFromMotion:
         options.sift.peak_threshold = PEAK
 
         def work(token: Any) -> None:
-            # Import images by name first: the extracting threads would number them in the order they finish.
+            # Entered by name first: threads that find features would number photographs in the order they finish.
             for group in groups:
                 new = [name for name in group if not self.records.exists_image(name)]
                 if new:
                     known = [image for image in self.records.read_all_images() if image.name in group]
-                    if known:  # a stopped run has imported a part of the group
+                    if known:  # a run that was stopped has entered a part of the group
                         reader.existing_camera_id = known[0].camera_id
                     pycolmap.import_images(
                         self.database, self.images, pycolmap.CameraMode.SINGLE, image_names=new, options=reader
@@ -165,7 +148,7 @@ class StructureFromMotion:
             raise SplatlearnError(f"{self.source}: expected photographs with detail, got no features in any of them")
 
     def match(self, way: str) -> None:
-        """Match all pairs ("exhaustive"), or each image with the following ones by name ("sequential")."""
+        """Matches all pairs ("exhaustive"), or each photograph with those that follow it by name ("sequential")."""
         pycolmap, count = self.pycolmap, len(self.names)
         options = pycolmap.FeatureMatchingOptions()
         options.num_threads, options.use_gpu = self.threads, self.gpu
@@ -193,8 +176,8 @@ class StructureFromMotion:
 
         self.run("match", "pair", pairs, self.records.num_matched_image_pairs, work)
 
-    def map(self, models: Path) -> list[Any]:
-        """Register the images incrementally; return the pycolmap.Reconstructions, the largest first."""
+    def place(self, models: Path) -> list[Any]:
+        """The pycolmap.Reconstructions, each of photographs that belong together, largest first."""
         pycolmap = self.pycolmap
         shutil.rmtree(models, ignore_errors=True)
         models.mkdir()
@@ -204,7 +187,7 @@ class StructureFromMotion:
         options.ba_use_gpu = self.gpu
         seed = self.settings.seed
         options.random_seed = options.mapper.random_seed = options.triangulation.random_seed = seed
-        registered: list[int] = []
+        placed: list[int] = []
 
         def work(token: Any) -> dict[int, Any]:
             return pycolmap.incremental_mapping(
@@ -212,19 +195,15 @@ class StructureFromMotion:
                 self.images,
                 models,
                 options=options,
-                next_image_callback=lambda: registered.append(1),
+                next_image_callback=lambda: placed.append(1),
                 cancellation_token=token,
             )
 
-        first_pair = 2  # registered together, before the first callback
-
-        def done() -> int:
-            return len(registered) and len(registered) + first_pair
-
-        found = self.run("place", "photo", len(self.names), done, work)
+        first_pair = 2  # placed together, before the first call back
+        found = self.run("place", "photo", len(self.names), lambda: len(placed) and len(placed) + first_pair, work)
         return sorted(found.values(), key=lambda model: (-model.num_reg_images(), -model.num_points3D()))
 
-    def _check_free_space(self) -> None:
+    def _refuse_full_disk(self) -> None:
         free = shutil.disk_usage(self.database.parent).free
         if free < RESERVE:
             raise SplatlearnError(
@@ -233,12 +212,11 @@ class StructureFromMotion:
             )
 
     def photos_with_features(self) -> int:
-        """Return the number of images that have features."""
         ids = [image.image_id for image in self.records.read_all_images()]
         return sum(self.records.num_keypoints_for_image(image) > 0 for image in ids)
 
     def pairs(self) -> Pairs:
-        """Read the numbers of features and of inlier matches for the report."""
+        """What the report needs of the database."""
         names = {image.image_id: image.name for image in self.records.read_all_images()}
         features = {name: self.records.num_keypoints_for_image(number) for number, name in names.items()}
         inliers = {}
@@ -249,18 +227,18 @@ class StructureFromMotion:
         return Pairs(features, inliers)
 
     def run(self, title: str, unit: str, total: int, done: Callable[[], int], work: Callable[[Any], Any]) -> Any:
-        """Run `work(cancellation token)` in a thread under a progress bar that follows `done()`; return its result."""
+        """Do `work(cancellation token)` in a thread under a bar that follows `done()`; returns what work returned."""
         token = self.pycolmap.CancellationToken()
         with (
             tqdm(total=total, desc=title, unit=unit, disable=not self.progress) as bar,
-            ThreadPoolExecutor(1) as pool,  # its exit waits for the work to end
+            ThreadPoolExecutor(1) as pool,  # leaving it waits for the work to end
         ):
-            pool.submit(int).result()  # start the thread now: Ctrl-C during its start would lose it
+            pool.submit(int).result()  # a Ctrl-C while the pool starts its thread would make it forget that thread
             try:
-                self._check_free_space()
+                self._refuse_full_disk()
                 future = pool.submit(work, token)
                 while not wait([future], POLL_SECONDS).done:
-                    self._check_free_space()
+                    self._refuse_full_disk()
                     bar.update(min(done(), total) - bar.n)
             except BaseException:
                 token.cancel()

@@ -1,4 +1,4 @@
-"""Run the phases from images to a COLMAP folder; a second run skips those that are complete."""
+"""The way from photographs to a COLMAP folder, phase by phase, each of which a second run finds done."""
 
 import os
 import shutil
@@ -10,85 +10,73 @@ from typing import Any
 
 from splatlearn.errors import SplatlearnError
 from splatlearn.scene.reconstruct import gather
-from splatlearn.scene.reconstruct.checks import check_output, find_masks
+from splatlearn.scene.reconstruct.checks import check_out, masks_for
 from splatlearn.scene.reconstruct.frames import check_video, extract_frames
-from splatlearn.scene.reconstruct.gather import ImageInfo
-from splatlearn.scene.reconstruct.phases import (
-    RESERVE,
-    SMALLEST_MODEL,
-    StructureFromMotion,
-    camera_groups,
-    choose_matching,
-    quiet,
-)
-from splatlearn.scene.reconstruct.report import Report, diagnose, explain_failure, finite_or_zero, used_cameras
+from splatlearn.scene.reconstruct.gather import Photo
+from splatlearn.scene.reconstruct.phases import RESERVE, SMALLEST_MODEL, Bench, camera_groups, matching_of, quiet
+from splatlearn.scene.reconstruct.report import Report, cameras_of, diagnose, finite, why_none
 from splatlearn.scene.reconstruct.settings import Settings
-from splatlearn.scene.reconstruct.work import WorkFolder, hash_json
+from splatlearn.scene.reconstruct.work import Work, hash_of
 from splatlearn.scene.sfm_library import load_pycolmap
 
-BYTES_PER_FEATURE = 128 + 6 * 4 + 16  # in the database: descriptor, keypoint, and a share of the matches
+BYTES_A_FEATURE = 128 + 6 * 4 + 16  # in the database: descriptor, keypoint, and its share of the matches
 
 
 def reconstruct(source: Path, out: Path, settings: Settings | None = None, *, progress: bool = True) -> Report:
-    """Reconstruct the cameras of photographs or of a video's frames.
+    """Reconstructs the cameras of photographs or of a video's frames: writes `out/images` and `out/sparse/0` (binary).
 
-    Writes `out/images`, `out/sparse/0` (binary), the report as `out/reconstruction.txt` and `.json`, and `out/masks` if
-    there are masks. After Ctrl-C, a crash or an error the same call resumes: complete phases are kept unless images or
-    settings have changed.
+    Besides, `out/reconstruction.txt` and `.json` (the report), and `out/masks` where there are masks. `out` must be
+    new, or hold nothing but `images` (which is then `source`, and used in place) or an unfinished run of ours. That is
+    gone on with: what was complete is kept unless photographs or settings have changed.
 
-    Args:
-        source: a folder, searched recursively and through symbolic links, or a video; it is only read.
-        out: a new folder, an unfinished run, or a folder that contains only `images`, which then is `source` and is
-            used in place.
-        settings: how to reconstruct; None: the defaults.
-        progress: show progress bars.
+    source: a folder, searched with its subfolders and through symbolic links, or a video. It is only read.
 
-    Raises:
-        SplatlearnError: a setting is invalid, there are fewer than two images, some cannot be read, the video is not
-            one, `out` contains something else, no features are found, or the images do not overlap.
+    Raises SplatlearnError (one sentence) for settings that make no sense, fewer than two photographs, unreadable ones,
+    a video that is none, an `out` that holds something else, no features, or photographs that have nothing in common.
+    After Ctrl-C, a crash or an error the same call goes on where this one was.
     """
     settings = settings or Settings()
     settings.check()
     began = time.monotonic()
     video = source.is_file()
-    work = WorkFolder(out)
-    check_output(source, work, settings.masks)
+    work = Work(out)
+    check_out(source, work, settings.masks)
     if video:
         check_video(source)
         if settings.masks is not None:
             raise SplatlearnError(f"masks: expected none with a video, got {str(settings.masks)!r}")
         with work.locked():
-            return _Run(source, work, settings, progress, began).run_video()
+            return _Run(source, work, settings, progress, began).of_video()
     inside = [out, *([settings.masks] if settings.masks else [])]
     in_place = source.resolve() == (out / "images").resolve()
     if in_place and settings.max_size is not None:
         raise SplatlearnError(f"max_size would change the photographs in {source}: name another folder for the result")
     names = gather.find_images(source, [] if in_place else inside)
-    photos = gather.measure_images(source, names, work.known_images(), settings.thread_count(), progress)
-    photos, copies = gather.without_duplicates(photos)
+    photos = gather.look_at(source, names, work.known_photos(), settings.thread_count(), progress)
+    photos, copies = gather.without_copies(photos)
     if len(photos) < 2:
         raise SplatlearnError(f"{source}: expected at least 2 different photographs, got {len(names)} copies of one")
-    camera_groups(photos, settings.cameras)  # checks the sizes before anything is written
-    masks = find_masks(photos, source, settings.masks)
+    camera_groups(photos, settings.cameras)  # refuses what does not go together before anything is written
+    masks = masks_for(photos, source, settings.masks)
     with work.locked():
-        work.save_images(photos)
-        return _Run(source, work, settings, progress, began).run_images(photos, copies, masks, in_place)
+        work.remember(photos)
+        return _Run(source, work, settings, progress, began).of_photos(photos, copies, masks, in_place)
 
 
 class _Run:
     """One pass over the phases in a locked work folder."""
 
-    def __init__(self, source: Path, work: WorkFolder, settings: Settings, progress: bool, began: float) -> None:
+    def __init__(self, source: Path, work: Work, settings: Settings, progress: bool, began: float) -> None:
         self.source, self.work, self.settings, self.progress, self.began = source, work, settings, progress, began
         self.spent: dict[str, float] = {}
 
-    def run_video(self) -> Report:
-        """Extract the frames, then run the phases."""
+    def of_video(self) -> Report:
+        """The frames, then as with photographs."""
         work, settings, video = self.work, self.settings, self.source
-        stat = video.stat()
-        key = hash_json(video.name, stat.st_size, stat.st_mtime_ns, settings.frames, settings.max_size)
+        facts = video.stat()
+        key = hash_of(video.name, facts.st_size, facts.st_mtime_ns, settings.frames, settings.max_size)
         if not work.done("photos", key):
-            self._restart("photos", key)
+            self._afresh("photos", key)
             partial = work.folder / "frames"
             shutil.rmtree(partial, ignore_errors=True)
             try:
@@ -97,66 +85,62 @@ class _Run:
                 )
             except SplatlearnError:
                 shutil.rmtree(work.folder)
-                with suppress(OSError):  # it existed before and is not empty
+                with suppress(OSError):  # it is not empty, as it was there before
                     work.out.rmdir()
                 raise
             partial.rename(work.images)
             work.complete("photos", key, names=names)
         names = work.fact("photos", "names")
-        photos = gather.measure_images(
-            self._images(), names, work.known_images(), settings.thread_count(), self.progress
-        )
-        photos, copies = gather.without_duplicates(photos)
+        photos = gather.look_at(self._images(), names, work.known_photos(), settings.thread_count(), self.progress)
+        photos, copies = gather.without_copies(photos)
         if len(photos) < 2:
             raise SplatlearnError(f"{video}: expected a video in which something moves, got {len(names)} equal frames")
-        work.save_images(photos)
-        return self._run_phases(photos, copies, key, in_place=False, video=True)
+        work.remember(photos)
+        return self._of_images(photos, copies, key, in_place=False, video=True)
 
-    def run_images(
-        self, photos: list[ImageInfo], copies: dict[str, str], masks: dict[str, Path], in_place: bool
-    ) -> Report:
-        """Copy the images, then run the phases."""
+    def of_photos(self, photos: list[Photo], copies: dict[str, str], masks: dict[str, Path], in_place: bool) -> Report:
+        """Copies, then the phases."""
         work, settings = self.work, self.settings
         stamps = sorted((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in masks.values())
-        key = hash_json([(photo.name, photo.digest) for photo in photos], settings.max_size, stamps, in_place)
+        key = hash_of([(photo.name, photo.digest) for photo in photos], settings.max_size, stamps, in_place)
         if not work.done("photos", key):
             if not work.begun("photos", key):
-                self._restart("photos", key)
+                self._afresh("photos", key)
             masks_in_place = settings.masks and settings.masks.resolve() == (work.out / "masks").resolve()
             self._copy([] if in_place else photos, {} if masks_in_place else masks)
             work.complete("photos", key)
         if settings.max_size is not None:
             photos = [_resized(photo, settings.max_size) for photo in photos]
-        return self._run_phases(photos, copies, key, in_place, video=False)
+        return self._of_images(photos, copies, key, in_place, video=False)
 
-    def _restart(self, phase: str, key: str) -> None:
-        """Delete the results of other images, only files that this program has written."""
+    def _afresh(self, phase: str, key: str) -> None:
+        """Forgets what was made of other photographs: only ever what this program has made."""
         work = self.work
         for folder in (work.images, work.masks, work.models):
             shutil.rmtree(folder, ignore_errors=True)
-        for name in work.fact("photos", "moving", []):  # a run was stopped while it moved its results into place
+        for name in work.fact("photos", "moving", []):  # that run was stopped while it moved its results into place
             shutil.rmtree(work.out / name, ignore_errors=True)
         work.begin(phase, key)
 
-    def _copy(self, photos: list[ImageInfo], masks: dict[str, Path]) -> None:
-        """Copy the missing images and masks; existing ones are complete, as each is renamed into place."""
+    def _copy(self, photos: list[Photo], masks: dict[str, Path]) -> None:
+        """Copies what is not there yet; a file that is there is whole, as each is renamed into place."""
         from tqdm import tqdm
 
         work, settings = self.work, self.settings
-        self._check_disk_space(photos)
+        self._check_room(photos)
         for photo in tqdm(photos, "copy photos", unit="photo", disable=not self.progress):
             if not (work.images / photo.name).exists():
-                gather.copy_image(self.source / photo.name, work.images / photo.name, settings.max_size)
+                gather.copy_photo(self.source / photo.name, work.images / photo.name, settings.max_size)
         for name, path in masks.items():
             target = work.masks / f"{name}.png"
             if not target.exists():
                 _copy_mask(path, target, settings.max_size)
         for folder in (work.images, work.masks):
-            for left in folder.rglob(".*.tmp*"):  # of an interrupted copy
+            for left in folder.rglob(".*.tmp*"):  # of a copy that was cut short
                 left.unlink()
 
-    def _check_disk_space(self, photos: list[ImageInfo]) -> None:
-        features = len(photos) * self.settings.max_features * BYTES_PER_FEATURE
+    def _check_room(self, photos: list[Photo]) -> None:
+        features = len(photos) * self.settings.max_features * BYTES_A_FEATURE
         needed = sum(photo.size for photo in photos) + features + RESERVE
         free = shutil.disk_usage(self.work.folder).free
         if free < needed:
@@ -166,40 +150,40 @@ class _Run:
             )
 
     def _images(self) -> Path:
-        """Return the folder of the images: beside the database, or already in its final place."""
+        """Where the photographs are now: beside the database, or already in their place."""
         return self.work.images if self.work.images.is_dir() else self.work.out / "images"
 
-    def _run_phases(
-        self, photos: list[ImageInfo], copies: dict[str, str], photos_key: str, in_place: bool, video: bool
+    def _of_images(
+        self, photos: list[Photo], copies: dict[str, str], photos_key: str, in_place: bool, video: bool
     ) -> Report:
         pycolmap = load_pycolmap()
 
         work, settings = self.work, self.settings
-        way = choose_matching(settings, len(photos), video)
+        way = matching_of(settings, len(photos), video)
         features = (settings.camera_model, settings.cameras, settings.max_features, settings.max_image_size)
-        features_key = hash_json(photos_key, features, settings.seed)
-        matches_key, models_key = hash_json(features_key, way), hash_json(features_key, way, "models")
+        features_key = hash_of(photos_key, features, settings.seed)
+        matches_key, models_key = hash_of(features_key, way), hash_of(features_key, way, "models")
         if not work.begun("features", features_key):
             for path in work.folder.glob("database.db*"):
                 path.unlink()
             work.begin("features", features_key)
         names = [photo.name for photo in photos]
         with quiet(pycolmap):
-            sfm = StructureFromMotion(self.source, work.database, self._images(), names, settings, self.progress)
-            with closing(sfm):
-                self._timed("features", features_key, lambda: self._features(sfm, photos))
-                if not work.begun("matches", matches_key):  # made for other pairs
-                    sfm.records.clear_matches()
-                    sfm.records.clear_two_view_geometries()
-                self._timed("matches", matches_key, lambda: sfm.match(way))
-                self._timed("models", models_key, lambda: self._map(sfm))
-                pairs = sfm.pairs()
+            bench = Bench(self.source, work.database, self._images(), names, settings, self.progress)
+            with closing(bench):
+                self._timed("features", features_key, lambda: self._features(bench, photos))
+                if not work.begun("matches", matches_key):  # those of other pairs
+                    bench.records.clear_matches()
+                    bench.records.clear_two_view_geometries()
+                self._timed("matches", matches_key, lambda: bench.match(way))
+                self._timed("models", models_key, lambda: self._place(bench))
+                pairs = bench.pairs()
         report = self._report(photos, copies, pairs, way)
         self._finish(report, in_place)
         return report
 
     def _timed(self, phase: str, key: str, work: Any) -> None:
-        """Run a phase unless it is complete, and record its time."""
+        """Does a phase unless it is done."""
         if self.work.done(phase, key):
             return
         if not self.work.begun(phase, key):
@@ -209,17 +193,17 @@ class _Run:
         self.spent[phase] = round(time.monotonic() - start, 2)
         self.work.complete(phase, key)
 
-    def _features(self, sfm: StructureFromMotion, photos: list[ImageInfo]) -> None:
+    def _features(self, bench: Bench, photos: list[Photo]) -> None:
         masks = next((path for path in (self.work.masks, self.work.out / "masks") if path.is_dir()), None)
-        sfm.find_features(camera_groups(photos, self.settings.cameras), masks if self.settings.masks else None)
+        bench.find_features(camera_groups(photos, self.settings.cameras), masks if self.settings.masks else None)
 
-    def _map(self, sfm: StructureFromMotion) -> None:
-        """Write the models found, the largest as 0."""
-        found = sfm.map(self.work.models)
+    def _place(self, bench: Bench) -> None:
+        """Writes the models found, the largest as 0."""
+        found = bench.place(self.work.models)
         if not found:
             raise SplatlearnError(
                 f"{self.source}: expected overlapping photographs of one place from different positions, got "
-                f"{len(sfm.names)} of which {explain_failure(sfm.pairs())}"
+                f"{len(bench.names)} of which {why_none(bench.pairs())}"
             )
         shutil.rmtree(self.work.models)
         for number, model in enumerate(found):
@@ -227,7 +211,7 @@ class _Run:
             folder.mkdir(parents=True)
             model.write_binary(str(folder))
 
-    def _report(self, photos: list[ImageInfo], copies: dict[str, str], pairs: Any, way: str) -> Report:
+    def _report(self, photos: list[Photo], copies: dict[str, str], pairs: Any, way: str) -> Report:
         pycolmap = load_pycolmap()
 
         folders = sorted(self.work.models.iterdir(), key=lambda folder: int(folder.name))
@@ -239,18 +223,18 @@ class _Run:
             registered=len(placed),
             total=len(photos),
             points=len(models[0].points3D),
-            mean_reprojection_error_px=finite_or_zero(float(models[0].compute_mean_reprojection_error())),
+            mean_reprojection_error_px=finite(float(models[0].compute_mean_reprojection_error())),
             seconds=time.monotonic() - self.began,
             missing=diagnose(photos, placed, others, pairs),
             copies=copies,
             models=tuple(map(len, [placed, *others])),
-            cameras=used_cameras(models[0]),
+            cameras=cameras_of(models[0]),
             matching=way,
             seconds_of_phases=self.spent,
         )
 
     def _finish(self, report: Report, in_place: bool) -> None:
-        """Move the results into place, the model last: if it exists, the folder is complete."""
+        """Moves the results into place, the model last: where it stands, all is there."""
         work = self.work
         moving = ["sparse", "masks"] if in_place else ["sparse", "masks", "images"]
         work.complete("photos", work.fact("photos", "key"), names=work.fact("photos", "names"), moving=moving)
@@ -263,7 +247,7 @@ class _Run:
         shutil.rmtree(work.folder)
 
 
-def _resized(photo: ImageInfo, max_size: int) -> ImageInfo:
+def _resized(photo: Photo, max_size: int) -> Photo:
     width, height = gather.smaller((photo.width, photo.height), max_size)
     return replace(photo, width=width, height=height)
 

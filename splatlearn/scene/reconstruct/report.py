@@ -1,4 +1,4 @@
-"""Report a reconstruction as text and JSON: which images were placed, which were not and why, and what to do."""
+"""What came of a reconstruction, in plain words and as JSON: what was placed, what was not and why, what to do."""
 
 import math
 import statistics
@@ -8,20 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from splatlearn.files import replacing
-from splatlearn.scene.reconstruct.gather import ImageInfo, list_names
+from splatlearn.scene.reconstruct.gather import Photo, some
 from splatlearn.scene.reconstruct.phases import Pairs
 
-FEW_FEATURES = 100  # an image with fewer is hardly ever registered
-DARK, BRIGHT = 12.0, 243.0  # mean grey values beyond which an image shows nothing
-BLURRED = 0.15  # sharpness, relative to the others' median, below which blur is the likely reason
-RELATED = 15  # inlier matches that relate two images, as in pycolmap
+FEW_FEATURES = 100  # with fewer, a photograph hardly ever finds its place
+DARK, BRIGHT = 12.0, 243.0  # mean grey values beyond which a photograph shows nothing
+BLURRED = 0.15  # sharpness, in medians of the others, below which blur is the likely reason
+RELATED = 15  # matches of one geometry that relate two photographs (as pycolmap counts)
 GOOD_ERROR_PX, POOR_ERROR_PX = 1.0, 2.0
 FEW_PHOTOS = 12
 
 
 @dataclass(frozen=True)
 class Missing:
-    """An image that is not in the model; `kind` is a key of ADVICE, `reason` explains it."""
+    """A photograph that is not in the model: kind is one word of ADVICE, reason says more."""
 
     name: str
     kind: str
@@ -40,36 +40,36 @@ ADVICE = {
 
 @dataclass(frozen=True)
 class Report:
-    """The result of structure from motion; the error is the mean distance of projected points to their features."""
+    """What structure from motion found; the error is the mean distance of the projected points to their features."""
 
     registered: int
-    total: int  # images without exact copies
+    total: int  # photographs that were tried: without exact copies
     points: int
     mean_reprojection_error_px: float
     seconds: float
     missing: tuple[Missing, ...] = ()
-    copies: Mapping[str, str] = field(default_factory=dict)  # left-out duplicates, each with the image that is kept
-    models: tuple[int, ...] = ()  # number of images of each model, the largest, which is kept, first
+    copies: Mapping[str, str] = field(default_factory=dict)  # left out, and the photograph each is equal to
+    models: tuple[int, ...] = ()  # photographs of each model found, largest (the one kept) first
     cameras: tuple[Mapping[str, Any], ...] = ()
     matching: str = "exhaustive"
     seconds_of_phases: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def warning(self) -> str:
-        """A sentence for the user if images could not be placed, else an empty string."""
+        """A sentence for the user when photographs could not be placed, else an empty string."""
         if not self.missing:
             return ""
-        names = list_names([missing.name for missing in self.missing])
+        names = some([missing.name for missing in self.missing])
         return (
             f"{len(self.missing)} of {self.total} photographs could not be placed and are left out "
             f"({names}); more overlap between neighbouring photographs helps"
         )
 
     def text(self) -> str:
-        """Format the report as text."""
+        """The report in plain words."""
         lines = [
             f"{self.registered} of {self.total} photographs placed, {self.points:,} points, "
-            f"mean reprojection error {self.mean_reprojection_error_px:.2f} px ({self._error_rating()}).",
+            f"mean reprojection error {self.mean_reprojection_error_px:.2f} px ({self._judged()}).",
         ]
         for camera in self.cameras:
             focal = " x ".join(f"{value:.1f}" for value in camera["focal_px"])
@@ -85,7 +85,7 @@ class Report:
             )
         if self.copies:
             twins = [f"{name} = {kept}" for name, kept in self.copies.items()]
-            lines.append(f"Left out as exact copies: {list_names(twins)}.")
+            lines.append(f"Left out as exact copies: {some(twins)}.")
         if self.missing:
             width = max(len(missing.name) for missing in self.missing)
             lines.append("Not placed, with the likely reason:")
@@ -96,14 +96,14 @@ class Report:
             lines += [f"  - {sentence}" for sentence in advice]
         return "\n".join(lines) + "\n"
 
-    def _error_rating(self) -> str:
+    def _judged(self) -> str:
         error = self.mean_reprojection_error_px
         if error < GOOD_ERROR_PX:
             return f"good: below {GOOD_ERROR_PX:g}"
         return "fair" if error < POOR_ERROR_PX else f"poor: above {POOR_ERROR_PX:g}"
 
     def advice(self) -> list[str]:
-        """Return sentences on what would improve the result; an empty list if nothing is wrong."""
+        """Sentences on what would make the result better; none where nothing is wrong."""
         kinds = [missing.kind for missing in self.missing]
         sentences = [ADVICE[kind] for kind in ADVICE if kind in kinds]
         if self.registered < FEW_PHOTOS:
@@ -120,18 +120,18 @@ class Report:
         return sentences
 
     def write(self, out: Path) -> None:
-        """Write `out`/reconstruction.txt and `out`/reconstruction.json."""
+        """Writes `out`/reconstruction.txt and `out`/reconstruction.json."""
         import json
 
         with replacing(out / "reconstruction.txt") as path:
             path.write_text(self.text(), encoding="utf-8")
         with replacing(out / "reconstruction.json") as path:
-            content = asdict(self) | {"advice": self.advice()}
-            path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            told = asdict(self) | {"advice": self.advice()}
+            path.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def used_cameras(model: Any) -> tuple[dict[str, Any], ...]:
-    """Describe the cameras of a pycolmap.Reconstruction that have at least one registered image."""
+def cameras_of(model: Any) -> tuple[dict[str, Any], ...]:
+    """The cameras of a pycolmap.Reconstruction that took at least one of its photographs."""
     counts: dict[int, int] = {}
     for image in model.images.values():
         if image.has_pose:
@@ -150,14 +150,10 @@ def used_cameras(model: Any) -> tuple[dict[str, Any], ...]:
     )
 
 
-def diagnose(photos: list[ImageInfo], placed: set[str], others: list[set[str]], pairs: Pairs) -> tuple[Missing, ...]:
-    """Find the likely reason why each image outside of the model is missing.
+def diagnose(photos: list[Photo], placed: set[str], others: list[set[str]], pairs: Pairs) -> tuple[Missing, ...]:
+    """Why photographs are not in the model.
 
-    Args:
-        photos: all images.
-        placed: names in the model that is kept.
-        others: names of the other models, one set each.
-        pairs: features and inlier matches.
+    placed: names in the model that is kept. others: names of the other models, one set each.
     """
     partners: dict[str, dict[str, int]] = {photo.name: {} for photo in photos}
     for (one, other), count in pairs.inliers.items():
@@ -169,14 +165,14 @@ def diagnose(photos: list[ImageInfo], placed: set[str], others: list[set[str]], 
     for photo in photos:
         if photo.name not in placed:
             features = pairs.features.get(photo.name, 0)
-            in_image = _image_reason(photo, features, usual_features, usual_sharpness)
-            kind, reason = in_image or _matching_reason(photo.name, placed, others, partners[photo.name])
+            looks = _looks(photo, features, usual_features, usual_sharpness)
+            kind, reason = looks or _relations(photo.name, placed, others, partners[photo.name])
             found.append(Missing(photo.name, kind, reason))
     return tuple(found)
 
 
-def _image_reason(photo: ImageInfo, features: int, usual: float, usual_sharpness: float) -> tuple[str, str] | None:
-    """Return kind and reason if the image itself is the problem, else None."""
+def _looks(photo: Photo, features: int, usual: float, usual_sharpness: float) -> tuple[str, str] | None:
+    """A reason that lies in the photograph itself."""
     numbers = f"{features:,} features, where the others have about {usual:,.0f}"
     if photo.brightness < DARK or photo.brightness > BRIGHT:
         word = "dark" if photo.brightness < DARK else "bright"
@@ -191,10 +187,8 @@ def _image_reason(photo: ImageInfo, features: int, usual: float, usual_sharpness
     return None
 
 
-def _matching_reason(
-    name: str, placed: set[str], others: list[set[str]], partners: Mapping[str, int]
-) -> tuple[str, str]:
-    """Return kind and reason from how the image matches the others."""
+def _relations(name: str, placed: set[str], others: list[set[str]], partners: Mapping[str, int]) -> tuple[str, str]:
+    """A reason that lies in how it matches the other photographs."""
     for group in others:
         if name in group:
             return "apart", f"belongs to a separate group of {len(group)} photographs that does not overlap the others"
@@ -203,7 +197,7 @@ def _matching_reason(
         return "alone", "matches no other photograph: another place, or too far from the rest"
     inside = {other: count for other, count in partners.items() if other in placed}
     if not inside:
-        return "alone", f"matches only photographs that could not be placed either ({list_names(sorted(partners), 3)})"
+        return "alone", f"matches only photographs that could not be placed either ({some(sorted(partners), 3)})"
     nearest = max(inside, key=lambda other: inside[other])
     return "loose", (
         f"few matches: {inside[nearest]} with {nearest}, its best, and {len(inside)} photographs in all; "
@@ -211,8 +205,8 @@ def _matching_reason(
     )
 
 
-def explain_failure(pairs: Pairs) -> str:
-    """Explain why images gave no model, as the end of a sentence: "of which ..."."""
+def why_none(pairs: Pairs) -> str:
+    """What is known of photographs that gave no model, as the end of a sentence: "of which ..."."""
     related = sum(count >= RELATED for count in pairs.inliers.values())
     if related:
         return (
@@ -225,6 +219,6 @@ def explain_failure(pairs: Pairs) -> str:
     return "no two match each other"
 
 
-def finite_or_zero(value: float) -> float:
-    """Return the value, or 0 if it is not finite, as pycolmap's error of a model without points."""
+def finite(value: float) -> float:
+    """The value, or 0 where it is no number: pycolmap gives none for a model without points."""
     return value if math.isfinite(value) else 0.0

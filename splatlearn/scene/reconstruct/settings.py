@@ -1,4 +1,4 @@
-"""The user's settings of a reconstruction, checked before anything is read or written."""
+"""What a user can choose about a reconstruction, checked before anything is read or written."""
 
 import os
 from dataclasses import dataclass
@@ -16,19 +16,14 @@ Matching = Literal["auto", "exhaustive", "sequential"]
 class Settings:
     """How to reconstruct.
 
-    Attributes:
-        camera_model: a COLMAP camera model.
-        cameras: "auto" (images of equal size, maker, model and focal length share a camera), "shared" (one for all,
-            which must have one size) or "per-image".
-        matching: "exhaustive" (all pairs), "sequential" (neighbours by name) or "auto" (by the number of images).
-        frames: how many frames to take of a video; None: two per second, 30 to 150.
-        max_size: longer side of the copies in pixels at most; None: unchanged.
-        masks: a folder of masks in COLMAP's naming.
-        max_features: SIFT features per image.
-        max_image_size: longer side in pixels to which images are reduced for feature extraction.
-        seed: of all random numbers.
-        threads: None: all processors available to this process. With 1, the same images and seed give the same bits.
-            With more, pycolmap's threads occasionally find other matches for a few pairs.
+    camera_model: a COLMAP model. cameras: one for photographs of one size, maker, model and focal length ("auto"), one
+    for all ("shared", which needs one size), or one each ("per-image").
+    matching: every pair ("exhaustive"), followers by name ("sequential"), or by count ("auto").
+    frames: how many to take of a video; None: two a second, 30 to 150.
+    max_size: the copies' longer side in pixels at most; None: as they are. masks: a folder in COLMAP's naming.
+    max_features: SIFT features a photograph. max_image_size: longer sides are reduced to it before features are sought.
+    threads: None: all processors that this process may use. With 1 the same photographs and seed give the same bits;
+    with more they mostly do, but pycolmap's threads now and then find other matches for a pair or two.
     """
 
     camera_model: str = "OPENCV"
@@ -43,7 +38,7 @@ class Settings:
     threads: int | None = None
 
     def check(self) -> None:
-        """Raise SplatlearnError naming the first invalid setting."""
+        """Raises SplatlearnError naming the first setting that is no good."""
         pycolmap = load_pycolmap()
 
         known = sorted(name for name in pycolmap.CameraModelId.__members__ if name != "INVALID")
@@ -61,5 +56,5 @@ class Settings:
             raise SplatlearnError(f"masks: expected a folder, got {str(self.masks)!r}, which is none")
 
     def thread_count(self) -> int:
-        """Return the number of threads to use."""
+        """Threads to use."""
         return self.threads or len(os.sched_getaffinity(0))

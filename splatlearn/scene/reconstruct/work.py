@@ -1,8 +1,8 @@
-"""The work folder of a reconstruction: its state, so that a second run resumes where the first one stopped.
+"""The work folder of a reconstruction: what is done so far, so that a second run goes on where the first was stopped.
 
-`OUT/.reconstruction` contains the copied images until all are complete, pycolmap's database, the models, and
-`state.json`. That file stores for each phase a key, the hash of all its inputs, and whether the phase is complete. A
-phase runs again if its key or that of an earlier phase has changed, or if it was interrupted.
+`OUT/.reconstruction` holds the copies of the photographs until all are there, pycolmap's database, the models, and
+`state.json`: for each phase a key, the hash of all that its result depends on, and whether it is complete. A phase
+is done again when its key or that of a phase before it has changed. Nothing that was cut short counts.
 """
 
 import fcntl
@@ -17,14 +17,14 @@ from typing import Any
 
 from splatlearn.errors import SplatlearnError
 from splatlearn.files import replacing
-from splatlearn.scene.reconstruct.gather import ImageInfo
+from splatlearn.scene.reconstruct.gather import Photo
 
 FOLDER = ".reconstruction"
 PHASES = ("photos", "features", "matches", "models")
 
 
-class WorkFolder:
-    """The work folder of one output folder and the state of its phases."""
+class Work:
+    """The state of the work in one output folder."""
 
     def __init__(self, out: Path) -> None:
         self.out = out
@@ -36,7 +36,7 @@ class WorkFolder:
         self._state = self._read("state.json")
 
     def _read(self, name: str) -> dict[str, Any]:
-        """Read a JSON object; an empty one if the file is missing or damaged, which only costs time."""
+        """A JSON object; an empty one where there is none. A damaged one costs only time."""
         with suppress(OSError, ValueError):
             value = json.loads((self.folder / name).read_text(encoding="utf-8"))
             if isinstance(value, dict):
@@ -49,7 +49,7 @@ class WorkFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Lock the folder against a second process within the context; raises SplatlearnError if it is locked."""
+        """Keeps a second process out of the same folder for as long as the context lasts."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
@@ -65,46 +65,46 @@ class WorkFolder:
             os.close(handle)
 
     def begun(self, phase: str, key: str) -> bool:
-        """Return whether this phase was started with the same key."""
+        """Whether there is something of this phase, whole or in part, made under the same key."""
         return bool(self._phase(phase).get("key") == key)
 
     def done(self, phase: str, key: str) -> bool:
-        """Return whether this phase is complete with the same key."""
+        """Whether the phase is complete under this key."""
         return self.begun(phase, key) and self._phase(phase).get("done") is True
 
     def begin(self, phase: str, key: str) -> None:
-        """Mark this phase as started; discards the state of it and of later ones."""
+        """Notes that this phase is under way; what was known of it and of later ones is forgotten."""
         later = PHASES[PHASES.index(phase) :]
         self._state = {name: value for name, value in self._state.items() if name not in later}
         self._state[phase] = {"key": key, "done": False}
         self._write("state.json", self._state)
 
     def complete(self, phase: str, key: str, **facts: Any) -> None:
-        """Mark this phase as complete and store facts for a later run."""
+        """Notes that this phase is complete, with what a later run must know of it."""
         self._state[phase] = {"key": key, "done": True, **facts}
         self._write("state.json", self._state)
 
     def fact(self, phase: str, name: str, default: Any = None) -> Any:
-        """Return a fact that `complete` stored."""
+        """What `complete` has noted."""
         return self._phase(phase).get(name, default)
 
     def _phase(self, phase: str) -> dict[str, Any]:
         value = self._state.get(phase)
         return value if isinstance(value, dict) else {}
 
-    def known_images(self) -> dict[str, ImageInfo]:
-        """Return the measurements of an earlier run, by the image's name."""
+    def known_photos(self) -> dict[str, Photo]:
+        """What an earlier run has seen of the photographs, by name."""
         known = {}
         for name, facts in self._read("photos.json").items():
             with suppress(TypeError):
-                known[name] = ImageInfo(**facts)
+                known[name] = Photo(**facts)
         return known
 
-    def save_images(self, photos: list[ImageInfo]) -> None:
-        """Store the measurements for a later run."""
+    def remember(self, photos: list[Photo]) -> None:
+        """Keeps what is known of the photographs for a later run."""
         self._write("photos.json", {photo.name: asdict(photo) for photo in photos})
 
 
-def hash_json(*parts: Any) -> str:
-    """Hash the parts, which must be JSON values."""
+def hash_of(*parts: Any) -> str:
+    """A key that changes with any of the parts, which must be what JSON can hold."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]

@@ -57,7 +57,7 @@ class GaussianAdam:
         Raises:
             SplatlearnError: a parameter that is not in the schema has one, which no update would apply.
         """
-        found = {name: tensor.grad for name, tensor in self.gaussians.registered() if tensor.grad is not None}
+        found = {name: tensor.grad for name, tensor in self.gaussians.named_parameters() if tensor.grad is not None}
         if unknown := [name for name in found if name not in self.moments]:
             raise SplatlearnError(
                 f"the gradient of '{unknown[0]}' would never be applied: the parameter must be an entry of the schema, "
@@ -80,7 +80,7 @@ class GaussianAdam:
 
     def clear(self) -> None:
         """Drop the gradients of all parameters, so that none reaches a later step."""
-        for _, parameter in self.gaussians.registered():
+        for parameter in self.gaussians.parameters():
             parameter.grad = None
 
     # ---- updates ----

@@ -43,7 +43,7 @@ else:
 class Recipe(Common):
     """Every key of `configs/scene.yaml`."""
 
-    task: str = key("scene", "what is learned: scene, or the package.module:Class of a task")
+    task: str = key("scene", "scene, or the package.module:Class of a task derived from SceneTask")
     out: str = key("runs/scene", "the run folder to write; it must be new or empty")
     steps: int = key(7000, "updates to make")
     log_every: int = key(50, "steps between lines of metrics.jsonl")
@@ -65,6 +65,7 @@ class Recipe(Common):
     patience: int = key(
         0, "evaluations in a row without a better PSNR, after which training ends; 0: never; needs evaluate_every"
     )
+    lpips: bool = key(False, "also measure LPIPS after training; needs splatlearn[lpips] and its weights")
     cuda_graph: bool = key(
         False, "on a card, record a step once and replay it as a CUDA graph: the same bits, less work for the host"
     )

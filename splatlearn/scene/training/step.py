@@ -228,8 +228,6 @@ class TrainingStep:
         if self._perturbed or not self._updated:
             return
         self._perturbed = True
-        if type(self.strategy).perturb is Strategy.perturb:
-            return
         self._generator.manual_seed((self.seed * 1_000_003 + self.numbers.step) % 2**63)
         with torch.no_grad():
             self.strategy.perturb(self.numbers.step, self._generator)

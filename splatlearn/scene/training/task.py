@@ -1,5 +1,6 @@
 """A scene as a task of the loop: Gaussians learned from the images of a COLMAP folder."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,16 +9,18 @@ from torch import Tensor
 
 from splatlearn.devices import choose_device
 from splatlearn.errors import SplatlearnError
-from splatlearn.loop import Task
 from splatlearn.ops.recording import CudaRecorder
 from splatlearn.registry import LOSSES, STRATEGIES
+from splatlearn.scene import evaluate as evaluation
 from splatlearn.scene.cameras import Camera
 from splatlearn.scene.gaussians import Gaussians, Rendering
 from splatlearn.scene.metrics import HIGHEST_PSNR, psnr
 from splatlearn.scene.photos.exposure import Exposures
 from splatlearn.scene.photos.staging import Staging
 from splatlearn.scene.readers.colmap import ColmapScene
+from splatlearn.scene.reconstruct.ready import ready
 from splatlearn.scene.schema import GAUSSIAN, Schema
+from splatlearn.scene.timelapse import Timelapse, reduced_camera
 from splatlearn.scene.training.losses import ExposurePenalty, Learned, Losses, Photometric
 from splatlearn.scene.training.memory import give_back, learned_bytes, mebibytes, memory, reset_peak
 from splatlearn.scene.training.optimizer import GaussianAdam, Numbers
@@ -26,6 +29,7 @@ from splatlearn.scene.training.step import TrainingStep
 from splatlearn.scene.training.strategy import Strategy
 from splatlearn.scene.training.survey import shares_of_errors
 from splatlearn.scene.view import View, reduced
+from splatlearn.task import Callback, RunWriter, Task
 
 IMAGE_BUFFERS = ("render", "alphas", "transmittance", "stops")  # of a step on the CPU, beside the loss's gradient
 AHEAD = 2  # images that threads decode ahead, where not all fit into memory
@@ -45,6 +49,12 @@ class SceneTask(Task[View, Rendering]):
         super().__init_subclass__(**options)
         if "schema" in cls.__dict__ and "Config" not in cls.__dict__:
             cls.Config = recipe_of(cls.schema, cls.Config)
+
+    @classmethod
+    def prepare(cls, config: Recipe) -> None:
+        """Make the path of the photographs absolute, and reconstruct their cameras where the config asks for it."""
+        path = ready(config.data.path, config.data.reconstruct)
+        config.data.path = str(Path(path).expanduser().resolve()) if path else ""
 
     def __init__(self, config: Recipe) -> None:
         self.config = config
@@ -249,3 +259,30 @@ class SceneTask(Task[View, Rendering]):
             self.exposures.load_state(on_device)
         self.generator.set_state(tensors["generator"])
         self.queue = list(state["queue"])
+
+    # ---- what a run evaluates and leaves behind ----
+
+    def evaluate(self, step: int = 0, writer: RunWriter | None = None) -> dict[str, Any]:
+        """Measure the held-out photographs: see `scene.evaluate.evaluate`."""
+        return evaluation.evaluate(self, writer, lpips=self.config.lpips and writer is not None)
+
+    def summarize(self, figures: Mapping[str, Any]) -> str:
+        return evaluation.summarize(figures)
+
+    def artifacts(self, writer: RunWriter) -> None:
+        writer.save("point_cloud.ply", self.gaussians.save_ply)
+
+    def images(self, step: int) -> dict[str, Tensor]:
+        """The render of the first held-out view; at the start, its photograph, too."""
+        camera = (self.scene.test or self.scene.train)[0]
+        with torch.no_grad():
+            found = {f"render/{camera.name}": self.render(reduced_camera(camera)).image}
+        return found if step else found | {f"photo/{camera.name}": self.scene.photo(camera)}
+
+    def callbacks(self, writer: RunWriter) -> list[Callback]:
+        config, found = self.config, list[Callback]()
+        if config.timelapse:
+            found.append(Timelapse(writer, config.timelapse, config.steps))
+        if config.evaluate_every:
+            found.append(evaluation.Patience(writer, config.evaluate_every, config.patience))
+        return found
