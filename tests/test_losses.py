@@ -121,7 +121,7 @@ def test_terms_are_listed_in_the_config(folder: Path) -> None:
 def test_a_term_of_another_module_has_keys_of_its_own(folder: Path) -> None:
     more = {"losses.dark.term": f"{__name__}:Brightness", "losses.dark.target": 0.0, "losses.dark.weight": 3}
     task, plain = make(folder, **more), make(folder)
-    mean = float(plain.training_step.render(plain.batch(1), plain._numbers(1)).image.mean())
+    mean = plain.training_step.render(plain.batch(1), plain._numbers(1)).image.mean().item()
     assert first_loss(task) == pytest.approx(first_loss(make(folder)) + 3 * mean, rel=1e-5)
 
 

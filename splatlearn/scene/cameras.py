@@ -1,4 +1,4 @@
-"""The ideal pinhole camera that every part of a scene speaks of: lens models stay inside the loader."""
+"""The ideal pinhole camera that all parts of a scene share: lens models stay inside the loader."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Camera:
     A point `X` of the world lies at `x = world_to_camera @ (X, 1)` in the camera and at `K @ x`, divided by
     its last component, in the image, where the centre of the first pixel is (0.5, 0.5).
 
-    name: the photograph's name, a relative path with forward slashes; unique in a scene.
+    name: the image's name, a relative path with forward slashes; unique in a scene.
     width, height: the image's size in pixels.
     K: [3, 3] float64, the intrinsic matrix in pixels.
     world_to_camera: [4, 4] float64, a rigid transform.

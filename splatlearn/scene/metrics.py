@@ -1,8 +1,8 @@
-"""How close a render is to its photograph: PSNR, SSIM and, with an extra, LPIPS.
+"""Metrics of a rendering against its image: PSNR, SSIM and, with an extra, LPIPS.
 
 Shapes: H rows, W columns, C cameras. An image is [H,W,3] or [C,H,W,3], a tensor or an array, float in 0..1 or
-uint8 (taken as value/255); the two may be of different kinds. Nothing is clamped in PSNR and SSIM: clamp a
-render to 0..1 first, as published figures do.
+uint8 (taken as value/255); the two may be of different kinds. PSNR and SSIM clamp nothing: clamp a rendering to
+0..1 first, as published figures do.
 """
 
 import math
@@ -17,21 +17,26 @@ from splatlearn.errors import SplatlearnError
 Image = torch.Tensor | np.ndarray
 Network = Literal["vgg", "alex"]
 CHUNK = 1 << 16  # values that a mean is taken of at a time
-HIGHEST_PSNR = 100.0  # dB; where a picture is its photograph, of which the PSNR is infinite and no number of JSON
+HIGHEST_PSNR = 100.0  # dB; stands for the infinite PSNR of equal images, which JSON cannot hold
 
 
 def psnr(image: Image, target: Image, mask: torch.Tensor | None = None) -> float:
     """Peak signal-to-noise ratio in dB: 10·log10(1 / mean squared error over all pixels and channels).
 
-    Summed in float64, so that the figure does not depend on the number of pixels; infinity for equal images.
-    mask: [H,W], zero at pixels that are left out. Raises SplatlearnError where the shapes differ or are not those of
-    images, or where no pixel is left.
+    The sum is in float64, so that the result does not depend on the number of pixels. Equal images give infinity.
+
+    Args:
+        image, target: as above, of one shape.
+        mask: [H,W], zero at pixels to leave out.
+
+    Raises:
+        SplatlearnError: the shapes differ or are not those of images, or no pixel is left.
     """
     x, y = _alike(image, target)
     counted = None if mask is None else _counted(mask, x)
     total, count = torch.zeros((), dtype=torch.float64, device=x.device), 0
     rows = max(1, CHUNK // (x.numel() // x.shape[-3]))
-    for first in range(0, x.shape[-3], rows):  # not at once, which would take four pictures' memory in float64
+    for first in range(0, x.shape[-3], rows):  # not at once, which would take the memory of four images in float64
         part = slice(first, first + rows)
         a, b = (_in_unit(t[..., part, :, :], x.device, torch.float64) for t in (x, y))
         squares = (a - b).square_()
@@ -44,10 +49,15 @@ def psnr(image: Image, target: Image, mask: torch.Tensor | None = None) -> float
 
 
 def ssim(image: Image, target: Image, mask: torch.Tensor | None = None) -> float:
-    """Mean structural similarity, 1 for equal images (Wang et al. 2004), of the same window as the loss.
+    """Mean structural similarity, 1 for equal images (Wang et al. 2004), with the window of the loss.
 
-    mask: [H,W], zero at pixels that are left out: the mean is over the others, and where their windows reach pixels
-    that are left out, both images are the target there, as in the loss. Raises as `psnr`.
+    Args:
+        image, target: as above, of one shape.
+        mask: [H,W], zero at pixels to leave out of the mean. Where the window of another pixel reaches one of them,
+            both images hold the target there, as in the loss.
+
+    Raises:
+        SplatlearnError: as of `psnr`.
     """
     from splatlearn.ops import photometric
 
@@ -82,15 +92,20 @@ def _ssim_map(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 def colour_corrected(image: Image, target: Image, mask: torch.Tensor | None = None) -> torch.Tensor:
-    """`image` [H,W,3] in the colours of `target`, without having seen the pixels that it is then measured on.
+    """`image` [H,W,3] in the colours of `target`, fitted to other pixels than those that it is then measured on.
 
     An affine colour (a 3x4 matrix) is fitted by least squares on the left half and applied to the right half, and the
-    other way round; so every pixel is corrected by a fit to others. `psnr(colour_corrected(image, target), target)` is
-    how a photograph of unknown exposure is measured fairly. A small weight on the identity keeps a half of one colour
-    from being fitted at will. mask: [H,W], zero at pixels that are not fitted.
+    other way round. So `psnr(colour_corrected(image, target), target)` measures an image of unknown exposure fairly. A
+    small weight on the identity decides the fit of a half that has one colour only.
+
+    Args:
+        mask: [H,W], zero at pixels that are not fitted.
 
     Returns:
-        [H,W,3] float32 in 0..1. Raises as `psnr`.
+        [H,W,3] float32 in 0..1.
+
+    Raises:
+        SplatlearnError: as of `psnr`.
     """
     x, y = _pair(image, target, torch.float64)
     counted = torch.ones_like(x[..., 0], dtype=torch.bool) if mask is None else _counted(mask, x)
@@ -121,17 +136,22 @@ def _counted(mask: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
 
 
 def lpips(image: Image, target: Image, network: Network = "vgg") -> float:
-    """Learned perceptual distance (Zhang et al. 2018), 0 for equal images; `network` is "vgg" or "alex".
+    """Learned perceptual distance (Zhang et al. 2018), 0 for equal images.
 
-    Needs the extra `lpips` and, the first time, a network connection for the weights of the network. Raises
-    SplatlearnError where either is missing, or where the shapes differ or are not those of images.
+    It needs the extra `lpips` and, the first time, a network connection for the weights of the network.
+
+    Args:
+        network: "vgg" or "alex".
+
+    Raises:
+        SplatlearnError: the extra or the weights are missing, or the shapes differ or are not those of images.
     """
     pair = _pair(image, target, torch.float32)
     x, y = (t.reshape(-1, *t.shape[-3:]).permute(0, 3, 1, 2).cpu() for t in pair)
     model = _lpips_model(network)
     with torch.no_grad():
         distance = float(model(x.clamp(0, 1), y.clamp(0, 1)))
-    model.reset()  # the model also sums up what it has seen
+    model.reset()  # the model also accumulates a mean
     return distance
 
 

@@ -1,4 +1,4 @@
-"""An order in which Gaussians that are near in space are near in memory, so that those of a tile share cache lines."""
+"""Morton order: Gaussians that are near in space are near in memory, so that those of a tile share cache lines."""
 
 import torch
 from torch import Tensor
@@ -9,8 +9,8 @@ BITS = 10  # of each axis
 def morton_order(means: Tensor) -> Tensor:
     """The order of means [N, 3] along a Z-shaped curve through space (Morton 1966), as int64 rows [N].
 
-    The curve fills a box of four median distances from the median on either side; what lies beyond counts as on its
-    border. Medians are exact whatever the number of threads, which sums of floats are not.
+    The curve fills a box that extends four median distances to either side of the median. Means outside of the box
+    count as on its border. Medians do not depend on the number of threads, unlike sums of floats.
     """
     if len(means) == 0:
         return torch.zeros(0, dtype=torch.int64, device=means.device)

@@ -1,15 +1,15 @@
-"""Masks: which pixels of a photograph say nothing about the scene, such as people who walk by, or the sky.
+"""Masks: pixels of an image to ignore, such as people who walk by, or the sky.
 
-They are found by COLMAP's naming: the mask of `sub/photo.jpg` is `sub/photo.jpg.png` in the folder of masks. Black is
-ignored (grey values below 128), all else counts. A photograph without a mask counts as a whole.
+COLMAP's naming finds them: the mask of `sub/photo.jpg` is `sub/photo.jpg.png` in the folder of masks. Black (grey
+values below 128) is ignored, all else counts. Of an image without a mask every pixel counts.
 
-A mask is shrunk and undistorted as its photograph is, and then a pixel counts only if all that it was mixed from does:
-no ignored colour leaks in at the border.
+A mask is shrunk and undistorted like its image. Then a pixel counts only if all pixels that it was mixed from count, so
+that no ignored colour leaks in at the border.
 
-In the loss, ignored pixels are taken out of picture and photograph alike: both hold the render's own colours there, as
-constants. So their gradient is exactly zero, L1 and SSIM are as if the render were right there, and a pixel whose
-11x11 windows of SSIM reach no ignored one has the very gradient that it would have without a mask. The means are
-taken over all pixels, so that a photograph with a large mask has a smaller loss, and no other weight a pixel.
+In the loss, rendering and image both hold the colours of the rendering at ignored pixels, as constants. So the gradient
+of these is exactly zero, and L1 and SSIM are as if the rendering were right there. A pixel whose 11x11 windows of SSIM
+reach no ignored pixel has exactly the gradient that it would have without a mask. The means are over all pixels: an
+image with a large mask has a smaller loss, and each of its pixels the same weight.
 """
 
 from collections.abc import Callable
@@ -28,16 +28,18 @@ ALL = 255  # the value of a pixel of which everything counts
 
 
 def mask_path(folder: Path, name: str) -> Path:
-    """Where the mask of the photograph `name` is, if it has one."""
+    """The path of the mask of the image `name`, if it has one."""
     return folder / f"{name}.png"
 
 
 def read_mask(path: Path, size: tuple[int, int]) -> Tensor:
-    """[H, W] uint8 of a mask file, 255 where the photograph counts and 0 where it is ignored.
+    """Read a mask file as [H, W] uint8, 255 where the image counts and 0 where it is ignored.
 
-    size: width and height of the photograph; a mask of the same shape in another size is fitted to it, in favour of
-    what is ignored. Raises SplatlearnError for a file that cannot be read or has another shape, and for one that is
-    black all over.
+    Args:
+        size: width and height of the image. A mask of this shape in another size is resized; a mixed pixel is ignored.
+
+    Raises:
+        SplatlearnError: the file cannot be read, has another shape, or is black all over.
     """
     mask = torch.where(read_image(path).amax(dim=2) >= COUNTS_FROM, ALL, 0).to(torch.uint8)
     width, height = size
@@ -54,17 +56,17 @@ def read_mask(path: Path, size: tuple[int, int]) -> Tensor:
 
 
 def fitted(mask: Tensor, width: int, height: int) -> Tensor:
-    """[height, width] float32, 0 to 255: the mean of [H, W] over the area of each new pixel."""
+    """Resize a mask [H, W] to [height, width] float32, 0 to 255: the mean over the area of each new pixel."""
     return torch.nn.functional.interpolate(mask[None, None].float(), size=(height, width), mode="area")[0, 0]
 
 
 def whole(mask: Tensor) -> Tensor:
-    """[H, W] uint8 0 or 255 of a mask that was mixed: 255 where all that was mixed counts."""
+    """Round a resized mask to [H, W] uint8, 0 or 255: 255 where all pixels that were mixed count."""
     return torch.where(mask.round() >= ALL, ALL, 0).to(torch.uint8)
 
 
 def copy_mask(source: Path, target: Path, smaller: Callable[[tuple[int, int]], tuple[int, int]] | None = None) -> None:
-    """Writes a mask of black and white alone, in the size that `smaller` makes of its own."""
+    """Write a mask in black and white only, in the size that `smaller` returns for its own."""
     from PIL import Image
 
     mask = torch.where(read_image(source).amax(dim=2) >= COUNTS_FROM, ALL, 0).to(torch.uint8)
@@ -76,7 +78,7 @@ def copy_mask(source: Path, target: Path, smaller: Callable[[tuple[int, int]], t
 
 
 def masked(image: Tensor, photo: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Render and photo for the loss, with what the mask ignores taken out of both (see above).
+    """Rendering and image for the loss, with the ignored pixels taken out of both (see above).
 
     Args:
         image: [H, W, 3] float in the graph. photo: [H, W, 3] uint8 or float in 0..1.

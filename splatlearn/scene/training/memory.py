@@ -1,4 +1,4 @@
-"""How much memory a run takes at its peak, of the process and of a CUDA device, and what its Gaussians need."""
+"""Memory of a run: its peak, of the process and of a CUDA device, and what its Gaussians need."""
 
 import ctypes
 from collections.abc import Iterable
@@ -16,13 +16,13 @@ COPIES = 4  # of each parameter: itself, its gradient, and Adam's two moments
 class Memory(NamedTuple):
     """Bytes."""
 
-    resident: int  # of the process, now; 0 where the system does not tell
+    resident: int  # of the process, now; 0 where the system does not report it
     resident_peak: int  # since `reset_peak`
     cuda_peak: int  # of tensors on the device since `reset_peak`; 0 on the CPU
 
 
 def memory(device: torch.device) -> Memory:
-    """What is used now, and at most since `reset_peak`."""
+    """Memory in use now, and its peak since `reset_peak`."""
     lines: dict[str, int] = {}
     with suppress(OSError, ValueError):
         for line in STATUS.read_text().splitlines():
@@ -33,7 +33,7 @@ def memory(device: torch.device) -> Memory:
 
 
 def reset_peak(device: torch.device) -> None:
-    """Peaks begin anew, where the system lets them."""
+    """Restart the peaks, where the system allows it."""
     with suppress(OSError):
         CLEAR.write_text("5")  # see proc(5): resets the peak of the resident set
     if device.type == "cuda":
@@ -41,10 +41,10 @@ def reset_peak(device: torch.device) -> None:
 
 
 def give_back() -> None:
-    """Lets malloc return to the system what lies free between what is used; some milliseconds, for now and then.
+    """Let malloc return free memory between used blocks to the system. It takes some milliseconds: for few steps only.
 
-    Reading photographs and changing the number of Gaussians leave gaps, which would be touched again one by one: on fox
-    20 MiB beside 55.
+    Decoding images and changing the number of Gaussians leave gaps, which would become resident again one by one: on
+    fox 20 MiB beside 55.
     """
     with suppress(OSError, AttributeError):  # a C library without it
         ctypes.CDLL(None).malloc_trim(ctypes.c_size_t(0))
@@ -56,5 +56,5 @@ def learned_bytes(parameters: Iterable[Tensor]) -> int:
 
 
 def mebibytes(count: int) -> str:
-    """A number of bytes as people read it."""
+    """A number of bytes as text, in MiB."""
     return f"{count / 2**20:,.0f} MiB"

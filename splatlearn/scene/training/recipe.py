@@ -1,4 +1,4 @@
-"""How a scene is learned: every key of `configs/scene.yaml`, with its default and its bounds."""
+"""The config of a scene: every key of `configs/scene.yaml`, with its default and its bounds."""
 
 from dataclasses import dataclass, make_dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -47,7 +47,7 @@ class Recipe(Common):
     out: str = key("runs/scene", "the run folder to write; it must be new or empty")
     steps: int = key(7000, "updates to make")
     log_every: int = key(50, "steps between lines of metrics.jsonl")
-    data: ColmapScene.Config = key(ColmapScene.Config, "the photographs and their cameras")
+    data: ColmapScene.Config = key(ColmapScene.Config, "the images and their cameras")
     init: str = key(
         "sfm", "sfm, random (both at the points of the model), or a file to start from: PLY, .splat, SPZ, glTF"
     )
@@ -56,20 +56,20 @@ class Recipe(Common):
     losses: Entries = entries(LOSSES, {"photometric": {}}, "the terms of the loss")
     lambda_dssim: float | None = key(None, "short for losses.photometric.lambda_dssim; null: what is set there")
     antialiased: bool = key(False, "scale opacities for the low-pass filter (Mip-Splatting)")
-    coarse: list[float] = key([], "fractions of all steps at which the picture's size doubles, up to full size")
-    exposure: bool = key(False, "learn an affine colour for each training photograph, of varying exposures")
+    coarse: list[float] = key([], "fractions of all steps at which the size of the images doubles, up to full size")
+    exposure: bool = key(False, "learn an affine colour for each training image, for varying exposures")
     rates: Rates = key(Rates, "learning rates")
     strategy: str = key("adaptive", "how the number of Gaussians changes: adaptive, fixed, or a package.module:Class")
     densify: Any = chosen(STRATEGIES, "strategy", "keys of the strategy")
-    evaluate_every: int = key(0, "steps between evaluations on held-out photographs; 0: at the end only")
+    evaluate_every: int = key(0, "steps between evaluations on held-out images; 0: at the end only")
     patience: int = key(
         0, "evaluations in a row without a better PSNR, after which training ends; 0: never; needs evaluate_every"
     )
     lpips: bool = key(False, "also measure LPIPS after training; needs splatlearn[lpips] and its weights")
     cuda_graph: bool = key(
-        False, "on a card, record a step once and replay it as a CUDA graph: the same bits, less work for the host"
+        False, "on a GPU, record a step once and replay it as a CUDA graph: the same bits, less work for the host"
     )
-    timelapse: int = key(0, "pictures in a film of the training, RUN/renders/timelapse.mp4; 0: no film")
+    timelapse: int = key(0, "frames of a video of the training, RUN/renders/timelapse.mp4; 0: no video")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -82,7 +82,7 @@ class Recipe(Common):
         if self.patience and not self.evaluate_every:
             raise SplatlearnError(f"'patience' needs evaluations: set 'evaluate_every', got patience {self.patience}")
         if self.cuda_graph and self.exposure:
-            raise SplatlearnError("'cuda_graph' does not go with 'exposure', which is learned by photograph")
+            raise SplatlearnError("'cuda_graph' does not go with 'exposure', which is learned by image")
         if not 0 <= self.timelapse <= 10_000:
             raise SplatlearnError(f"'timelapse' must be from 0 to 10000 pictures, got {self.timelapse}")
         if self.sh_every < 1:
