@@ -225,3 +225,15 @@ def test_a_resumed_run_knows_which_bases_move(folder: Path) -> None:
     resumed = make(folder, coarse=[], sh_every=2, **{"densify.start": 100})
     resumed.load_state(*task.state())
     assert resumed.optimizer.moving == task.optimizer.moving == 8, "bases with moments would stand still"
+
+
+def test_checkpoints_of_earlier_versions_are_read(folder: Path) -> None:
+    """They name what densification observes pull and seen."""
+    task = make(folder, coarse=[])
+    loop.fit(task, 3, progress=False)
+    tensors, state = task.state()
+    old = {{"grad2d_sum": "pull", "visible_count": "seen"}.get(name, name): value for name, value in tensors.items()}
+    assert {"pull", "seen"} <= set(old)
+    resumed = make(folder, coarse=[])
+    resumed.load_state(old, state)
+    assert_same(task, resumed, "read from an earlier version")

@@ -13,11 +13,11 @@ import tiny_scene
 import torch
 from torch import Tensor, nn
 
-from splatlearn import config, loop
+from splatlearn import config, loop, rasterization
 from splatlearn.errors import SplatlearnError
 from splatlearn.ops import capacity as capacities
 from splatlearn.ops.photometric import photometric_loss
-from splatlearn.scene.gaussians import Gaussians, Rendering
+from splatlearn.scene.gaussians import Gaussians, Rendering, camera_tensors
 from splatlearn.scene.training.losses import (
     Learned,
     Losses,
@@ -205,6 +205,59 @@ def test_a_retried_step_with_a_direct_term_has_the_bits_of_one_with_capacity(
         results.append(values(gaussians))
     for name, value in results[0].items():
         assert torch.equal(value, results[1][name]), f"{name} differs where steps were retried"
+
+
+# ---- options of the public function ----
+
+
+class SumsAbsgrad(Strategy):
+    """Needs an option that only the public function had."""
+
+    options = {"absgrad": True}
+
+    def observe(self, rendering: Rendering, skip: Tensor | None = None) -> None:
+        absgrad, gradient = rendering.means2d.absgrad, rendering.means2d.grad  # type: ignore[attr-defined]
+        assert gradient is not None and (absgrad >= gradient.abs() - 1e-12).all()
+        self.observed = absgrad.sum().item()
+
+
+def test_options_of_rasterization_reach_training() -> None:
+    gaussians, view = model(), views()[0]
+    far = Numbers(1, 1, RATES)
+    plain = training_step(gaussians).render(view, far).image.detach().clone()
+    near = training_step(gaussians, options={"near_plane": 3.4}).render(view, far).image.detach()
+    assert not torch.equal(plain, near), "an option of the task is not part of the rendering"
+    step = training_step(gaussians)
+    step.strategy = strategy = SumsAbsgrad(SumsAbsgrad.Config(), gaussians, step.optimizer, 1.0, 9)
+    step(view, far)
+    assert strategy.observed > 0
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGB+D", "RGB+ED"])
+def test_a_rendering_is_that_of_the_public_function(mode: str) -> None:
+    g, camera = model(), tiny_scene.cameras()[0]
+    tensors = camera_tensors(camera, torch.device("cpu"), torch.float64)
+    options: dict[str, Any] = {"render_mode": mode, "rasterize_mode": "antialiased", "eps2d": 0.2}
+    wanted, alphas, _ = rasterization(
+        g.means, g.quats, g.scales, g.opacities, (g.sh0, g.shN), tensors.viewmat, tensors.K, camera.width,
+        camera.height, sh_degree=1, raw=True, packed=False, camera_centers=tensors.center, **options,
+    )  # fmt: skip
+    found = g(camera, **options)
+    assert torch.equal(found.image, wanted[0, ..., :3]) and torch.equal(found.alpha, alphas[0])
+    assert found.depth is None if mode == "RGB" else torch.equal(found.depth, wanted[0, ..., 3])
+
+
+def test_values_are_composited_as_colours_are() -> None:
+    g, camera = model(), tiny_scene.cameras()[0]
+    values, tensors = (
+        torch.rand(len(g), 5, dtype=torch.float64),
+        camera_tensors(camera, torch.device("cpu"), torch.float64),
+    )
+    wanted, _, _ = rasterization(
+        g.means, g.quats, g.scales, g.opacities, values, tensors.viewmat, tensors.K, camera.width, camera.height,
+        raw=True, packed=False,
+    )  # fmt: skip
+    torch.testing.assert_close(g(camera).composite(values), wanted[0], rtol=1e-12, atol=1e-12)
 
 
 # ---- a strategy with noise in each step ----
