@@ -39,7 +39,7 @@ def step(
     """
     small = torch.finfo(dtype).bits == 64
     looks: dict[str, Any] = {} if count < 100 else {"opacities": (0.02, 0.1), "sizes_px": (3.0, 12.0), "beyond": 0.0}
-    scene = make(3, count, 37, 21, cameras=2, degree=degree, channels=channels, **looks).to(dtype).detached()
+    scene = make(3, count, 37, 21, cameras=2, degree=degree, channels=channels, **looks).to(dtype).with_grad()
     for camera in (scene.viewmats, scene.Ks):
         camera.requires_grad_(not fixed)
     mode = "RGB+ED" if small else "RGB"

@@ -48,7 +48,7 @@ class Scene:
         values = self.arguments()
         return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
-    def detached(self) -> Scene:
+    def with_grad(self) -> Scene:
         """A copy whose tensors all want gradients."""
         fresh: dict[str, Any] = {k: v.detach().clone().requires_grad_() for k, v in self.tensors().items()}
         return replace(self, **fresh)
@@ -135,7 +135,7 @@ def make(
     return scene.to(torch.float32).to(torch.float64)
 
 
-def resolve(
+def off_thresholds(
     scene: Scene,
     *,
     margin: float = 1e-4,
@@ -220,13 +220,13 @@ class Case:
 
 
 def _settled(*args: Any, **kwargs: Any) -> Case:
-    return Case(resolve(make(*args, **kwargs)))
+    return Case(off_thresholds(make(*args, **kwargs)))
 
 
 def _drawn(seed: int, cameras: int = 1, **options: Any) -> Case:
     antialiased = options.get("rasterize_mode") == "antialiased"
     scene = make(seed, 30, 33, 31, cameras=cameras, degree=1)
-    return Case(resolve(scene, antialiased=antialiased), options)
+    return Case(off_thresholds(scene, antialiased=antialiased), options)
 
 
 def _behind() -> Case:
@@ -236,7 +236,7 @@ def _behind() -> Case:
     depths = scene.means @ z + scene.viewmats[0, 2, 3]
     back = torch.where(torch.arange(30) % 2 == 0, 2 * depths, 0.0)
     back[0] = depths[0]
-    return Case(resolve(replace(scene, means=(scene.means - back[:, None] * z).float().double())))
+    return Case(off_thresholds(replace(scene, means=(scene.means - back[:, None] * z).float().double())))
 
 
 def _aside() -> Case:
@@ -254,13 +254,13 @@ def _faint() -> Case:
 def _opaque() -> Case:
     """Opacities of 1, so that alpha is clamped over whole areas."""
     scene = make(34, 12, 33, 31, degree=1, sizes_px=(4.0, 60.0))
-    return Case(resolve(replace(scene, opacities=torch.ones_like(scene.opacities))))
+    return Case(off_thresholds(replace(scene, opacities=torch.ones_like(scene.opacities))))
 
 
 def _uncut() -> Case:
     """Both cut-offs off: every Gaussian meets every pixel."""
     off: dict[str, Any] = dict(alpha_threshold=0.0, transmittance_threshold=0.0)
-    return Case(resolve(make(35, 30, 33, 31, degree=1, cameras=2), **off), dict(off))
+    return Case(off_thresholds(make(35, 30, 33, 31, degree=1, cameras=2), **off), dict(off))
 
 
 _SIZES = (

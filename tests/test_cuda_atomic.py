@@ -27,10 +27,10 @@ CASES = ("67x67", "crowd", "five-cameras", "17-channels", "1-channels", "4-chann
 def gradients(name: str, dtype: torch.dtype, **options: Any) -> dict[str, Tensor]:
     """Gradients of a case to all its tensors, and absgrad where wanted."""
     case = scenes.case(name)
-    detached = case.scene.to(dtype).detached()
-    render, alphas, meta = rasterization(**detached.arguments(), **case.options, **options)
+    inputs = case.scene.to(dtype).with_grad()
+    render, alphas, meta = rasterization(**inputs.arguments(), **case.options, **options)
     (render.square().sum() + alphas.sum()).backward()
-    found = {name: value.grad for name, value in detached.tensors().items() if value.grad is not None}
+    found = {name: value.grad for name, value in inputs.tensors().items() if value.grad is not None}
     return found | ({"absgrad": meta["means2d"].absgrad} if options.get("absgrad") else {})
 
 

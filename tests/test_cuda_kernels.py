@@ -33,10 +33,10 @@ KERNELS = ["emulated", *(["cuda"] if torch.cuda.is_available() else [])]
 def draw(name: str, dtype: torch.dtype, **options: Any) -> dict[str, Tensor]:
     """Picture, lists and all gradients of a case."""
     case = scenes.case(name)
-    detached = case.scene.to(dtype).detached()
-    render, alphas, meta = rasterization(**detached.arguments(), **case.options, **options)
+    inputs = case.scene.to(dtype).with_grad()
+    render, alphas, meta = rasterization(**inputs.arguments(), **case.options, **options)
     (render.square().sum() + alphas.sum()).backward()
-    gradients = {name: value.grad for name, value in detached.tensors().items() if value.grad is not None}
+    gradients = {name: value.grad for name, value in inputs.tensors().items() if value.grad is not None}
     lists = {name: meta[name] for name in ("flatten_ids", "isect_offsets", "tiles_per_gauss")}
     return {"render": render.detach(), "alphas": alphas.detach()} | lists | gradients
 
@@ -63,14 +63,14 @@ def test_gaussians_of_many_tiles_agree_with_the_cpu_backend(emulated_library: Pa
     scene = scenes.make(80, 40, 200, 600, degree=1, cameras=2, sizes_px=(5.0, 400.0), opacities=(0.05, 0.3))
 
     def everything() -> dict[str, Tensor]:
-        detached = scene.detached()
-        render, alphas, meta = rasterization(**detached.arguments(), absgrad=True, packed=False)
+        inputs = scene.with_grad()
+        render, alphas, meta = rasterization(**inputs.arguments(), absgrad=True, packed=False)
         (render.square().sum() + alphas.sum()).backward()
         tiles = meta["tiles_per_gauss"]
         many = (tiles > 64).sum(1)
         assert tiles.max() == 38 * 13 and many.min() > 5 and many.max() < 35, "too few of a kind"
         lists = {name: meta[name] for name in ("flatten_ids", "isect_offsets")}
-        gradients = {name: value.grad for name, value in detached.tensors().items() if value.grad is not None}
+        gradients = {name: value.grad for name, value in inputs.tensors().items() if value.grad is not None}
         return {"render": render.detach(), "absgrad": meta["means2d"].absgrad} | lists | gradients
 
     wanted = everything()
@@ -87,11 +87,11 @@ def test_gaussians_of_many_tiles_agree_with_the_cpu_backend(emulated_library: Pa
 def long_lists(dtype: torch.dtype, channels: int, count: int = 900) -> dict[str, Tensor]:
     """Picture and gradients of faint Gaussians, hundreds a tile of which some pixels stop half way, others never."""
     scene = scenes.make(81, count, 21, 33, channels=channels, sizes_px=(2.0, 9.0), opacities=(0.01, 0.09), beyond=0.0)
-    detached = scene.to(dtype).detached()
-    render, alphas, meta = rasterization(**detached.arguments(), absgrad=True, packed=False)
+    inputs = scene.to(dtype).with_grad()
+    render, alphas, meta = rasterization(**inputs.arguments(), absgrad=True, packed=False)
     (render.square().sum() + alphas.square().sum()).backward()
     assert count < 900 or (meta["isect_offsets"].flatten().diff().max() > 2 * native.SPAN and alphas.max() > 0.999)
-    gradients = {name: value.grad for name, value in detached.tensors().items() if value.grad is not None}
+    gradients = {name: value.grad for name, value in inputs.tensors().items() if value.grad is not None}
     return {"render": render.detach(), "alphas": alphas.detach(), "absgrad": meta["means2d"].absgrad} | gradients
 
 

@@ -33,12 +33,12 @@ def small(seed: int, count: int = 4, width: int = 17, height: int = 13, **option
     antialiased = options.pop("antialiased", False)
     options = dict(dict(sizes_px=(0.7, 6.0), opacities=(0.2, 0.9)), **options)
     scene = scenes.make(seed, count, width, height, **options)
-    resolved = scenes.resolve(scene, margin=1e-3, antialiased=antialiased, **OFF)
+    resolved = scenes.off_thresholds(scene, margin=1e-3, antialiased=antialiased, **OFF)
     assert len(resolved.means) >= 2, "too few Gaussians are off the thresholds; take another seed"
     return resolved
 
 
-def detached(*tensors: Tensor) -> tuple[Tensor, ...]:
+def with_grad(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Copies that want gradients."""
     return tuple(tensor.detach().clone().requires_grad_() for tensor in tensors)
 
@@ -78,7 +78,7 @@ def test_project(degree: int, antialiased: bool) -> None:
 
     activated = (scene.scales, scene.opacities)
     gaussians = (scene.means, scene.quats, *((scene.scales.log(), scene.opacities.logit()) if raw else activated), sh0)
-    inputs = detached(*gaussians, *((shN,) if degree else ()), scene.viewmats, scene.Ks)
+    inputs = with_grad(*gaussians, *((shN,) if degree else ()), scene.viewmats, scene.Ks)
     assert_live(projection, inputs, names)
     assert gradcheck(projection, inputs, **FULL), "a gradient of project differs from finite differences"
 
@@ -96,7 +96,7 @@ def test_project_beyond_the_trusted_cone() -> None:
         gaussians = (means, quats, scales, scene.opacities, None, None)
         return project(*gaussians, viewmats, Ks, 17, 13, alpha_threshold=0.0).conics
 
-    inputs = detached(scene.means, scene.quats, scene.scales, scene.viewmats, scene.Ks)
+    inputs = with_grad(scene.means, scene.quats, scene.scales, scene.viewmats, scene.Ks)
     assert gradcheck(conics, inputs, **FULL), "the gradient through the clamp of the Jacobian is wrong"
 
 
@@ -117,7 +117,7 @@ def test_rasterize(channels: int, cameras: int) -> None:
         given: dict[str, Any] = dict(zip(RASTERIZE_INPUTS, inputs, strict=True))
         return rasterize(**given, tiles=tiles, width=17, height=13, n_cameras=cameras, **OFF)
 
-    inputs = detached(means2d, conics, opacities, colors, scene.backgrounds)
+    inputs = with_grad(means2d, conics, opacities, colors, scene.backgrounds)
     render, alphas = blend(*inputs)
     assert render.std() > 0.01 and alphas.max() > 0.1, "the picture is empty"
     assert_live(blend, inputs, RASTERIZE_INPUTS)
@@ -146,7 +146,7 @@ def check_chain(scene: scenes.Scene, options: dict[str, Any], mode: dict[str, An
         filled: dict[str, Any] = dict(zip(tensors, inputs, strict=True))
         return rasterization(**replace(scene, **filled).arguments(), **options)[:2]
 
-    inputs = detached(*tensors.values())
+    inputs = with_grad(*tensors.values())
     render, alphas = chain(*inputs)
     assert render.std() > 1e-3 and alphas.max() > 0.05, "the picture is empty"
     assert_live(chain, inputs, tuple(tensors))
@@ -173,7 +173,7 @@ def test_chain_in_full(mode: str) -> None:
 def test_chain_with_clamped_alpha() -> None:
     scene = small(310, count=4, width=17, height=13, degree=1)
     opaque = replace(scene, opacities=torch.ones_like(scene.opacities), scales=3 * scene.scales)
-    opaque = scenes.resolve(opaque, margin=1e-4, **OFF)
+    opaque = scenes.off_thresholds(opaque, margin=1e-4, **OFF)
     assert len(opaque.means) >= 2, "too few Gaussians are off the clamp"
     _, alphas, _ = rasterization(**opaque.arguments(), **OFF)
     assert alphas.max() >= 0.999, "no alpha is clamped in this scene"

@@ -24,14 +24,14 @@ def gradients(
     options: dict[str, Any],
 ) -> dict[str, Tensor]:
     """Gradients of both outputs, each weighted by fixed random numbers, to every tensor of the scene."""
-    detached = scene.detached()
-    render, alphas, _ = rasterization(**detached.arguments(), **options)
+    inputs = scene.with_grad()
+    render, alphas, _ = rasterization(**inputs.arguments(), **options)
     rng = torch.Generator().manual_seed(0)
     loss = torch.zeros((), dtype=render.dtype)
     for output in (render, alphas):
         loss = loss + (output * torch.randn(output.shape, generator=rng, dtype=torch.float64).to(output.dtype)).sum()
     loss.backward()
-    return {k: torch.zeros_like(v) if v.grad is None else v.grad for k, v in detached.tensors().items()}
+    return {k: torch.zeros_like(v) if v.grad is None else v.grad for k, v in inputs.tensors().items()}
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -105,7 +105,7 @@ def test_only_wanted_gradients_are_made() -> None:
 
 
 def test_gradients_through_depth_and_alpha_alone() -> None:
-    scene = scenes.case("31x33").scene.detached()
+    scene = scenes.case("31x33").scene.with_grad()
     _, alphas, _ = rasterization(**scene.arguments())
     alphas.sum().backward()
     assert scene.opacities.grad is not None and scene.opacities.grad.any(), "alphas carry no gradient"
@@ -147,7 +147,7 @@ def test_bits_do_not_depend_on_threads(name: str, dtype: torch.dtype, threads: C
 @pytest.mark.parametrize("packed", [False, True])
 def test_absgrad_sums_magnitudes_over_pixels(packed: bool, dtype: torch.dtype) -> None:
     case = scenes.case("31x33")
-    scene = case.scene.to(dtype).detached()
+    scene = case.scene.to(dtype).with_grad()
     render, alphas, meta = rasterization(**scene.arguments(), absgrad=True, packed=packed)
     meta["means2d"].retain_grad()
     rng = torch.Generator().manual_seed(1)

@@ -26,10 +26,10 @@ def raw(scene: scenes.Scene) -> scenes.Scene:
 
 def drawn(rasterization: Any, scene: scenes.Scene, **options: Any) -> dict[str, Tensor]:
     """Picture and gradients to all tensors."""
-    detached = scene.detached()
-    render, alphas, _ = rasterization(**detached.arguments(), **options)
+    inputs = scene.with_grad()
+    render, alphas, _ = rasterization(**inputs.arguments(), **options)
     (render.square().sum() + alphas.sum()).backward()
-    gradients = {name: tensor.grad for name, tensor in detached.tensors().items() if tensor.grad is not None}
+    gradients = {name: tensor.grad for name, tensor in inputs.tensors().items() if tensor.grad is not None}
     return {"render": render.detach(), "alphas": alphas.detach()} | gradients
 
 
@@ -75,13 +75,13 @@ def test_what_is_no_scale_is_culled_and_gets_no_gradient(bad: float, dtype: torc
     scene = raw(scenes.make(6, 9, 17, 13, degree=1, beyond=0.0)).to(dtype)
     scene.scales[0, 1] = bad if dtype == torch.float32 else bad * 10
     scene.opacities[1] = -bad
-    detached = scene.detached()
-    render, _, meta = rasterization(**detached.arguments(), raw=True, packed=False)
+    inputs = scene.with_grad()
+    render, _, meta = rasterization(**inputs.arguments(), raw=True, packed=False)
     assert render.isfinite().all() and render.std() > 0, "a culled Gaussian reaches the picture"
     assert (meta["radii"] == 0).all(-1)[0].tolist()[:3] == [True, True, False], "wrong Gaussians are culled"
     render.sum().backward()
-    for key, leaf in detached.tensors().items():
+    for key, leaf in inputs.tensors().items():
         assert leaf.grad is None or leaf.grad.isfinite().all(), f"a culled Gaussian poisons the gradient to {key}"
-    assert detached.scales.grad is not None and detached.opacities.grad is not None
-    for gradient in (detached.scales.grad, detached.opacities.grad):
+    assert inputs.scales.grad is not None and inputs.opacities.grad is not None
+    for gradient in (inputs.scales.grad, inputs.opacities.grad):
         assert not gradient[:2].any() and gradient[2:].any(), "gradients are not those of what is seen"

@@ -88,7 +88,7 @@ def test_sh_degree_limits_the_bases() -> None:
 def test_packed_is_only_a_layout(name: str) -> None:
     case, results = scenes.case(name), []
     for packed in (True, False):
-        scene = case.scene.detached()
+        scene = case.scene.with_grad()
         render, alphas, _ = rasterization(**scene.arguments(), **case.options, packed=packed)
         (render.square().sum() + alphas.sum()).backward()
         results.append([render, alphas, *(v.grad for v in scene.tensors().values() if v.grad is not None)])
@@ -142,7 +142,7 @@ def test_cameras_do_not_meet() -> None:
 
 
 def test_arguments_are_left_alone() -> None:
-    scene = scenes.case("degree-2").scene.detached()
+    scene = scenes.case("degree-2").scene.with_grad()
     before = {name: value.detach().clone() for name, value in scene.tensors().items()}
     render, alphas, _ = rasterization(**scene.arguments())
     (render.sum() + alphas.sum()).backward()
@@ -153,7 +153,7 @@ def test_arguments_are_left_alone() -> None:
 def test_without_gradients() -> None:
     scene = scenes.case("degree-2").scene
     with torch.no_grad():
-        render, _, meta = rasterization(**scene.detached().arguments())
+        render, _, meta = rasterization(**scene.with_grad().arguments())
     assert not render.requires_grad and not meta["means2d"].requires_grad, "a graph is kept under no_grad"
 
 

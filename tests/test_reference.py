@@ -188,7 +188,7 @@ def test_culled_gaussians_give_zeros_and_no_gradient() -> None:
         scales=scene.scales.index_fill(0, torch.tensor([2]), torch.inf),
         opacities=scene.opacities.index_fill(0, torch.tensor([3]), 1 / 256),
         colors=scene.colors.index_fill(0, torch.tensor([4]), torch.nan),
-    ).detached()
+    ).with_grad()
     render, _, meta = reference.rasterization(**bad.arguments())
     assert (meta["radii"] > 0).all(-1)[0].tolist() == [False] * 5 + [True] * 3, "wrong Gaussians are culled"
     assert render.isfinite().all() and render.std() > 0, "a culled Gaussian reaches the picture"

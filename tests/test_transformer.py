@@ -60,9 +60,9 @@ def test_linear_is_pytorchs(shape: tuple[int, ...], bias: bool) -> None:
     ours, theirs = ([drawn(*shape), drawn(5, 7, seed=1), drawn(5, seed=2) if bias else None] for _ in range(2))
     results = []
     for function, values in ((linear, ours), (F.linear, theirs)):
-        detached = [value.requires_grad_() for value in values if value is not None]
+        leaves = [value.requires_grad_() for value in values if value is not None]
         y = function(*values)  # type: ignore[operator]
-        gradients = torch.autograd.grad(y, detached, drawn(*y.shape, seed=3))
+        gradients = torch.autograd.grad(y, leaves, drawn(*y.shape, seed=3))
         results.append([y, *gradients])
     for mine, oracle in zip(*results, strict=True):
         assert mine.shape == oracle.shape, "a shape is another"

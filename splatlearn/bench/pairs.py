@@ -24,42 +24,42 @@ BATCH = 1 << 15  # instances counted at a time: at most 32 MiB a float32 tensor 
 
 
 class Counts(NamedTuple):
-    """Of one view."""
+    """Numbers of (pixel, splat) pairs of one view."""
 
     instances: int
-    listed: int  # 256 pixels an instance: what a walk over whole tiles would evaluate
+    listed: int  # 256 pixels per instance: the evaluations of whole tiles
     evaluated_forward: int  # exponents computed by the forward blend of this backend
     evaluated_backward: int
     contributed: int  # alpha at or above the cut-off, before the pixel stopped
 
 
 @dataclass(frozen=True)
-class Walk:
-    """What a backend evaluates at once: 4x4 blocks of a tile in csrc/cpu/rasterize.cpp, 8x4 units in csrc/cuda.
+class BlockLayout:
+    """The unit of pixels that a backend evaluates at once: 4x4 pixels in csrc/cpu/rasterize.cpp, 8x4 in csrc/cuda.
 
-    A unit of pixels is evaluated for a splat whose ellipse reaches it, in forward while a pixel of its group is alive
-    where the list was last looked at (every `look` splats), in backward up to the last splat that its group drew.
+    A unit is evaluated for a splat whose ellipse reaches it: in forward while a pixel of its group is alive at the last
+    check (every `check_every` splats), in backward up to the last splat that contributed to its group.
     """
 
     width: int
     height: int
     group: tuple[int, int]  # width and height, forward
-    look: int
+    check_every: int
     group_backward: tuple[int, int]
 
 
-WALKS = {
-    "cpu": Walk(4, 4, group=(4, 4), look=64, group_backward=(4, 4)),
-    "cuda": Walk(8, 4, group=(8, 4), look=32, group_backward=(8, 4)),
+LAYOUTS = {
+    "cpu": BlockLayout(4, 4, group=(4, 4), check_every=64, group_backward=(4, 4)),
+    "cuda": BlockLayout(8, 4, group=(8, 4), check_every=32, group_backward=(8, 4)),
 }
 
 
 @torch.no_grad()
 def count(gaussians: Gaussians, view: View) -> Counts:
-    """The pairs of a training step on this view, by the lists and the stops of the kernels themselves."""
+    """Count the pairs of a training step on this view, from the lists and the stops of the kernels themselves."""
     projection, tiles, stops = _lists_and_stops(gaussians, view)
-    walk = WALKS["cuda" if native.runs_kernels(stops) else "cpu"]
-    units = _Units(walk, tiles, stops)
+    layout = LAYOUTS["cuda" if native.runs_kernels(stops) else "cpu"]
+    units = _UnitTable(layout, tiles, stops)
     total = torch.zeros(3, dtype=torch.int64, device=stops.device)
     instances = int(tiles.tile_offsets[-1])
     for begin in range(0, instances, BATCH):
@@ -71,21 +71,23 @@ def count(gaussians: Gaussians, view: View) -> Counts:
     return Counts(instances, instances * TILE * TILE, forward, backward, contributed)
 
 
-class _Units:
-    """What is known of the units of each tile before the lists are walked. P pixels a unit."""
+class _UnitTable:
+    """Per-tile tables of the units, computed before the lists are traversed; P pixels per unit."""
 
-    def __init__(self, walk: Walk, tiles: Tiles, stops: Tensor) -> None:
+    def __init__(self, layout: BlockLayout, tiles: Tiles, stops: Tensor) -> None:
         lengths = (tiles.tile_offsets[1:] - tiles.tile_offsets[:-1])[:, None]
         tile_stops, inside = _by_tile(stops, -1), _by_tile(torch.ones_like(stops), 0) > 0
         drawn = torch.minimum(tile_stops.long(), lengths)  # splats from this position on are not drawn
-        self.walk = walk
+        self.layout = layout
         self.across = -(-stops.shape[1] // TILE)
-        self.drawn = _by_unit(drawn, walk)  # [tiles, U, P]
+        self.drawn = _by_unit(drawn, layout)  # [tiles, U, P]
         self.alive = _of_groups(
-            tile_stops, walk.group, walk
-        )  # [tiles, U]: positions looked at up to here find it alive
-        self.wanted = _of_groups(drawn, walk.group_backward, walk)  # [tiles, U]: backward walks positions below this
-        inside = _by_unit(inside, walk).reshape(*self.alive.shape, walk.height, walk.width)
+            tile_stops, layout.group, layout
+        )  # [tiles, U]: checks at positions up to this one find it alive
+        self.end = _of_groups(
+            drawn, layout.group_backward, layout
+        )  # [tiles, U]: backward evaluates positions below this
+        inside = _by_unit(inside, layout).reshape(*self.alive.shape, layout.height, layout.width)
         self.columns = inside.any(dim=2).sum(dim=2)  # [tiles, U] pixels across and down that the picture has of a unit
         self.rows = inside.any(dim=3).sum(dim=2)
 
@@ -124,49 +126,49 @@ def _splats(p: Projection, ids: Tensor) -> Tensor:
     return torch.cat([p.means2d[0, ids], conic, p.opacities[0, ids, None].log2()], dim=1)
 
 
-def _by_unit(values: Tensor, walk: Walk) -> Tensor:
+def _by_unit(values: Tensor, layout: BlockLayout) -> Tensor:
     """[tiles, 256] as [tiles, U, P]."""
-    grid = values.reshape(-1, TILE // walk.height, walk.height, TILE // walk.width, walk.width)
-    return grid.transpose(2, 3).reshape(len(values), -1, walk.height * walk.width)
+    grid = values.reshape(-1, TILE // layout.height, layout.height, TILE // layout.width, layout.width)
+    return grid.transpose(2, 3).reshape(len(values), -1, layout.height * layout.width)
 
 
-def _of_groups(values: Tensor, group: tuple[int, int], walk: Walk) -> Tensor:
+def _of_groups(values: Tensor, group: tuple[int, int], layout: BlockLayout) -> Tensor:
     """The largest of `values` [tiles, 256] over the group of pixels to which each unit belongs, [tiles, U]."""
     grid = values.reshape(-1, TILE // group[1], group[1], TILE // group[0], group[0])
-    largest = grid.amax(dim=(2, 4)).repeat_interleave(group[1] // walk.height, dim=1)
-    return largest.repeat_interleave(group[0] // walk.width, dim=2).flatten(1)
+    largest = grid.amax(dim=(2, 4)).repeat_interleave(group[1] // layout.height, dim=1)
+    return largest.repeat_interleave(group[0] // layout.width, dim=2).flatten(1)
 
 
-def _pairs(splats: Tensor, tile: Tensor, position: Tensor, units: _Units) -> Tensor:
+def _pairs(splats: Tensor, tile: Tensor, position: Tensor, units: _UnitTable) -> Tensor:
     """[3]: pairs evaluated forward and backward, and pairs that drew, of B instances.
 
     Args:
         splats: [B, 6]; tile: [B]; position: [B] in the tile's list.
     """
-    walk = units.walk
+    layout = units.layout
     left, top = _corners(tile, units)
     reached = _reached(splats, left, top, units.columns[tile], units.rows[tile])
-    looked = position // walk.look * walk.look
-    forward = (reached & (units.alive[tile] >= looked[:, None])).sum()
-    walked = reached & (units.wanted[tile] > position[:, None])
-    instance, unit = walked.nonzero(as_tuple=True)
-    pixel = torch.arange(walk.width * walk.height, device=splats.device)
+    checked = position // layout.check_every * layout.check_every
+    forward = (reached & (units.alive[tile] >= checked[:, None])).sum()
+    evaluated = reached & (units.end[tile] > position[:, None])
+    instance, unit = evaluated.nonzero(as_tuple=True)
+    pixel = torch.arange(layout.width * layout.height, device=splats.device)
     x, y, a, b, c, log2_opacity = (value[:, None] for value in splats[instance].unbind(dim=1))
-    dx = left[instance, unit][:, None] + pixel % walk.width - x
-    dy = top[instance, unit][:, None] + pixel // walk.width - y
+    dx = left[instance, unit][:, None] + pixel % layout.width - x
+    dy = top[instance, unit][:, None] + pixel // layout.width - y
     power = log2_opacity - a * dx * dx - (b * dx + c * dy) * dy
     visible = (power >= math.log2(native.ALPHA_THRESHOLD)) & (
         units.drawn[tile[instance], unit] > position[instance][:, None]
     )
-    return torch.stack([forward * len(pixel), walked.sum() * len(pixel), visible.sum()])
+    return torch.stack([forward * len(pixel), evaluated.sum() * len(pixel), visible.sum()])
 
 
-def _corners(tile: Tensor, units: _Units) -> tuple[Tensor, Tensor]:
+def _corners(tile: Tensor, units: _UnitTable) -> tuple[Tensor, Tensor]:
     """[B, U] x and y of the first pixel centre of each unit."""
-    walk, columns = units.walk, TILE // units.walk.width
-    unit = torch.arange(columns * (TILE // walk.height), device=tile.device)
-    left = (tile % units.across * TILE)[:, None] + unit % columns * walk.width + 0.5
-    return left, (tile // units.across * TILE)[:, None] + unit // columns * walk.height + 0.5
+    layout, columns = units.layout, TILE // units.layout.width
+    unit = torch.arange(columns * (TILE // layout.height), device=tile.device)
+    left = (tile % units.across * TILE)[:, None] + unit % columns * layout.width + 0.5
+    return left, (tile // units.across * TILE)[:, None] + unit // columns * layout.height + 0.5
 
 
 def _reached(splats: Tensor, left: Tensor, top: Tensor, columns: Tensor, rows: Tensor) -> Tensor:
