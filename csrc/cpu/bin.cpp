@@ -1,9 +1,10 @@
-// Which tiles each 2D Gaussian touches, listed by tile in depth order. No derivative: the lists are integers, and the
-// Gaussian that a small step moves across a list's border has alpha at the threshold there, the cut that the method accepts.
+// Stage bin on the CPU: which tiles each 2D Gaussian touches, listed by tile in depth order. There is no derivative:
+// the lists are integers, and a Gaussian that enters or leaves a tile has alpha at the threshold there.
 //
-// The tiles of each row are found in row order, a register of Gaussians at a time. Then one depth sort of the visible rows, and a stable
-// counting pass over tiles: instances are dealt in depth order, so each tile's list is sorted. Sort and deal cut their items into
-// contiguous pieces, one a thread; where each piece writes follows from exact counts, so the lists do not depend on their number.
+// The tiles of each row are found in row order, one register of Gaussians at a time. Then the visible rows are sorted
+// by depth, and a stable counting pass distributes their instances over tiles in that order, so each list is sorted.
+// Both passes split their items into contiguous pieces, one per thread. Exact counts give the place where each piece
+// writes, so the lists do not depend on the number of threads.
 #include "cpu.h"
 
 #include "../math/primitive/primitive.h"
@@ -12,7 +13,7 @@
 namespace SPLATLEARN_NAMESPACE {
 namespace {
 
-// ---- the tiles that up to one register of Gaussians reach; counting and writing both come here, so that they cannot disagree ----
+// ---- the tiles that up to one register of Gaussians reach, for counting and for writing alike ----
 
 template <class S, class Primitive> class Reach {
 public:
@@ -29,8 +30,8 @@ public:
             mean[0][i] = means[2 * row];
             mean[1][i] = means[2 * row + 1];
             for (int j = 0; j < kShape; ++j) shape[j][i] = shapes[kShape * row + j];
-            const bool drawn = i < n && in.radii[2 * row] > 0 && in.radii[2 * row + 1] > 0;
-            opacity[i] = drawn ? opacities[row] : S(0);  // a level that is not positive reaches nothing
+            const bool visible = i < n && in.radii[2 * row] > 0 && in.radii[2 * row + 1] > 0;
+            opacity[i] = visible ? opacities[row] : S(0);  // a level that is not positive reaches nothing
         }
         Lanes<S> lanes[kShape];
         for (int j = 0; j < kShape; ++j) lanes[j] = load(shape[j]);
@@ -38,26 +39,24 @@ public:
         const Lanes<S> all(S(1e9));
         pixels(ellipse_in_slab(transposed(ellipse), -all, all), 1, in.height);
         for (int i = 0; i < L; ++i) {
-            top[i] = first[i] / kTile;
-            bottom[i] = first[i] < last[i] ? (last[i] - 1) / kTile + 1 : top[i];
+            tiles_of_pixels(first[i], last[i], top[i], bottom[i]);
             if (bottom[i] - top[i] > rows) rows = bottom[i] - top[i];
         }
     }
 
-    // Calls visit(lane, first_tile, last_tile) for each row of tiles that a lane reaches, from top to bottom; half-open, of one camera.
+    // Calls visit(lane, first_tile, last_tile) for each row of tiles that a lane reaches, from top to bottom;
+    // half-open, of one camera.
     template <class F> void for_spans(F visit) {
         const int tiles_x = tiles_across(in.width);
         for (int step = 0; step < rows; ++step) {
             S low[L], high[L];
-            for (int i = 0; i < L; ++i) {
-                const int y = (top[i] + step) * kTile, below = y + kTile < in.height ? y + kTile : in.height;
-                low[i] = S(y) + S(0.5) - mean[1][i];
-                high[i] = S(below) - S(0.5) - mean[1][i];
-            }
+            for (int i = 0; i < L; ++i) slab_of_tiles(top[i] + step, in.height, mean[1][i], low[i], high[i]);
             pixels(ellipse_in_slab(ellipse, load(low), load(high)), 0, in.width);
             for (int i = 0; i < L; ++i) {
-                const int y = (top[i] + step) * tiles_x;
-                if (top[i] + step < bottom[i] && first[i] < last[i]) visit(i, y + first[i] / kTile, y + (last[i] - 1) / kTile + 1);
+                const int row = (top[i] + step) * tiles_x;
+                int begin, end;
+                tiles_of_pixels(first[i], last[i], begin, end);
+                if (top[i] + step < bottom[i] && begin < end) visit(i, row + begin, row + end);
             }
         }
     }
@@ -66,9 +65,9 @@ private:
     const splatlearn_BinInputs &in;
     Ellipse<Lanes<S>> ellipse;
     S mean[2][L];
-    int first[L], last[L];   // pixels along an axis
-    int top[L], bottom[L];   // rows of tiles
-    int rows = 0;            // the most that any lane reaches
+    int first[L], last[L];  // pixels along an axis
+    int top[L], bottom[L];  // rows of tiles
+    int rows = 0;           // the largest number of rows that a lane reaches
 
     void pixels(Interval<Lanes<S>> interval, int axis, int count) {
         S low[L], high[L];
@@ -89,7 +88,9 @@ template <class S, class Primitive> int count_primitive(const splatlearn_BinCoun
         const int64_t begin = block * L;
         const int n = int(in.n_rows - begin < L ? in.n_rows - begin : L);
         int64_t tiles[L] = {};
-        Reach<S, Primitive>(in, log2_cut, begin, n).for_spans([&](int i, int first, int last) { tiles[i] += last - first; });
+        Reach<S, Primitive>(in, log2_cut, begin, n).for_spans([&](int i, int first, int last) {
+            tiles[i] += last - first;
+        });
         for (int i = 0; i < n; ++i) out.row_offsets[begin + i + 1] = tiles[i];
     }
     for (int64_t row = 0; row < in.n_rows; ++row) out.row_offsets[row + 1] += out.row_offsets[row];
@@ -102,16 +103,18 @@ template <class S> int count(const splatlearn_BinCount &out) {
     return by_primitive(out.inputs, [&](auto primitive) { return count_primitive<S, decltype(primitive)>(out); });
 }
 
-// ---- dealing ----
+// ---- stable counting pass ----
 
-// A stable counting pass: walk(piece, visit) calls visit(bucket, item) for the items of a piece in their order, and each item
-// comes to put(place, item), bucket after bucket. cursors: [pieces * buckets]; starts: [buckets + 1] out, or null.
-template <class Walk, class Put> void deal(int pieces, int64_t buckets, int64_t *cursors, int64_t *starts, Walk walk, Put put) {
+// A stable counting pass: for_each(piece, visit) calls visit(bucket, item) for the items of a piece in their order, and
+// each item is passed to put(place, item), with places bucket by bucket. cursors: [pieces * buckets]; starts: [buckets
+// + 1] out, or null.
+template <class ForEach, class Put>
+void distribute(int pieces, int64_t buckets, int64_t *cursors, int64_t *starts, ForEach for_each, Put put) {
 #pragma omp parallel for schedule(static, 1) num_threads(pieces)
     for (int piece = 0; piece < pieces; ++piece) {
         int64_t *const counts = cursors + piece * buckets;
         std::memset(counts, 0, size_t(buckets) * sizeof(int64_t));
-        walk(piece, [&](int64_t bucket, auto) { ++counts[bucket]; });
+        for_each(piece, [&](int64_t bucket, auto) { ++counts[bucket]; });
     }
     int64_t next = 0;
     for (int64_t bucket = 0; bucket < buckets; ++bucket) {
@@ -126,17 +129,20 @@ template <class Walk, class Put> void deal(int pieces, int64_t buckets, int64_t 
 #pragma omp parallel for schedule(static, 1) num_threads(pieces)
     for (int piece = 0; piece < pieces; ++piece) {
         int64_t *const places = cursors + piece * buckets;
-        walk(piece, [&](int64_t bucket, auto item) { put(places[bucket]++, item); });
+        for_each(piece, [&](int64_t bucket, auto item) { put(places[bucket]++, item); });
     }
 }
 
-int64_t share(int64_t items, int piece, int pieces) { return items * piece / pieces; }  // where a piece begins
+int64_t share(int64_t items, int piece, int pieces) { return items * piece / pieces; }  // the first item of a piece
 
 // ---- depth order ----
 
 template <class S> struct Keyed;  // positive floats sort as their bit patterns do
 template <> struct Keyed<float> { uint32_t key, row; };
-template <> struct Keyed<double> { uint64_t key; int64_t row; };
+template <> struct Keyed<double> {
+    uint64_t key;
+    int64_t row;
+};
 
 constexpr int kDigit = 11, kDigits = 1 << kDigit;
 constexpr int64_t kFewRows = 1 << 16;
@@ -144,10 +150,12 @@ constexpr int64_t kFewRows = 1 << 16;
 // Least-significant-digit radix sort; returns the buffer that holds the result. cursors: [pieces * kDigits].
 template <class S> const Keyed<S> *by_depth(Keyed<S> *from, Keyed<S> *to, int64_t n, int pieces, int64_t *cursors) {
     for (int shift = 0; shift < 8 * int(sizeof(S)); shift += kDigit) {
-        auto walk = [&](int piece, auto visit) {
-            for (int64_t i = share(n, piece, pieces); i < share(n, piece + 1, pieces); ++i) visit(from[i].key >> shift & (kDigits - 1), from[i]);
+        auto for_each = [&](int piece, auto visit) {
+            for (int64_t i = share(n, piece, pieces); i < share(n, piece + 1, pieces); ++i)
+                visit(from[i].key >> shift & (kDigits - 1), from[i]);
         };
-        deal(pieces, kDigits, cursors, nullptr, walk, [&](int64_t place, Keyed<S> item) { to[place] = item; });
+        distribute(pieces, kDigits, cursors, nullptr, for_each,
+                   [&](int64_t place, Keyed<S> item) { to[place] = item; });
         Keyed<S> *const swap = from;
         from = to;
         to = swap;
@@ -158,7 +166,8 @@ template <class S> const Keyed<S> *by_depth(Keyed<S> *from, Keyed<S> *to, int64_
 // ---- write ----
 
 // The tile of each instance, in row-major order.
-template <class S, class Primitive> void find_tiles(const splatlearn_BinWrite &out, int64_t tiles_per_image, int32_t *tiles) {
+template <class S, class Primitive>
+void find_tiles(const splatlearn_BinWrite &out, int64_t tiles_per_image, int32_t *tiles) {
     constexpr int L = Lanes<S>::count;
     const splatlearn_BinInputs &in = out.inputs;
     const S log2_cut = log2_threshold(S(in.alpha_threshold));
@@ -178,12 +187,15 @@ template <class S, class Primitive> void find_tiles(const splatlearn_BinWrite &o
     }
 }
 
-struct Instance { int64_t row, slot; };
+struct Instance {
+    int64_t row, slot;
+};
 constexpr int kAhead = 16;  // rows
 
 template <class S, class Primitive> int write_primitive(const splatlearn_BinWrite &out) {
     const splatlearn_BinInputs &in = out.inputs;
-    const int64_t tiles_per_image = int64_t(tiles_across(in.width)) * tiles_across(in.height), tiles = in.n_cameras * tiles_per_image;
+    const int64_t tiles_per_image = int64_t(tiles_across(in.width)) * tiles_across(in.height),
+                  tiles = in.n_cameras * tiles_per_image;
     const int pieces = in.context.threads;
     Buffer<Keyed<S>> a(in.n_rows), b(in.n_rows);
     Buffer<int32_t> tile_of_slot(out.row_offsets[in.n_rows]);
@@ -198,19 +210,21 @@ template <class S, class Primitive> int write_primitive(const splatlearn_BinWrit
         std::memcpy(&item.key, static_cast<const S *>(in.depths) + row, sizeof(S));
         item.row = decltype(item.row)(row);
     }
-    // A second thread is worth waking, six times, for many rows only.
-    const Keyed<S> *const sorted = by_depth<S>(a.get(), b.get(), visible, visible < kFewRows ? 1 : pieces, cursors.get());
-    auto walk = [&](int piece, auto visit) {  // near in depth is nowhere near in memory: what comes is asked for ahead
+    // A second thread pays, with six passes, for many rows only.
+    const Keyed<S> *const sorted =
+        by_depth<S>(a.get(), b.get(), visible, visible < kFewRows ? 1 : pieces, cursors.get());
+    auto for_each = [&](int piece, auto visit) {  // rows near in depth are far apart in memory: prefetch
         const int64_t begin = share(visible, piece, pieces), end = share(visible, piece + 1, pieces);
         auto ahead = [&](int64_t i) { return out.row_offsets + sorted[i < end ? i : end - 1].row; };
         for (int64_t i = begin; i < end; ++i) {
             __builtin_prefetch(ahead(i + 2 * kAhead));
             __builtin_prefetch(tile_of_slot.get() + *ahead(i + kAhead));
             const int64_t row = sorted[i].row;
-            for (int64_t slot = out.row_offsets[row]; slot < out.row_offsets[row + 1]; ++slot) visit(tile_of_slot[slot], Instance{row, slot});
+            for (int64_t slot = out.row_offsets[row]; slot < out.row_offsets[row + 1]; ++slot)
+                visit(tile_of_slot[slot], Instance{row, slot});
         }
     };
-    deal(pieces, tiles, cursors.get(), out.tile_offsets, walk, [&](int64_t place, Instance instance) {
+    distribute(pieces, tiles, cursors.get(), out.tile_offsets, for_each, [&](int64_t place, Instance instance) {
         out.row_ids[place] = int32_t(instance.row);
         out.slots[place] = instance.slot;
     });

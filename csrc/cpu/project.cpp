@@ -27,9 +27,9 @@ template <class S> uint32_t colors_forward(const splatlearn_ProjectInputs &in, i
     return mask;
 }
 
-template <class Primitive, class Camera, class S> void group_forward(const splatlearn_ProjectForward &out,
-                                                                     const View<Camera> &view, int64_t c, int64_t first,
-                                                                     const Group<Primitive, S> &group) {
+template <class Primitive, class Camera, class S>
+SPLATLEARN_HD void group_forward(const splatlearn_ProjectForward &out, const View<Camera> &view, int64_t c,
+                                 int64_t first, const Group<Primitive, S> &group) {
     using R = Lanes<S>;
     const splatlearn_ProjectInputs &in = out.inputs;
     const ProjectOptions<S> options = project_options<S>(in);

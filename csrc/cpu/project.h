@@ -33,7 +33,7 @@ template <class Primitive, class S> struct Group {
 };
 
 template <class Primitive, class S>
-void load_group(const splatlearn_ProjectInputs &in, int64_t first, int rows, Group<Primitive, S> &group) {
+SPLATLEARN_HD void load_group(const splatlearn_ProjectInputs &in, int64_t first, int rows, Group<Primitive, S> &group) {
     Gaussian3d<Lanes<S>> &g = group.gaussian;
     group.rows = rows;
     load_rows<S, 3>(static_cast<const S *>(in.means) + first * 3, rows, g.mean);

@@ -18,9 +18,10 @@ template <class S> struct CoefficientGradients {
 };
 
 // Adds the colours' part to v_mean [3], to v_center [3] and to the coefficients' gradients of each visible row.
-template <class S> void colors_backward(const splatlearn_ProjectBackward &grad, int64_t c, int64_t first,
-                                        const Lanes<S> mean[3], int rows, uint32_t mask,
-                                        const CoefficientGradients<S> &to, Lanes<S> v_mean[3], Lanes<S> v_center[3]) {
+template <class S> SPLATLEARN_HD void colors_backward(const splatlearn_ProjectBackward &grad, int64_t c, int64_t first,
+                                                      const Lanes<S> mean[3], int rows, uint32_t mask,
+                                                      const CoefficientGradients<S> &to, Lanes<S> v_mean[3],
+                                                      Lanes<S> v_center[3]) {
     constexpr int L = Lanes<S>::count;
     const splatlearn_ProjectInputs &in = grad.inputs;
     Lanes<S> d[3], basis[kMaxBases];

@@ -17,8 +17,9 @@ template <class S> struct Rows {
     S mean[L * 3], quat[L * 4], scale[L * 3], opacity[L], sh0[L * 3], shN[L * 3 * (kMaxBases - 1)];
 };
 
-template <class Primitive, class Camera, class S>
-void gradients(const splatlearn_ProjectUpdate &p, const View<Camera> &view, int64_t first, int rows, Rows<S> &out) {
+template <class Primitive, class Camera, class S> SPLATLEARN_HD void gradients(const splatlearn_ProjectUpdate &p,
+                                                                               const View<Camera> &view, int64_t first,
+                                                                               int rows, Rows<S> &out) {
     std::memset(&out, 0, sizeof out - sizeof out.shN + size_t(rows) * p.n_moving * 3 * sizeof(S));
     if (!visible_rows(p.grad, first, rows)) return;
     Group<Primitive, S> group;
@@ -35,8 +36,9 @@ void gradients(const splatlearn_ProjectUpdate &p, const View<Camera> &view, int6
 }
 
 // Updates the first `used` scalars of each row of `width` scalars; `gradient` has rows of `used`.
-template <class S> void update_rows(const splatlearn_ProjectUpdate &p, const Rates<S> &rates, Parameter which,
-                                    int64_t first, int rows, int width, int used, const S *gradient) {
+template <class S> SPLATLEARN_HD void update_rows(const splatlearn_ProjectUpdate &p, const Rates<S> &rates,
+                                                  Parameter which, int64_t first, int rows, int width, int used,
+                                                  const S *gradient) {
     S *const tensors[3] = {static_cast<S *>(p.parameters[which]) + first * width,
                            static_cast<S *>(p.exp_avg[which]) + first * width,
                            static_cast<S *>(p.exp_avg_sq[which]) + first * width};

@@ -1,4 +1,5 @@
-// The CUDA library's C entry points: each makes the caller's device current, launches on the caller's stream, and gives the device back.
+// The CUDA library's C entry points: each makes the caller's device current, launches on the caller's stream, and gives
+// the device back.
 #include "stage.h"
 
 #define SPLATLEARN_EXPORT __attribute__((visibility("default")))
@@ -26,14 +27,14 @@ SPLATLEARN_EXPORT const char *splatlearn_error(int code) {
     return sentence ? sentence : "the native library failed";
 }
 
-#define SPLATLEARN_ENTRY(name, Params)                                                                                      \
-    SPLATLEARN_EXPORT int splatlearn_##name(const Params *params) {                                                         \
-        splatlearn::DeviceGuard guard(context_of(*params).device);                                                          \
-        return guard.failure ? guard.failure : splatlearn::name(*params);                                                   \
-    }                                                                                                                       \
-    SPLATLEARN_EXPORT int64_t splatlearn_##name##_scratch(const Params *params) {                                           \
-        splatlearn::DeviceGuard guard(context_of(*params).device);                                                          \
-        return guard.failure ? guard.failure : splatlearn::name##_scratch(*params);                                         \
+#define SPLATLEARN_ENTRY(name, Params) \
+    SPLATLEARN_EXPORT int splatlearn_##name(const Params *params) { \
+        splatlearn::DeviceGuard guard(context_of(*params).device); \
+        return guard.failure ? guard.failure : splatlearn::name(*params); \
+    } \
+    SPLATLEARN_EXPORT int64_t splatlearn_##name##_scratch(const Params *params) { \
+        splatlearn::DeviceGuard guard(context_of(*params).device); \
+        return guard.failure ? guard.failure : splatlearn::name##_scratch(*params); \
     }
 SPLATLEARN_STAGES(SPLATLEARN_ENTRY)
 SPLATLEARN_CUDA_STAGES(SPLATLEARN_ENTRY)

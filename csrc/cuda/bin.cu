@@ -1,5 +1,6 @@
-// Which tiles each 2D Gaussian touches, on CUDA: the count, from which the caller knows how much room the lists need, or learns
-// later that they had enough. No derivative, see csrc/cpu/bin.cpp; the lists are in bin_write.cu and bin_tiles.cu.
+// Which tiles each 2D Gaussian touches, on CUDA: the count, which gives the caller the capacity that the lists need,
+// or learns later that they had enough. No derivative, see csrc/cpu/bin.cpp; the lists are in bin_write.cu and
+// bin_tiles.cu.
 #include "bin.h"
 
 namespace SPLATLEARN_NAMESPACE {
@@ -10,8 +11,9 @@ struct CountParams {
     int32_t *ticket;
 };
 
-// A thread a row; the block that comes last adds up the blocks.
-template <class S, class Primitive> SPLATLEARN_KERNEL __launch_bounds__(kBinThreads) void bin_count_kernel(CountParams p) {
+// One thread per row; the last block to finish adds up the blocks.
+template <class S, class Primitive>
+SPLATLEARN_KERNEL __launch_bounds__(kBinThreads) void bin_count_kernel(CountParams p) {
     SPLATLEARN_SHARED(int64_t, warps, kBinWarps);
     SPLATLEARN_SHARED(int, last, 1);
     const int64_t row = int64_t(blockIdx.x) * kBinThreads + threadIdx.x, n = p.out.inputs.n_rows;
@@ -20,7 +22,7 @@ template <class S, class Primitive> SPLATLEARN_KERNEL __launch_bounds__(kBinThre
     const int listed = __syncthreads_count(tiles > 0);
     int64_t instances;
     sum_before(int64_t(tiles), warps, instances);
-    int64_t *const blocks = p.out.block_offsets;  // counts, then their sums
+    int64_t *const blocks = p.out.block_offsets;  // counts, later their prefix sums
     if (threadIdx.x == 0) {
         blocks[2 * int64_t(blockIdx.x)] = listed;
         blocks[2 * int64_t(blockIdx.x) + 1] = instances;
@@ -29,7 +31,8 @@ template <class S, class Primitive> SPLATLEARN_KERNEL __launch_bounds__(kBinThre
     const int64_t n_blocks = n > 0 ? gridDim.x : 0;
     for (int what = 0; what < 2; ++what) {
         const auto get = [&](int64_t i) { return blocks[2 * i + what]; };
-        const int64_t total = prefix_sums(n_blocks, warps, get, [&](int64_t i, int64_t sum) { blocks[2 * i + what] = sum; });
+        const int64_t total =
+            prefix_sums(n_blocks, warps, get, [&](int64_t i, int64_t sum) { blocks[2 * i + what] = sum; });
         if (threadIdx.x != 0) continue;
         blocks[2 * n_blocks + what] = total;
         if (what == 1) p.out.row_offsets[n] = total;

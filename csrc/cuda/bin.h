@@ -22,9 +22,11 @@ template <class T> SPLATLEARN_DEVICE T sum_before(T value, T (&warps)[kBinWarps]
     return before;
 }
 
-// Prefix sums of `count` numbers by one block, of any number: get(i) is asked for each, and put(i, sum before it) told. Returns the total.
-template <class T, class Get, class Put> SPLATLEARN_DEVICE T prefix_sums(int64_t count, T (&warps)[kBinWarps], Get get, Put put) {
-    constexpr int kEach = 8;  // of a thread, side by side
+// Prefix sums by one block: reads the `count` numbers by get(i), and passes the sum of those before each to put(i,
+// sum). Returns the total.
+template <class T, class Get, class Put>
+SPLATLEARN_DEVICE T prefix_sums(int64_t count, T (&warps)[kBinWarps], Get get, Put put) {
+    constexpr int kEach = 8;  // adjacent numbers per thread
     T carry = T(0);
     for (int64_t begin = 0; begin < count; begin += kBinThreads * kEach) {
         const int64_t mine = begin + int64_t(threadIdx.x) * kEach;
@@ -43,7 +45,8 @@ template <class T, class Get, class Put> SPLATLEARN_DEVICE T prefix_sums(int64_t
     return carry;
 }
 
-// Whether this block is the last of the grid to come here; if so, it sees all that the others wrote before. `ticket` counts from 0.
+// Whether this block is the last of the grid to come here; if so, it sees all that the others wrote before. `ticket`
+// counts from 0.
 SPLATLEARN_DEVICE bool comes_last(int32_t *ticket, int (&last)[1]) {
     __threadfence();
     __syncthreads();
@@ -53,7 +56,7 @@ SPLATLEARN_DEVICE bool comes_last(int32_t *ticket, int (&last)[1]) {
     return last[0] != 0;
 }
 
-// How many rows and instances are listed: all, or none where the room is too small for either.
+// The numbers of listed rows and instances: all, or none where the capacity of either is too small.
 struct Listed {
     int64_t rows, instances;
     SPLATLEARN_DEVICE explicit Listed(const splatlearn_BinWrite &out) {
@@ -64,8 +67,10 @@ struct Listed {
     }
 };
 
-// The slot of a row's first instance, which is noted; a thread a row, in the blocks of count. `tiles`: how many instances it has.
-SPLATLEARN_DEVICE int64_t first_slot(const splatlearn_BinWrite &out, int64_t row, int64_t (&warps)[kBinWarps], int &tiles) {
+// The slot of a row's first instance, which is noted; a thread a row, in the blocks of count. `tiles`: how many
+// instances it has.
+SPLATLEARN_DEVICE int64_t first_slot(const splatlearn_BinWrite &out, int64_t row, int64_t (&warps)[kBinWarps],
+                                     int &tiles) {
     tiles = row < out.inputs.n_rows ? out.counts[row] : 0;
     int64_t total;
     const int64_t slot = out.block_offsets[2 * int64_t(blockIdx.x) + 1] + sum_before(int64_t(tiles), warps, total);
@@ -81,7 +86,9 @@ template <> struct DepthKeys<double> { using Key = uint64_t; };
 SPLATLEARN_DEVICE uint32_t depth_key(float depth) { return __float_as_uint(depth); }
 SPLATLEARN_DEVICE uint64_t depth_key(double depth) { return uint64_t(__double_as_longlong(depth)); }
 
-inline int64_t tiles_of(const splatlearn_BinInputs &in) { return in.n_cameras * tiles_across(in.width) * tiles_across(in.height); }
+inline int64_t tiles_of(const splatlearn_BinInputs &in) {
+    return in.n_cameras * tiles_across(in.width) * tiles_across(in.height);
+}
 
 // The two ways to sort: bin_tiles.cu and bin_write.cu tell which is for what.
 template <class S> int write_by_tile(const splatlearn_BinWrite &out);

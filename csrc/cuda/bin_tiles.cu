@@ -1,19 +1,20 @@
-// The lists of stage bin on CUDA, where there are few instances: a step's time is that of its launches then, and these are four.
+// The lists of stage bin on CUDA for few instances. The time is then that of the launches, and these are four.
 //
-// The instances of each tile are counted and its list has room, instances are written there in any order, and a block a tile sorts
-// its list by depth. Which thread is first at a counter is chance; what stands in a sorted list is not, as slots make keys differ.
+// The instances of each tile are counted, which gives each list its place. Instances are written there in any order,
+// and one block per tile sorts its list by depth. The order in which threads reach a counter varies, but the sorted
+// lists do not: slots break ties between equal depths.
 #include "bin.h"
 
 namespace SPLATLEARN_NAMESPACE {
 namespace {
 
 constexpr int kSortThreads = 128;
-constexpr int kSorted = 1024;  // instances of a tile sorted in shared memory; longer lists where they are
+constexpr int kSorted = 1024;  // longest list sorted in shared memory; longer ones are sorted in global memory
 
 template <class S> struct TileParams {
     splatlearn_BinWrite out;
     int64_t n_tiles;
-    int32_t *ticket, *cursors;         // [1], [n_tiles], one after the other: zeros; where each tile's next instance goes
+    int32_t *ticket, *cursors;         // [1], [n_tiles], adjacent, zeros; place of each tile's next instance
     typename DepthKeys<S>::Key *keys;  // [capacity] by tile
     uint32_t *slots;                   // [capacity] likewise
     int32_t *row_of_slot;              // [capacity]
@@ -24,17 +25,18 @@ template <class S> SPLATLEARN_DEVICE int first_tile(const TileParams<S> &p, int6
     return row < in.n_rows ? int(camera_of(in, row)) * tiles_across(in.width) * tiles_across(in.height) : 0;
 }
 
-// A thread a row; the block that comes last turns counts into places.
-template <class S, class Primitive> SPLATLEARN_KERNEL __launch_bounds__(kBinThreads) void tile_counts_kernel(TileParams<S> p) {
+// One thread per row; the last block to finish turns counts into places.
+template <class S, class Primitive>
+SPLATLEARN_KERNEL __launch_bounds__(kBinThreads) void tile_counts_kernel(TileParams<S> p) {
     SPLATLEARN_SHARED(int64_t, warps, kBinWarps);
     SPLATLEARN_SHARED(int, last, 1);
     const splatlearn_BinWrite &out = p.out;
     const int64_t row = int64_t(blockIdx.x) * kBinThreads + threadIdx.x;
-    const bool room = Listed(out).instances > 0;
+    const bool fits = Listed(out).instances > 0;
     int tiles;
     first_slot(out, row, warps, tiles);
     const int to_tile = first_tile(p, row);
-    if (room) {
+    if (fits) {
         for_instances(Reach<S>(Primitive(), out.inputs, row), [&](int instance, int owner, int tile) {
             tile += __shfl_sync(kFull, to_tile, owner);
             if (instance >= 0) atomicAdd(&p.cursors[tile], 1);
@@ -42,21 +44,23 @@ template <class S, class Primitive> SPLATLEARN_KERNEL __launch_bounds__(kBinThre
     }
     if (!comes_last(p.ticket, last)) return;
     const auto put = [&](int64_t tile, int64_t sum) { out.tile_offsets[tile] = p.cursors[tile] = int32_t(sum); };
-    const int64_t total = prefix_sums(p.n_tiles, warps, [&](int64_t tile) { return int64_t(p.cursors[tile]); }, put);
+    const int64_t total = prefix_sums(
+        p.n_tiles, warps, [&](int64_t tile) { return int64_t(p.cursors[tile]); }, put);
     if (threadIdx.x != 0) return;
     out.tile_offsets[p.n_tiles] = total;
     const int64_t wanted = out.block_offsets[2 * ((out.inputs.n_rows + kBinThreads - 1) / kBinThreads) + 1];
     if (out.overflow && total < wanted) *out.overflow = 1;
 }
 
-template <class S, class Primitive> SPLATLEARN_KERNEL __launch_bounds__(kBinThreads, 2) void deal_kernel(TileParams<S> p) {
+template <class S, class Primitive>
+SPLATLEARN_KERNEL __launch_bounds__(kBinThreads, 2) void distribute_kernel(TileParams<S> p) {
     const splatlearn_BinWrite &out = p.out;
     const int64_t row = int64_t(blockIdx.x) * kBinThreads + threadIdx.x;
     if (Listed(out).instances == 0) return;
-    const bool there = row < out.inputs.n_rows;
-    const int tiles = there ? out.counts[row] : 0, before = warp_scan(tiles) - tiles;
-    const int to_slot = there ? int(out.row_offsets[row]) - before : 0;
-    const S depth = there ? static_cast<const S *>(out.inputs.depths)[row] : S(0);
+    const bool exists = row < out.inputs.n_rows;
+    const int tiles = exists ? out.counts[row] : 0, before = warp_scan(tiles) - tiles;
+    const int to_slot = exists ? int(out.row_offsets[row]) - before : 0;
+    const S depth = exists ? static_cast<const S *>(out.inputs.depths)[row] : S(0);
     const int to_tile = first_tile(p, row);
     for_instances(Reach<S>(Primitive(), out.inputs, row), [&](int instance, int owner, int tile) {
         const int slot = instance + __shfl_sync(kFull, to_slot, owner), row_id = __shfl_sync(kFull, int(row), owner);
@@ -70,10 +74,10 @@ template <class S, class Primitive> SPLATLEARN_KERNEL __launch_bounds__(kBinThre
     });
 }
 
-// ---- a block sorts a tile's list ----
+// ---- one block sorts the list of a tile ----
 
 template <class Key> SPLATLEARN_DEVICE void order_pair(Key *keys, uint32_t *slots, int low, int high, int count) {
-    if (high >= count) return;  // what is not there is larger than all
+    if (high >= count) return;  // missing entries are larger than all others
     const Key a = keys[low], b = keys[high];
     const uint32_t slot_a = slots[low], slot_b = slots[high];
     if (a < b || (a == b && slot_a < slot_b)) return;
@@ -83,7 +87,8 @@ template <class Key> SPLATLEARN_DEVICE void order_pair(Key *keys, uint32_t *slot
     slots[high] = slot_a;
 }
 
-// Batcher's bitonic network in the form whose comparisons all ascend: sorted halves are compared end to end, then ever nearer neighbours.
+// Batcher's bitonic network in the form whose comparisons all ascend: sorted halves are compared end to end, then
+// neighbours at halved distances.
 template <class Key> SPLATLEARN_DEVICE void sort_list(Key *keys, uint32_t *slots, int count) {
     for (int size = 2; size < 2 * count; size *= 2) {
         for (int stride = size / 2; stride > 0; stride /= 2) {
@@ -139,13 +144,14 @@ template <class S> int write_by_tile(const splatlearn_BinWrite &out) {
     const TileParams<S> params = layout<S>(out, arena);
     if (!fits(arena, out.inputs.context)) return kScratchTooSmall;
     const cudaStream_t stream = stream_of(out.inputs.context);
-    const unsigned rows = blocks_for(out.inputs.n_rows, kBinThreads), blocks = rows > 0 ? rows : 1;  // one ends the empty lists
+    const unsigned rows = blocks_for(out.inputs.n_rows, kBinThreads);
+    const unsigned blocks = rows > 0 ? rows : 1;  // one block writes the offsets of empty lists
     SPLATLEARN_TRY(failure_of(cudaMemsetAsync(params.ticket, 0, size_t(1 + params.n_tiles) * sizeof(int32_t), stream)));
     return by_primitive(out.inputs, [&](auto primitive) {
         using Primitive = decltype(primitive);
         SPLATLEARN_TRY(SPLATLEARN_LAUNCH((tile_counts_kernel<S, Primitive>), blocks, kBinThreads, stream, params));
         if (out.n_instances == 0) return 0;
-        SPLATLEARN_TRY(SPLATLEARN_LAUNCH((deal_kernel<S, Primitive>), blocks, kBinThreads, stream, params));
+        SPLATLEARN_TRY(SPLATLEARN_LAUNCH((distribute_kernel<S, Primitive>), blocks, kBinThreads, stream, params));
         return SPLATLEARN_LAUNCH((tile_lists_kernel<S>), unsigned(params.n_tiles), kSortThreads, stream, params);
     });
 }

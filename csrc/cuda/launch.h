@@ -1,17 +1,17 @@
-// What every kernel file includes first: how a kernel, its shared memory and its launch are written, so that nvcc compiles
-// them for a GPU, and g++ -DSPLATLEARN_EMULATOR the very same file for the emulator (csrc/emulator), where tests run it.
+// What every kernel file includes first: the spelling of a kernel, its shared memory and its launch. nvcc compiles them
+// for a GPU, and g++ -DSPLATLEARN_EMULATOR compiles the same file for the emulator of the tests (csrc/emulator).
 //
-//   SPLATLEARN_KERNEL void scale(Params p) {               // __global__; a template, or with __launch_bounds__(256), too
-//       SPLATLEARN_SHARED(float, buffer, 256);             // at the top of the kernel; holds NaNs in the emulator
+//   SPLATLEARN_KERNEL void scale(Params p) {      // __global__; may be a template or have __launch_bounds__(256)
+//       SPLATLEARN_SHARED(float, buffer, 256);    // at the top of the kernel; holds NaNs in the emulator
 //       buffer[threadIdx.x] = ...;
 //       __syncthreads();
 //   }
-//   int code = SPLATLEARN_LAUNCH((scale), dim3(blocks), dim3(256), stream, params);      // 0 or a negative failure code
+//   int code = SPLATLEARN_LAUNCH((scale), dim3(blocks), dim3(256), stream, params);    // 0 or a failure code below 0
 //
-// Rules that the emulator holds kernels to: every thread of a block reaches every barrier (none has returned before it);
-// a warp operation names exactly its participants, which all come to the same line with the same mask; no shuffle reads a
-// lane outside the mask; only __syncwarp and __syncthreads order memory inside a warp; at most 48 KiB of shared memory.
-// What it cannot see: no thread may wait in a loop for memory that another one writes.
+// The emulator checks these rules: every thread of a block reaches every barrier (none has returned before it); a warp
+// operation names exactly its participants, which all reach the same line with the same mask; no shuffle reads a lane
+// outside the mask; only __syncwarp and __syncthreads order memory inside a warp; at most 48 KiB of shared memory. It
+// cannot check this one: no thread may wait in a loop for memory that another one writes.
 #pragma once
 #include "../math/scalar.h"
 

@@ -10,12 +10,12 @@ namespace {
 bool fits(int64_t count) { return count >= 0 && count <= INT32_MAX; }
 
 // Scratch may be null: then only the bytes are told.
-template <class Key>
-cudaError_t sort(const Key *keys, Key *sorted_keys, const uint32_t *values, uint32_t *sorted_values, int64_t count,
-                 int begin_bit, int end_bit, void *scratch, size_t &bytes, cudaStream_t stream) {
+template <class Key> cudaError_t sort(const Key *keys, Key *sorted_keys, const uint32_t *values,
+                                      uint32_t *sorted_values, int64_t count, int begin_bit, int end_bit, void *scratch,
+                                      size_t &bytes, cudaStream_t stream) {
     if (!fits(count)) return cudaErrorInvalidValue;
-    return cub::DeviceRadixSort::SortPairs(scratch, bytes, keys, sorted_keys, values, sorted_values, int(count), begin_bit,
-                                           end_bit, stream);
+    return cub::DeviceRadixSort::SortPairs(scratch, bytes, keys, sorted_keys, values, sorted_values, int(count),
+                                           begin_bit, end_bit, stream);
 }
 
 template <class Key> size_t sort_bytes(int64_t count) {
@@ -34,8 +34,9 @@ struct Add {
 cudaError_t scan(bool inclusive, const int32_t *x, int64_t *sums, int64_t count, void *scratch, size_t &bytes,
                  cudaStream_t stream) {
     if (!fits(count)) return cudaErrorInvalidValue;
-    return inclusive ? cub::DeviceScan::InclusiveScanInit(scratch, bytes, x, sums, Add{}, int64_t(0), int(count), stream)
-                     : cub::DeviceScan::ExclusiveScan(scratch, bytes, x, sums, Add{}, int64_t(0), int(count), stream);
+    return inclusive
+               ? cub::DeviceScan::InclusiveScanInit(scratch, bytes, x, sums, Add{}, int64_t(0), int(count), stream)
+               : cub::DeviceScan::ExclusiveScan(scratch, bytes, x, sums, Add{}, int64_t(0), int(count), stream);
 }
 
 }  // namespace
@@ -45,11 +46,12 @@ size_t sort_pairs_bytes(int64_t count, int key_bytes) {
     return key_bytes == 4 ? sort_bytes<uint32_t>(count) : sort_bytes<uint64_t>(count);
 }
 
-#define SPLATLEARN_SORT(Key)                                                                                                \
-    int sort_pairs(const Key *keys, Key *sorted_keys, const uint32_t *values, uint32_t *sorted_values, int64_t count,       \
-                   int begin_bit, int end_bit, void *scratch, size_t scratch_bytes, cudaStream_t stream) {                  \
-        size_t bytes = scratch_bytes;                                                                                       \
-        return failure_of(sort(keys, sorted_keys, values, sorted_values, count, begin_bit, end_bit, scratch, bytes, stream)); \
+#define SPLATLEARN_SORT(Key) \
+    int sort_pairs(const Key *keys, Key *sorted_keys, const uint32_t *values, uint32_t *sorted_values, int64_t count, \
+                   int begin_bit, int end_bit, void *scratch, size_t scratch_bytes, cudaStream_t stream) { \
+        size_t bytes = scratch_bytes; \
+        return failure_of( \
+            sort(keys, sorted_keys, values, sorted_values, count, begin_bit, end_bit, scratch, bytes, stream)); \
     }
 SPLATLEARN_SORT(uint16_t)
 SPLATLEARN_SORT(uint32_t)
@@ -62,11 +64,13 @@ size_t scan_bytes(int64_t count) {
     return inclusive > exclusive ? inclusive : exclusive;
 }
 
-int inclusive_scan(const int32_t *x, int64_t *sums, int64_t count, void *scratch, size_t scratch_bytes, cudaStream_t stream) {
+int inclusive_scan(const int32_t *x, int64_t *sums, int64_t count, void *scratch, size_t scratch_bytes,
+                   cudaStream_t stream) {
     return failure_of(scan(true, x, sums, count, scratch, scratch_bytes, stream));
 }
 
-int exclusive_scan(const int32_t *x, int64_t *sums, int64_t count, void *scratch, size_t scratch_bytes, cudaStream_t stream) {
+int exclusive_scan(const int32_t *x, int64_t *sums, int64_t count, void *scratch, size_t scratch_bytes,
+                   cudaStream_t stream) {
     return failure_of(scan(false, x, sums, count, scratch, scratch_bytes, stream));
 }
 

@@ -59,6 +59,19 @@ template <class R> SPLATLEARN_HD Interval<R> ellipse_in_slab(const Ellipse<R> &e
     return ellipse_in_slab(ellipse.a, ellipse.b, ellipse.c, ellipse.level, y_low, y_high);
 }
 
+// The centres of the pixels of row `row` of tiles, relative to the mean; or of a column, with the width as height.
+template <class S> SPLATLEARN_HD void slab_of_tiles(int row, int height, S mean, S &low, S &high) {
+    const int top = row * kTile, below = top + kTile < height ? top + kTile : height;
+    low = S(top) + S(0.5) - mean;
+    high = S(below) - S(0.5) - mean;
+}
+
+// The tiles begin..end-1 along an axis that hold the pixels first..last-1; none where there are no pixels.
+SPLATLEARN_HD void tiles_of_pixels(int first, int last, int &begin, int &end) {
+    begin = first / kTile;
+    end = first < last ? (last - 1) / kTile + 1 : begin;
+}
+
 // Pixels first..last-1 of 0..count-1 whose centres (index + 0.5) lie in the interval around `mean`, all in pixels.
 template <class S> SPLATLEARN_HD void pixels_of_interval(S low, S high, S mean, int count, int &first, int &last) {
     // floor(x + 1/2) is ceil(x - 1/2) except where a centre lies exactly on the bound, which the margin has already

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from splatlearn.ops.quaternions import rotation_rows
 from splatlearn.ops.rasterization import rasterization
 from splatlearn.scene.cameras import Camera
 from splatlearn.scene.gaussians import Gaussians
@@ -220,15 +221,8 @@ MODES = {
 
 def shortest_axes(quats: Tensor, scales: Tensor) -> Tensor:
     """Unit vectors [N, 3] along the shortest axis of each Gaussian, in the world: normals, of either sign."""
-    w, x, y, z = torch.nn.functional.normalize(quats, dim=1).unbind(1)
-    axes = torch.stack(  # the columns of the rotation matrices, as rows
-        [
-            torch.stack([1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y)], dim=1),
-            torch.stack([2 * (x * y - w * z), 1 - 2 * (x * x + z * z), 2 * (y * z + w * x)], dim=1),
-            torch.stack([2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y)], dim=1),
-        ],
-        dim=1,
-    )
+    rows = rotation_rows(*torch.nn.functional.normalize(quats, dim=1).unbind(1))
+    axes = torch.stack([torch.stack(column, dim=1) for column in zip(*rows, strict=True)], dim=1)
     return axes[torch.arange(len(scales), device=scales.device), scales.argmin(dim=1)]
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from splatlearn.ops.quaternions import rotation_rows
+
 # COLMAP's camera models by their id in cameras.bin, with the parameter names in file order
 # (src/colmap/sensor/models.h). A parameter whose name starts with "f" is a focal length in pixels.
 CAMERA_MODELS: dict[int, tuple[str, str]] = {
@@ -65,13 +67,8 @@ class Rigid3d:
     def matrix(self) -> np.ndarray:
         """Return the transform as [4, 4] float64; the quaternion is normalised first."""
         q = np.array(self.quaternion, dtype=np.float64)
-        w, x, y, z = q / np.linalg.norm(q)
         transform = np.eye(4)
-        transform[:3, :3] = [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-        ]
+        transform[:3, :3] = rotation_rows(*(q / np.linalg.norm(q)))
         transform[:3, 3] = self.translation
         return transform
 

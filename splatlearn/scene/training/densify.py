@@ -9,6 +9,7 @@ from torch import Tensor
 
 from splatlearn.config import key
 from splatlearn.errors import SplatlearnError
+from splatlearn.ops.quaternions import rotation_rows
 from splatlearn.scene.gaussians import Gaussians, Rendering
 from splatlearn.scene.order import morton_order
 from splatlearn.scene.training.optimizer import GaussianAdam
@@ -19,13 +20,8 @@ OLD_NAMES = {"grad2d_sum": "pull", "visible_count": "seen"}  # in checkpoints of
 
 def quaternion_rotations(quats: Tensor) -> Tensor:
     """Rotation matrices [N, 3, 3] of quaternions [N, 4] wxyz of any norm."""
-    w, x, y, z = torch.nn.functional.normalize(quats, dim=-1).unbind(-1)
-    rows = [
-        1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
-        2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
-        2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
-    ]  # fmt: skip
-    return torch.stack(rows, dim=-1).reshape(-1, 3, 3)
+    rows = rotation_rows(*torch.nn.functional.normalize(quats, dim=-1).unbind(-1))
+    return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
 
 
 class AdaptiveDensity(Strategy):
