@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ from test_report import Page, noise, scene_run, with_views
 
 from splatlearn.cli import main
 from splatlearn.errors import SplatlearnError
-from splatlearn.show.charts import overlay
+from splatlearn.show import pages
 from splatlearn.show.pictures import save_png
-from splatlearn.show.report_compare import summary, write_comparison
+from splatlearn.show.report.charts import overlay
+from splatlearn.show.report.compare import summary, write_comparison
 
 
 @pytest.fixture
@@ -29,6 +31,10 @@ def runs(tmp_path: Path) -> tuple[Path, Path]:
         (run / "eval" / "metrics.json").write_text(json.dumps({**metrics, "psnr": 21.5 + gain, "views": views}))
         found.append(run)
     return found[0], found[1]
+
+
+def html_of(chart: Any) -> str:
+    return str(pages._environment().get_template("chart.html").module.overlay(chart))  # type: ignore[attr-defined]
 
 
 def views(page: Page) -> list[str]:
@@ -87,12 +93,12 @@ def test_what_files_say_is_escaped(runs: tuple[Path, Path], tmp_path: Path) -> N
 
 
 def test_curves_share_their_axes() -> None:
-    chart = overlay("x", "", [([0.0, 10.0], [0.0, 1.0]), ([0.0, 20.0], [0.0, 4.0])])
+    chart = html_of(overlay("x", "", [([0.0, 10.0], [0.0, 1.0]), ([0.0, 20.0], [0.0, 4.0])]))
     lines = [part.split('points="')[1].split('"')[0] for part in chart.split("<polyline")[1:]]
     ends = np.array([[float(v) for v in line.split()[-1].split(",")] for line in lines])
     assert ends.tolist() == [[500.0, 750.0], [1000.0, 0.0]], "each curve has an axis of its own"
     assert "dashed" in chart.split("<polyline")[2], "the curves differ in colour alone"
-    assert overlay("x", "", [([1.0], [2.0]), ([0.0, 1.0], [1.0, 2.0])]) == "", "a dot is drawn as a curve"
+    assert overlay("x", "", [([1.0], [2.0]), ([0.0, 1.0], [1.0, 2.0])]) is None, "a dot is drawn as a curve"
 
 
 def test_the_command(runs: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,12 +15,13 @@ from PIL import Image
 
 from splatlearn.errors import SplatlearnError
 from splatlearn.scene.space import space_record
-from splatlearn.show import report, report_views
 from splatlearn.show.pictures import save_png, side_by_side
+from splatlearn.show.report import run as report
+from splatlearn.show.report import views as view_section
 from splatlearn.show.report import write_report
-from splatlearn.show.report_html import duration_told
-from splatlearn.show.report_space import read_cameras
-from splatlearn.show.run_folder import read_run
+from splatlearn.show.report.format import duration
+from splatlearn.show.report.run_folder import read_run
+from splatlearn.show.report.space import read_cameras
 from splatlearn.show.video import write_video
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed here")
@@ -145,7 +146,7 @@ def test_views_are_pairs_from_the_worst_to_the_best(tmp_path: Path) -> None:
 
 def test_a_page_of_many_views_stays_small_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = with_views(scene_run(tmp_path), 12)
-    monkeypatch.setattr(report_views, "VIEW_BYTES", 70_000)
+    monkeypatch.setattr(view_section, "VIEW_BYTES", 70_000)
     page = Page(write_report(run))
     views = [str(attrs["data-view"]) for _, attrs in page.tags if "data-view" in attrs]
     assert 3 < len(views) < 12 and f"{len(views)} of 12 are inside this page" in page.text, "it is not told"
@@ -198,7 +199,7 @@ def test_remarks_name_what_to_try(tmp_path: Path) -> None:
 
 
 def test_durations_are_told_as_people_do() -> None:
-    told = [duration_told(seconds) for seconds in (0.31, 48.2, 145, 3599.6, 11100)]
+    told = [duration(seconds) for seconds in (0.31, 48.2, 145, 3599.6, 11100)]
     assert told == ["0.3 s", "48 s", "2:25 minutes", "60:00 minutes", "3:05 hours"], told
 
 

@@ -13,7 +13,7 @@ from test_report import Page, scene_run, with_views
 
 from splatlearn.errors import SplatlearnError
 from splatlearn.show.report import write_report
-from splatlearn.show.report_compare import write_comparison
+from splatlearn.show.report.compare import write_comparison
 
 NONSENSE: list[Any] = [None, True, -1, 0, 1e308, 10**400, float("nan"), "x", "\ud800", [], {}, [[]], ["a"], {"a": 1}]
 ROUNDS = 60

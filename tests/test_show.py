@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,9 +10,17 @@ import torch
 from PIL import Image
 
 from splatlearn.errors import SplatlearnError
-from splatlearn.show.charts import curve, short
+from splatlearn.show import pages
 from splatlearn.show.pictures import GAP, caption, contact_sheet, error_map, save_png, side_by_side, to_uint8
+from splatlearn.show.report import charts
+from splatlearn.show.report.format import short
 from splatlearn.show.video import write_video
+
+
+def curve(*arguments: Any, **options: Any) -> str:
+    """The HTML of a chart, or "" where there is none."""
+    chart = charts.curve(*arguments, **options)
+    return "" if chart is None else str(pages._environment().get_template("chart.html").module.curve(chart))  # type: ignore[attr-defined]
 
 
 def noise(height: int = 40, width: int = 60, seed: int = 0) -> np.ndarray:

@@ -12,7 +12,7 @@ def run(words: list[str]) -> None:
     parser.add_argument("second", type=Path, metavar="RUN_B", help="another one")
     parser.add_argument("--out", type=Path, help="the page to write (default: A_and_B.html here)")
     arguments = parser.parse_args(words)
-    from splatlearn.show.report_compare import summary, write_comparison
+    from splatlearn.show.report.compare import summary, write_comparison
 
     first, second = arguments.first, arguments.second
     out = arguments.out or Path(f"{first.resolve().name}_and_{second.resolve().name}.html")

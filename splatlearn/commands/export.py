@@ -68,7 +68,7 @@ def convert(source: Path, out: Path, options: Namespace) -> None:
 def _write_page(source: Path, out: Path, tensors: Any, antialiased: bool, limit: int | None) -> int:
     """Writes the page of a run or a file; returns how many Gaussians it shows."""
     from splatlearn.show.packed_scene import seen
-    from splatlearn.show.viewer_page import write_viewer
+    from splatlearn.show.scene_page import write_scene
 
     shown = seen(checked_arrays(tensors, out), limit)
     cameras: list[Any] = []
@@ -85,5 +85,5 @@ def _write_page(source: Path, out: Path, tensors: Any, antialiased: bool, limit:
         except SplatlearnError as error:  # the page is worth having without the photographs' folder too
             print(f"the page opens with a view of everything, as the run's photographs are not found: {error}")
     title = source.resolve().name if source.is_dir() else source.stem
-    write_viewer(out, shown, cameras, title=title, background=background, antialiased=antialiased)
+    write_scene(out, shown, cameras, title=title, background=background, antialiased=antialiased)
     return len(shown["means"])

@@ -20,11 +20,11 @@ from splatlearn.ops.rasterize import rasterize
 from splatlearn.scene.cameras import Camera
 from splatlearn.scene.formats.ply import read_ply, write_ply
 from splatlearn.scene.formats.registry import read
+from splatlearn.scene.formats.splat import SH0
 from splatlearn.scene.order import morton_order
 from splatlearn.scene.photos.staging import upload
 from splatlearn.scene.schema import GAUSSIAN, Schema
 
-SH0 = 0.28209479177387814  # the constant basis: colour = 1/2 + SH0 * sh0
 RENDER_MODES = ("RGB", "RGB+D", "RGB+ED")  # of `rasterization`: those with colours
 
 

@@ -1,17 +1,43 @@
-"""Learning curves as inline SVG with HTML labels: sharp at any width, in the page's own colours.
+"""Learning curves as data for inline SVG, with labels in HTML: sharp at any width, in the colours of the page.
 
-The curve is drawn in a box of 1000 by 1000 that the page stretches; strokes do not scale with it and all text
-is HTML beside it, so that a chart reads as well on a phone as on a wall. The page's script uses `data-curve`.
+A curve lies in a box of 1000 by 1000 that the page stretches. Strokes do not scale with it, and all text is HTML beside
+it, so that a chart reads as well on a phone as on a large screen. `templates/chart.html` draws it; `page.js` reads its
+``readings`` under the pointer.
 """
 
-import html
-import json
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-BUCKETS = 240  # points of a drawn curve: more than a screen tells apart, few enough for a small page
-LOG_ABOVE = 20.0  # a logarithmic axis serves a curve whose largest value is this many times its smallest
-ROUGH = 3.0  # a curve that goes up and down this many times its range in all is smoothed, over itself
+from splatlearn.show.report.format import short
+
+BUCKETS = 240  # points of a drawn curve: more than a screen resolves, few enough for a small page
+LOG_ABOVE = 20.0  # ratio of the largest to the smallest value from which a logarithmic axis is used
+ROUGH = 3.0  # a curve that goes up and down this many times its range in total is smoothed
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve: the points of a polyline, its colour and the label of its last value."""
+
+    points: str
+    hue: int
+    last: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """What the template draws; x and y are in the box of 1000 by 1000, shares in percent of the plot."""
+
+    title: str
+    note: str
+    lines: list[Line]
+    grid: list[float]  # y of the horizontal lines
+    y_labels: list[tuple[float, str]]  # share from the top, text
+    x_labels: list[tuple[float, str]]  # share from the left, text
+    raw: str = ""  # points of the values under a smoothed curve
+    dots: list[str] | None = None  # points that are marked, of a short curve
+    readings: list[tuple[float, float, str, str]] | None = None  # x, y in 0..1, step and value as text
 
 
 def curve(
@@ -21,13 +47,16 @@ def curve(
     values: Sequence[float],
     hue: int = 1,
     logarithmic: bool = False,
-) -> str:
-    """A chart of `values` over `steps` (as long, ascending, finite) as HTML, or "" for fewer than two values.
+) -> Chart | None:
+    """A chart of one curve, or None for fewer than two values.
 
-    `hue` (1 to 4) picks one of the page's colours; `logarithmic` allows such an axis where it serves.
+    Args:
+        steps, values: of the same length, finite, steps ascending.
+        hue: 1 to 4, one of the page's colours.
+        logarithmic: use a logarithmic axis if the values span a wide range.
     """
     if len(values) < 2 or steps[-1] <= steps[0]:
-        return ""
+        return None
     xs, ys = _bucketed(steps), _bucketed(values)
     smooth = _smoothed(ys) if _is_rough(ys) else ys
     axis = _Axis(min(ys), max(ys), logarithmic)
@@ -38,59 +67,47 @@ def curve(
     def points(series: Sequence[float]) -> str:
         return " ".join(f"{1000 * across(x):.1f},{1000 * axis.place(y):.1f}" for x, y in zip(xs, series, strict=True))
 
-    last = points(smooth)
-    raw = f'<polyline class="raw" points="{points(ys)}"/>' if smooth is not ys else ""
-    dots = "".join(f'<path d="M{point}h0"/>' for point in last.split()) if len(xs) <= 30 else ""
-    data = html.escape(
-        json.dumps([[across(x), axis.place(y), short(round(x)), short(y)] for x, y in zip(xs, smooth, strict=True)])
+    line = Line(points(smooth), hue, short(smooth[-1]))
+    return Chart(
+        title,
+        note,
+        [line],
+        axis.grid(),
+        axis.labels(),
+        _step_labels(xs[0], xs[-1]),
+        raw=points(ys) if smooth is not ys else "",
+        dots=line.points.split() if len(xs) <= 30 else [],
+        readings=[(across(x), axis.place(y), short(round(x)), short(y)) for x, y in zip(xs, smooth, strict=True)],
     )
-    label, svg = html.escape(title), 'viewBox="0 0 1000 1000" preserveAspectRatio="none" role="img"'
-    return f"""<figure class="chart hue{hue}" data-curve="{data}">
-<figcaption><b>{label}</b><output>{short(smooth[-1])}</output><small>{html.escape(note)}</small></figcaption>
-<div class="plot" tabindex="0" role="group" aria-label="{label}: arrow keys read it">
-<svg {svg} aria-label="{label}"><g class="grid">{axis.grid()}</g>
-<polygon class="area" points="0,1000 {last} 1000,1000"/>{raw}<polyline class="line" points="{last}"/>
-<g class="dots">{dots}</g></svg>
-<div class="y">{axis.labels()}</div><div class="x">{_step_labels(xs[0], xs[-1])}</div><i class="cursor"></i></div>
-</figure>"""
 
 
 def overlay(
     title: str, note: str, series: Sequence[tuple[Sequence[float], Sequence[float]]], logarithmic: bool = False
-) -> str:
-    """A chart of several curves over one another as HTML, each (steps, values) as for `curve`; "" where none is one.
+) -> Chart | None:
+    """A chart of several curves with shared axes, each (steps, values) as for `curve`; None if one has no two values.
 
-    The first is drawn in the page's first hue, the second, dashed, in the second: told apart without colour too.
+    The first is drawn in the first hue of the page, the second, dashed, in the second hue.
     """
-    lines = [
+    curves = [
         (_bucketed(steps), _bucketed(values)) for steps, values in series if len(values) > 1 and steps[-1] > steps[0]
     ]
-    if len(lines) < len(series):
-        return ""
-    lines = [(xs, _smoothed(ys) if _is_rough(ys) else ys) for xs, ys in lines]
-    values = [y for _, ys in lines for y in ys]
+    if len(curves) < len(series):
+        return None
+    curves = [(xs, _smoothed(ys) if _is_rough(ys) else ys) for xs, ys in curves]
+    values = [y for _, ys in curves for y in ys]
     axis = _Axis(min(values), max(values), logarithmic)
-    first, last = min(xs[0] for xs, _ in lines), max(xs[-1] for xs, _ in lines)
+    first, last = min(xs[0] for xs, _ in curves), max(xs[-1] for xs, _ in curves)
 
     def points(xs: Sequence[float], ys: Sequence[float]) -> str:
         places = ((1000 * (x - first) / (last - first), 1000 * axis.place(y)) for x, y in zip(xs, ys, strict=True))
         return " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
 
-    drawn = "".join(
-        f'<polyline class="line hue{hue}{" dashed" if hue > 1 else ""}" points="{points(xs, ys)}"/>'
-        for hue, (xs, ys) in enumerate(lines, start=1)
-    )
-    ends = "".join(f'<output class="hue{hue}">{short(ys[-1])}</output>' for hue, (_, ys) in enumerate(lines, start=1))
-    label, svg = html.escape(title), 'viewBox="0 0 1000 1000" preserveAspectRatio="none" role="img"'
-    return f"""<figure class="chart">
-<figcaption><b>{label}</b><span class="ends">{ends}</span><small>{html.escape(note)}</small></figcaption>
-<div class="plot"><svg {svg} aria-label="{label}"><g class="grid">{axis.grid()}</g>{drawn}</svg>
-<div class="y">{axis.labels()}</div><div class="x">{_step_labels(first, last)}</div></div>
-</figure>"""
+    lines = [Line(points(xs, ys), hue, short(ys[-1])) for hue, (xs, ys) in enumerate(curves, start=1)]
+    return Chart(title, note, lines, axis.grid(), axis.labels(), _step_labels(first, last))
 
 
 class _Axis:
-    """An upright axis from `low` to `high`, widened to round numbers."""
+    """A vertical axis from `low` to `high`, extended to round numbers."""
 
     def __init__(self, low: float, high: float, logarithmic: bool) -> None:
         self.logarithmic = logarithmic and low > 0 and high / low > LOG_ABOVE
@@ -103,24 +120,16 @@ class _Axis:
             return round(1 - math.log(value / self.low) / math.log(self.high / self.low), 4)
         return round(1 - (value - self.low) / (self.high - self.low), 4)
 
-    def grid(self) -> str:
-        return "".join(f'<path d="M0,{1000 * self.place(t):.1f}H1000"/>' for t in self.ticks)
+    def grid(self) -> list[float]:
+        return [round(1000 * self.place(t), 1) for t in self.ticks]
 
-    def labels(self) -> str:
-        return "".join(f'<span style="top:{100 * self.place(t):.2f}%">{short(t)}</span>' for t in self.ticks)
+    def labels(self) -> list[tuple[float, str]]:
+        return [(round(100 * self.place(t), 2), short(t)) for t in self.ticks]
 
 
-def _step_labels(first: float, last: float) -> str:
+def _step_labels(first: float, last: float) -> list[tuple[float, str]]:
     ticks = [t for t in _ticks(first, last, 4) if first <= t <= last]
-    return "".join(f'<span style="left:{100 * (t - first) / (last - first):.2f}%">{short(t)}</span>' for t in ticks)
-
-
-def short(value: float) -> str:
-    """A number as people read it: 48,213 or 26.83 or 0.0103 or 1.2e-05."""
-    size = abs(value)
-    if size < 1e7 and (size >= 1000 or value == int(value)):
-        return f"{value:,.0f}"
-    return f"{value:.4g}" if 1e-3 <= size < 1000 else f"{value:.3g}"
+    return [(round(100 * (t - first) / (last - first), 2), short(t)) for t in ticks]
 
 
 def _bucketed(series: Sequence[float]) -> list[float]:

@@ -1,8 +1,7 @@
 """A scene as one HTML file that opens in any browser, offline: mouse and touch turn, move and zoom it."""
 
 import base64
-import html
-import json
+import inspect
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,41 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from splatlearn.files import replacing
+from splatlearn.ops import native
+from splatlearn.ops.rasterization import rasterization
 from splatlearn.scene.cameras import Camera
 from splatlearn.scene.formats.checks import Arrays, Tensors, checked_arrays
+from splatlearn.scene.formats.splat import SH0
 from splatlearn.show.packed_scene import packed, seen
+from splatlearn.show.pages import render, write_page
 
 MAX_DEGREE = 3
 MOST_VIEWS = 48  # training cameras that the page can fly to, evenly chosen
 
-# the worker is made of the page's own text
-POLICY = (
-    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline' blob:; worker-src blob:"
-)
 
-BODY = """<canvas id="scene" tabindex="0" aria-label="{title}: a scene to turn, move and zoom"></canvas>
-<p class="note" id="help"><span class="mouse">drag to turn · right button or Shift to move · wheel to zoom ·
-double-click to look there</span><span class="touch">one finger turns · two move and zoom · double tap to look
-there</span></p>
-<p class="note" id="wait" role="status">unpacking {count:,} Gaussians …</p>
-<div class="bar" role="toolbar" aria-label="View" inert>
-<div class="told"><b>{title}</b> <span>{count:,} Gaussians</span></div>
-<button id="previous" title="previous view (P)" aria-label="previous view"{one}><svg viewBox="0 0 24 24"><path
-d="M14 6l-6 6 6 6"/></svg></button>
-<output id="which"{one}>1 / {views}</output>
-<button id="next" title="next view (N)" aria-label="next view"{one}><svg viewBox="0 0 24 24"><path
-d="M10 6l6 6-6 6"/></svg></button>
-<button id="reset" title="back to this view (R)" aria-label="back to this view"><svg viewBox="0 0 24 24"><path
-d="M4 11l8-7 8 7M6.500 9.500V19h11V9.500"/></svg></button>
-<button id="turn" title="turn by itself (T)" aria-label="turn by itself" aria-pressed="false"><svg
-viewBox="0 0 24 24"><path d="M19 8a8 8 0 1 0 1 4M20 4v5h-5"/></svg></button>
-<button id="full" title="whole screen" aria-label="whole screen" hidden><svg viewBox="0 0 24 24"><path
-d="M9 4H4v5M15 4h5v5M20 15v5h-5M9 20H4v-5"/></svg></button>
-</div>"""
-
-
-def viewer_html(
+def scene_html(
     tensors: Tensors,
     cameras: Sequence[Camera] = (),
     *,
@@ -77,58 +54,39 @@ def viewer_html(
     told |= {
         "background": [float(value) for value in background],
         "antialiased": antialiased,
+        "blend": blend_constants(),
         "up": _up(chosen),
         "views": [_view(camera, arrays) for camera in chosen] or [_overview(arrays)],
     }
     told["reachable"] = float(np.median([view["depth"] for view in told["views"]]))
-    one = " hidden" if len(told["views"]) == 1 else ""
-    name = html.escape(title)
-    body = BODY.format(title=name, count=told["count"], views=len(told["views"]), one=one)
-    scripts = _text("splats.js") + _text("viewer.js")
-    data = json.dumps(told).replace("<", "\\u003c")  # a photograph's name must not end the script
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1, viewport-fit=cover">
-<meta http-equiv="Content-Security-Policy" content="{html.escape(POLICY)}">
-<title>{name} · splatlearn</title>
-<style>{_text("viewer.css")}</style>
-</head>
-<body>
-{body}
-<script type="application/json" id="told">{data}</script>
-<script type="text/plain" id="packed">{base64.b64encode(coded).decode("ascii")}</script>
-<script>{scripts}</script>
-</body>
-</html>
-"""
+    content = base64.b64encode(coded).decode("ascii")
+    return render("scene.html", title=title, told=told, packed=content)
 
 
-def viewer_frame(document: str, *, height: str = "70vh", title: str = "the scene") -> str:
-    """An iframe that holds a document of `viewer_html`, to be put into another page.
+def blend_constants() -> dict[str, float]:
+    """The constants of the rasterizer that the page's shaders need: those of csrc/abi.h, and its default options."""
+    defaults = inspect.signature(rasterization).parameters
+    return {
+        "alpha_threshold": native.ALPHA_THRESHOLD,
+        "alpha_max": native.ALPHA_MAX,
+        "eps2d": defaults["eps2d"].default,
+        "near_plane": defaults["near_plane"].default,
+        "sh0": SH0,
+    }
+
+
+def scene_frame(document: str, *, height: str = "70vh", title: str = "the scene") -> str:
+    """An iframe that holds a document of `scene_html`, to be put into another page.
 
     That page's Content-Security-Policy is inherited: where it has no `worker-src blob:`, the scene is sorted without a
     worker, which is slower.
     """
-    held = html.escape(document, quote=True)
-    return (
-        f'<iframe title="{html.escape(title)}" sandbox="allow-scripts" allow="fullscreen" loading="lazy" '
-        f'style="display:block;width:100%;height:{height};border:0;border-radius:16px" srcdoc="{held}"></iframe>'
-    )
+    return render("frame.html", document=document, height=height, title=title)
 
 
-def write_viewer(path: Path | str, tensors: Tensors, cameras: Sequence[Camera] = (), **options: Any) -> Path:
-    """Writes a document of `viewer_html`, with its options, whole or not at all; returns its path."""
-    path = Path(path)
-    document = viewer_html(tensors, cameras, **options)
-    with replacing(path) as temporary:
-        temporary.write_text(document, encoding="utf-8")
-    return path
-
-
-def _text(name: str) -> str:
-    return Path(__file__).with_name(name).read_text(encoding="utf-8")
+def write_scene(path: Path | str, tensors: Tensors, cameras: Sequence[Camera] = (), **options: Any) -> Path:
+    """Writes a document of `scene_html`, with its options, whole or not at all; returns its path."""
+    return write_page(Path(path), scene_html(tensors, cameras, **options))
 
 
 # ---- cameras ----

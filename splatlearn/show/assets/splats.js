@@ -1,10 +1,11 @@
 // Draws Gaussians in WebGL2 as the rasterizer does: unpacks a packed scene, sorts it by depth, blends it back to front.
 //
-// The packed scene is that of `viewer_page.py`. Formulas and constants are those of csrc/math (project, sh, blend): low-pass
-// 0.3 px², alpha cut-off 1/255, alpha at most 0.999. Frames: x right, y down, z forward; pixel centres at +0.5.
+// The packed scene is that of `scene_page.py`, with the constants of the rasterizer in its `blend`: low-pass, near plane,
+// alpha cut-off, largest alpha, constant harmonic. Formulas are those of csrc/math (project, sh, primitive). Frames: x right,
+// y down, z forward; pixel centres at +0.5.
 "use strict";
 
-const NEAR = 0.01, WIDTH = 2048;   // world units; texels a row of the textures that hold the scene
+const WIDTH = 2048;   // texels a row of the textures that hold the scene
 const COEFFICIENTS = [0, 3, 8, 15], TEXELS = [0, 1, 2, 3];   // by SH degree: bases above the constant, texels of their bytes
 
 // ---- the packed scene ----
@@ -96,7 +97,9 @@ function shading(degree) {   // GLSL that adds the harmonics above the constant 
     ${words.join("\n")} ${sums.join("\n")}`;
 }
 
-const vertexShader = ({degree, antialiased}) => `#version 300 es
+const float = n => Number.isInteger(n) ? `${n}.0` : String(n);   // as GLSL writes it
+
+const vertexShader = ({degree, antialiased, blend}) => `#version 300 es
 precision highp float; precision highp int; precision highp usampler2D;
 uniform usampler2D shapes, looks, harmonics;
 uniform mat3 turn; uniform vec3 shift, eye, reach;
@@ -122,7 +125,7 @@ void main() {
   uvec4 shape = texelFetch(shapes, place(int(which)), 0);
   uvec2 look = texelFetch(looks, place(int(which)), 0).xy;
   vec3 mean = uintBitsToFloat(shape.xyz), p = turn * mean + shift;
-  if (p.z <= ${NEAR}) return;
+  if (p.z <= ${float(blend.near_plane)}) return;
   vec3 s = exp(scales.x + scales.y * vec3(look.x & 255u, look.x >> 8 & 255u, look.x >> 16 & 255u));
   mat3 axes = turn * rotation(shape.w);
   axes = mat3(axes[0] * s.x, axes[1] * s.y, axes[2] * s.z);
@@ -131,32 +134,32 @@ void main() {
   vec3 row0 = focal.x / p.z * vec3(1.0, 0.0, -t.x) * axes, row1 = focal.y / p.z * vec3(0.0, 1.0, -t.y) * axes;
   float a = dot(row0, row0), b = dot(row0, row1), c = dot(row1, row1);
   float raw = dot(cross(row0, row1), cross(row0, row1));
-  a += 0.3; c += 0.3;
+  a += ${float(blend.eps2d)}; c += ${float(blend.eps2d)};
   peak = float(look.x >> 24) / 255.0 ${antialiased ? "* sqrt(raw / (a * c - b * b))" : ""};
-  if (peak < 1.0 / 255.0) return;
+  if (peak < ${float(blend.alpha_threshold)}) return;
   float middle = 0.5 * (a + c), apart = length(vec2(0.5 * (a - c), b));
   vec2 along = apart < 1e-6 * middle ? vec2(1.0, 0.0) :
     normalize(a > c ? vec2(0.5 * (a - c) + apart, b) : vec2(b, 0.5 * (c - a) + apart));
-  float limit = sqrt(2.0 * log(255.0 * peak));   // standard deviations at which alpha falls to the cut-off
+  float limit = sqrt(2.0 * log(peak / ${float(blend.alpha_threshold)}));   // standard deviations at which alpha falls to the cut-off
   offset = limit * vec2(gl_VertexID % 2 == 0 ? -1.0 : 1.0, gl_VertexID < 2 ? -1.0 : 1.0);
   float wide = sqrt(middle + apart), narrow = sqrt(max(middle - apart, 0.0));
   vec2 pixel = focal * p.xy / p.z + centre;
   if (any(lessThan(pixel + limit * wide, vec2(0.0))) || any(greaterThan(pixel - limit * wide, size))) return;
   vec2 at = pixel + offset.x * wide * along + offset.y * narrow * vec2(-along.y, along.x);
   vec3 steps = vec3(look.y & 1023u, look.y >> 10 & 1023u, look.y >> 20 & 1023u);
-  vec3 color = 0.5 + 0.28209479177387814 * (colors.x + colors.y * steps);
+  vec3 color = 0.5 + ${float(blend.sh0)} * (colors.x + colors.y * steps);
   ${degree ? shading(degree) : ""}
   shown = max(color, 0.0);
   gl_Position = vec4(2.0 * at.x / size.x - 1.0, 1.0 - 2.0 * at.y / size.y, 0.0, 1.0);
 }`;
 
-const FRAGMENT = `#version 300 es
+const fragmentShader = ({blend}) => `#version 300 es
 precision highp float;
 in vec3 shown; in float peak; in vec2 offset;
 out vec4 pixel;
 void main() {
-  float alpha = min(0.999, peak * exp(-0.5 * dot(offset, offset)));
-  if (alpha < 1.0 / 255.0) discard;
+  float alpha = min(${float(blend.alpha_max)}, peak * exp(-0.5 * dot(offset, offset)));
+  if (alpha < ${float(blend.alpha_threshold)}) discard;
   pixel = vec4(shown * alpha, alpha);
 }`;
 
@@ -172,7 +175,7 @@ class Splats {
       throw new Error("It has more Gaussians than this device can hold: export it with --limit or --sh-degree 0.");
     const {a, b, c, places} = scattered(bytes, scene);
     this.places = places;
-    this.program = this.linked(vertexShader(scene), FRAGMENT);
+    this.program = this.linked(vertexShader(scene), fragmentShader(scene));
     gl.useProgram(this.program);
     const textures = [["shapes", gl.RGBA32UI, gl.RGBA_INTEGER, a, 4], ["looks", gl.RG32UI, gl.RG_INTEGER, b, 2]];
     if (scene.degree) textures.push(["harmonics", gl.RGBA32UI, gl.RGBA_INTEGER, c, 4]);
@@ -237,7 +240,7 @@ class Splats {
         this.arrived();
       };
       this.worker.onerror = () => { this.worker = null; this.busy = false; if (this.last) this.sort(this.last); };
-      this.worker.postMessage({places: this.places, near: NEAR});
+      this.worker.postMessage({places: this.places, near: this.scene.blend.near_plane});
     } catch { this.worker = null; }
   }
   sort(row) {   // asks for an order; the latest wish counts
@@ -249,7 +252,7 @@ class Splats {
     this.worker.postMessage({row});
   }
   sortNow(row) {
-    this.own ??= sorter(this.places, NEAR);
+    this.own ??= sorter(this.places, this.scene.blend.near_plane);
     this.load(this.own(row));
   }
   load(order) {
