@@ -17,7 +17,7 @@ from splatlearn.line.landscape import NeuronPath, bowl_grid, grid, surface
 from splatlearn.loop import fit
 from splatlearn.ops.photometric import photometric_loss
 from splatlearn.text.corpus import Corpus
-from splatlearn.text.evaluation import nats
+from splatlearn.text.evaluation import cross_entropy
 from splatlearn.text.task import TextTask
 from splatlearn.text.transformer import Transformer
 
@@ -194,7 +194,7 @@ def transformer(attention: Literal["fused", "written"] = "written") -> Transform
 
 
 def text_loss(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
-    return nats(model(tokens[:, :-1]), tokens[:, 1:]) / tokens[:, 1:].numel()
+    return cross_entropy(model(tokens[:, :-1]), tokens[:, 1:]) / tokens[:, 1:].numel()
 
 
 TOKENS = torch.arange(36).square().remainder(7).reshape(4, 9)
@@ -268,7 +268,7 @@ def test_a_text_tasks_path(tmp_path: Path) -> None:
     batch = task.test.batch(np.arange(4) * 16)
 
     def loss(model: torch.nn.Module, batch: Any) -> torch.Tensor:
-        return nats(model(batch.tokens), batch.targets) / batch.targets.numel()
+        return cross_entropy(model(batch.tokens), batch.targets) / batch.targets.numel()
 
     found = landscape(
         task.model, loss, batch, plane="trajectory", trajectory=trajectory.snapshots, size=5, progress=False
