@@ -31,7 +31,7 @@ class _Captured(Exception):
 
 
 def parser_of(command: str) -> Any:
-    """The argparse parser of a command; None for `train`, whose arguments are keys of a config."""
+    """The argparse parser of a command."""
     from splatlearn.commands import arguments
 
     def capture(self: Any, *_: Any, **__: Any) -> None:
@@ -51,10 +51,6 @@ def parser_of(command: str) -> Any:
 
 def help_of(command: str) -> str:
     """The output of `splatlearn COMMAND --help`."""
-    if command == "train":
-        from splatlearn.commands.train import USAGE
-
-        return str(USAGE)
     os.environ["COLUMNS"] = "100"  # argparse wraps its lines at this width
     return str(parser_of(command).format_help()).rstrip()
 

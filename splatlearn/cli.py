@@ -5,6 +5,7 @@ import difflib
 import sys
 from collections.abc import Sequence
 
+from splatlearn.commands.arguments import Parser
 from splatlearn.errors import SplatlearnError
 from splatlearn.loop import Interrupted
 
@@ -31,8 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import splatlearn
 
     words = list(sys.argv[1:] if arguments is None else arguments)
-    parser = argparse.ArgumentParser(
-        prog="splatlearn", description=splatlearn.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = Parser(
+        "", splatlearn.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="commands:\n" + "\n".join(f"  {name:<15} {text}" for name, text in COMMANDS.items())
         + "\n\n`splatlearn COMMAND --help` tells more.",
     )  # fmt: skip

@@ -142,3 +142,15 @@ LOSSES = Registry(
         "scale": "splatlearn.scene.training.losses:ScaleRegulariser",
     },
 )
+READERS = Registry("reader of scenes", "splatlearn.readers", {"colmap": "splatlearn.scene.readers.colmap:ColmapScene"})
+WRITERS = Registry(
+    "file format",
+    "splatlearn.formats",
+    {
+        "ply": "splatlearn.scene.formats.registry:Ply",
+        "splat": "splatlearn.scene.formats.registry:Splat",
+        "spz": "splatlearn.scene.formats.registry:Spz",
+        "gltf": "splatlearn.scene.formats.registry:Gltf",
+        "glb": "splatlearn.scene.formats.registry:Gltf",
+    },
+)

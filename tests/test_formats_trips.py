@@ -327,4 +327,4 @@ def test_a_scene_begins_from_any_format(tmp_path: Path) -> None:
 
 
 def model_degree(name: str) -> int:
-    return min(2, registry.DEGREES[Path(name).suffix])
+    return min(2, registry.format_of(Path(name)).sh_degree)

@@ -192,7 +192,7 @@ def test_a_port_in_use_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFix
         (["view", "nowhere", "--device", "gpu"], "device must be"),
         (["view", "."], "not a run folder"),
         (["train", "--viewer-port", "x", "a.yaml"], "--viewer-port must be a number, got 'x'"),
-        (["train", "a.yaml", "--viewer-port"], "--viewer-port needs a value"),
+        (["train", "a.yaml", "--viewer-port"], "--viewer-port: expected one argument"),
         (["train", "--viewer"], "expected a config file"),
     ],
 )

@@ -5,13 +5,13 @@ from pathlib import Path
 from splatlearn.commands.arguments import Parser
 from splatlearn.commands.export import add_options, convert
 from splatlearn.errors import SplatlearnError
-from splatlearn.scene.formats.registry import READERS, WRITERS
+from splatlearn.scene.formats.registry import suffixes
 
 
 def run(words: list[str]) -> None:
     parser = Parser("convert", __doc__)
-    parser.add_argument("source", type=Path, metavar="IN", help=", ".join(READERS))
-    parser.add_argument("out", type=Path, metavar="OUT", help=f"{', '.join(WRITERS)}, .html")
+    parser.add_argument("source", type=Path, metavar="IN", help=", ".join(suffixes()))
+    parser.add_argument("out", type=Path, metavar="OUT", help=f"{', '.join(suffixes())}, .html")
     add_options(parser)
     arguments = parser.parse_args(words)
     if not arguments.source.is_file():

@@ -13,6 +13,6 @@ from splatlearn.run import open_run
 def run(words: list[str]) -> None:
     parser = Parser("eval", __doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="a run folder")
-    arguments, overrides = parser.parse_known_args(words)
+    arguments, overrides = parser.parse_with_keys(words)
     task, step = open_run(arguments.run, overrides)
     print(task.summarize(trainer.evaluate(task, arguments.run, step)))

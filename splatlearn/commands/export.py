@@ -9,7 +9,7 @@ from splatlearn import config
 from splatlearn.commands.arguments import Parser
 from splatlearn.errors import SplatlearnError
 from splatlearn.scene.formats.checks import checked_arrays
-from splatlearn.scene.formats.registry import DEGREES, READERS, WRITERS, write
+from splatlearn.scene.formats.registry import format_of, suffixes, write
 from splatlearn.scene.load import load_splats, scene_config
 
 PAGES = (".html", ".htm")
@@ -18,10 +18,10 @@ PAGES = (".html", ".htm")
 def run(words: list[str]) -> None:
     parser = Parser("export", __doc__)
     parser.add_argument(
-        "run", type=Path, metavar="RUN_OR_FILE", help=f"a run folder of a scene, or {', '.join(READERS)}"
+        "run", type=Path, metavar="RUN_OR_FILE", help=f"a run folder of a scene, or {', '.join(suffixes())}"
     )
     parser.add_argument(
-        "--out", type=Path, help=f"the file to write, {', '.join(WRITERS)} or .html (default: RUN/point_cloud.ply)"
+        "--out", type=Path, help=f"the file to write, {', '.join(suffixes())} or .html (default: RUN/point_cloud.ply)"
     )
     add_options(parser)
     arguments = parser.parse_args(words)
@@ -46,15 +46,17 @@ def add_options(parser: Parser) -> None:
 def convert(source: Path, out: Path, options: Namespace) -> None:
     """Reads a run or a file, writes another, and says what became of it."""
     suffix = out.suffix.lower()
-    if suffix not in (*WRITERS, *PAGES):
-        raise SplatlearnError(f"the file to write must end in {', '.join(WRITERS)} or .html, got {out}")
+    if suffix not in (*suffixes(), *PAGES):
+        raise SplatlearnError(f"the file to write must end in {', '.join(suffixes())} or .html, got {out}")
     if options.limit is not None and (suffix not in PAGES or options.limit < 1):
         raise SplatlearnError(f"--limit must be at least 1 and is for .html pages, got {options.limit} for {out}")
     if not source.exists():
         raise SplatlearnError(f"{source} is neither a run folder nor a file: it does not exist")
     splats = load_splats(source, options.drop_bad)
     tensors, had = splats.tensors, math.isqrt(splats.tensors["shN"].shape[1] + 1) - 1
-    degree = min(had, DEGREES.get(suffix, 3), 4 if options.sh_degree is None else options.sh_degree)
+    degree = min(
+        had, 3 if suffix in PAGES else format_of(out).sh_degree, 4 if options.sh_degree is None else options.sh_degree
+    )
     tensors = {**tensors, "shN": tensors["shN"][:, : (degree + 1) ** 2 - 1]}
     count = len(tensors["means"])
     if suffix in PAGES:
@@ -74,13 +76,13 @@ def _write_page(source: Path, out: Path, tensors: Any, antialiased: bool, limit:
     cameras: list[Any] = []
     background = [0.0, 0.0, 0.0]
     if source.is_dir():
-        from splatlearn.scene.readers.colmap import ColmapScene
+        from splatlearn.registry import READERS
         from splatlearn.scene.training.task import SceneTask
 
         settings = config.load(SceneTask.Config, scene_config(source))
         background = settings.data.background
         try:
-            scene = ColmapScene(settings.data)
+            scene = READERS.find(settings.reader, "reader")(settings.data)
             cameras = scene.train + scene.test
         except SplatlearnError as error:  # the page is worth having without the photographs' folder too
             print(f"the page opens with a view of everything, as the run's photographs are not found: {error}")

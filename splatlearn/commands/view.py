@@ -70,39 +70,10 @@ def _of_run(folder: Path, out: Path | None) -> "Surroundings":
 
 
 def _photographs(settings: Any) -> Any:
-    from splatlearn.scene.readers.colmap import ColmapScene
+    from splatlearn.registry import READERS
 
     try:
-        return ColmapScene(settings.data)
+        return READERS.find(settings.reader, "reader")(settings.data)
     except SplatlearnError as error:
         print(f"without photographs: {error}")
         return None
-
-
-def live_options(words: list[str]) -> tuple[list[str], tuple[str, int] | None]:
-    """The words of `splatlearn train` without its options --viewer, --viewer-port N and --viewer-host HOST; and host
-    and port of the viewer, None where there shall be none. Raises SplatlearnError where nothing can listen there.
-    """
-    from splatlearn.viewer.live import check_address
-    from splatlearn.viewer.server import HOST, PORT
-
-    rest: list[str] = []
-    found: dict[str, str] = {}
-    left = iter(words)
-    for word in left:
-        name, equals, value = word.partition("=")
-        if name in ("--viewer-port", "--viewer-host"):
-            found[name] = value if equals else next(left, "")
-            if not found[name]:
-                raise SplatlearnError(f"{name} needs a value")
-        elif word == "--viewer":
-            found[name] = ""
-        else:
-            rest.append(word)
-    if not found:
-        return rest, None
-    host, port = found.get("--viewer-host", HOST), found.get("--viewer-port", str(PORT))
-    if not port.isdecimal():
-        raise SplatlearnError(f"--viewer-port must be a number, got {port!r}")
-    check_address(host, int(port))
-    return rest, (host, int(port))

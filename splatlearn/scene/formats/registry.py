@@ -1,12 +1,13 @@
 """Read and write a scene in the format that the file's suffix names."""
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 
 from splatlearn.errors import SplatlearnError
+from splatlearn.registry import WRITERS
 from splatlearn.scene.formats.checks import Tensors
 from splatlearn.scene.formats.gltf import write_gltf
 from splatlearn.scene.formats.gltf_reader import read_gltf
@@ -23,21 +24,107 @@ class Splats(NamedTuple):
     antialiased: bool | None  # trained with opacities compensated for the low-pass filter; None: not in the file
 
 
-def _ply(path: Path, drop: bool, schema: Schema = GAUSSIAN) -> Splats:
-    mode = read_render_mode(path)
-    return Splats(read_ply(path, drop, schema), None if mode is None else mode == "mip")
+class Format(Protocol):
+    """How one kind of scene file is read and written. `splatlearn.registry.WRITERS` finds it by the file's suffix.
+
+    sh_degree: the highest degree of spherical harmonics that a file holds.
+    """
+
+    sh_degree: int
+
+    @staticmethod
+    def read(path: Path, drop: bool, schema: Schema) -> Splats:
+        """Read a file; see `read`."""
+
+    @staticmethod
+    def write(path: Path, tensors: Tensors, options: "WriteOptions") -> None:
+        """Write a file; see `write`."""
 
 
-READERS: dict[str, Callable[[Path, bool], Splats]] = {
-    ".ply": _ply,
-    ".splat": lambda path, drop: Splats(read_splat(path, drop), None),
-    ".spz": lambda path, drop: Splats(*read_spz(path, drop)),
-    ".gltf": lambda path, drop: Splats(read_gltf(path, drop), None),
-    ".glb": lambda path, drop: Splats(read_gltf(path, drop), None),
-}
-WRITERS = (".ply", ".splat", ".spz", ".gltf", ".glb")
-# the highest SH degree that a format stores
-DEGREES = {".ply": 4, ".splat": 0, ".spz": 4, ".gltf": 3, ".glb": 3}
+@dataclass(frozen=True)
+class WriteOptions:
+    """Options of `write`; a format takes those that it knows."""
+
+    antialiased: bool | None = None
+    spz_version: int = 4
+    embed: bool = False
+
+
+class Ply:
+    """PLY of the original 3DGS, with columns for further parameters."""
+
+    sh_degree = 4
+
+    @staticmethod
+    def read(path: Path, drop: bool, schema: Schema) -> Splats:
+        mode = read_render_mode(path)
+        return Splats(read_ply(path, drop, schema), None if mode is None else mode == "mip")
+
+    @staticmethod
+    def write(path: Path, tensors: Tensors, options: WriteOptions) -> None:
+        mode = None if options.antialiased is None else "mip" if options.antialiased else "default"
+        write_ply(path, tensors, mode)
+
+
+class Splat:
+    """Records of 32 bytes without colours by direction."""
+
+    sh_degree = 0
+
+    @staticmethod
+    def read(path: Path, drop: bool, schema: Schema) -> Splats:
+        return Splats(read_splat(path, drop), None)
+
+    @staticmethod
+    def write(path: Path, tensors: Tensors, options: WriteOptions) -> None:
+        write_splat(path, tensors)
+
+
+class Spz:
+    """SPZ, versions 1 to 4 read, 3 and 4 written."""
+
+    sh_degree = 4
+
+    @staticmethod
+    def read(path: Path, drop: bool, schema: Schema) -> Splats:
+        return Splats(*read_spz(path, drop))
+
+    @staticmethod
+    def write(path: Path, tensors: Tensors, options: WriteOptions) -> None:
+        write_spz(path, tensors, version=options.spz_version, antialiased=bool(options.antialiased))
+
+
+class Gltf:
+    """glTF 2.0 with KHR_gaussian_splatting, as .gltf and .glb."""
+
+    sh_degree = 3
+
+    @staticmethod
+    def read(path: Path, drop: bool, schema: Schema) -> Splats:
+        return Splats(read_gltf(path, drop), None)
+
+    @staticmethod
+    def write(path: Path, tensors: Tensors, options: WriteOptions) -> None:
+        write_gltf(path, tensors, embed=options.embed)
+
+
+def suffixes() -> list[str]:
+    """The suffixes of the known formats, with their dots."""
+    return [f".{word}" for word in WRITERS.words()]
+
+
+def format_of(path: Path, action: str = "read") -> type[Format]:
+    """The format that a file's suffix names.
+
+    Raises:
+        SplatlearnError: the suffix is unknown.
+    """
+    word = path.suffix.lower().removeprefix(".")
+    if word not in WRITERS.words():
+        end = "can be read" if action == "read" else "is written"
+        raise SplatlearnError(f"{path} is of no format that {end}: its name must end in {', '.join(suffixes())}.")
+    found: type[Format] = WRITERS.find(word)
+    return found
 
 
 def read(path: Path | str, drop: bool = False, schema: Schema = GAUSSIAN) -> Splats:
@@ -53,10 +140,7 @@ def read(path: Path | str, drop: bool = False, schema: Schema = GAUSSIAN) -> Spl
             not finite.
     """
     path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix not in READERS:
-        raise SplatlearnError(f"{path} is of no format that can be read: its name must end in {', '.join(READERS)}.")
-    return _ply(path, drop, schema) if suffix == ".ply" else READERS[suffix](path, drop)
+    return format_of(path).read(path, drop, schema)
 
 
 def write(
@@ -80,14 +164,4 @@ def write(
         SplatlearnError: the suffix is unknown, the tensors do not fit together, or the file cannot be written.
     """
     path = Path(path)
-    match path.suffix.lower():
-        case ".ply":
-            write_ply(path, tensors, None if antialiased is None else "mip" if antialiased else "default")
-        case ".splat":
-            write_splat(path, tensors)
-        case ".spz":
-            write_spz(path, tensors, version=spz_version, antialiased=bool(antialiased))
-        case ".gltf" | ".glb":
-            write_gltf(path, tensors, embed=embed)
-        case _:
-            raise SplatlearnError(f"{path} is of no format that is written: its name must end in {', '.join(WRITERS)}.")
+    format_of(path, "write").write(path, tensors, WriteOptions(antialiased, spz_version, embed))

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from splatlearn.config import Common, Entries, chosen, entries, key
 from splatlearn.errors import SplatlearnError
-from splatlearn.registry import LOSSES, STRATEGIES
-from splatlearn.scene.readers.colmap import ColmapScene
+from splatlearn.registry import LOSSES, READERS, STRATEGIES
 from splatlearn.scene.schema import GAUSSIAN, Schema
 
 
@@ -47,7 +46,8 @@ class Recipe(Common):
     out: str = key("runs/scene", "the run folder to write; it must be new or empty")
     steps: int = key(7000, "updates to make")
     log_every: int = key(50, "steps between lines of metrics.jsonl")
-    data: ColmapScene.Config = key(ColmapScene.Config, "the images and their cameras")
+    reader: str = key("colmap", "how the folder of data.path is read: colmap, or a package.module:Class")
+    data: Any = chosen(READERS, "reader", "keys of the reader: the images and their cameras")
     init: str = key(
         "sfm", "sfm, random (both at the points of the model), or a file to start from: PLY, .splat, SPZ, glTF"
     )

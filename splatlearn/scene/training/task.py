@@ -10,14 +10,13 @@ from torch import Tensor
 from splatlearn.devices import choose_device
 from splatlearn.errors import SplatlearnError
 from splatlearn.ops.recording import CudaRecorder
-from splatlearn.registry import LOSSES, STRATEGIES
+from splatlearn.registry import LOSSES, READERS, STRATEGIES
 from splatlearn.scene import evaluate as evaluation
 from splatlearn.scene.cameras import Camera
 from splatlearn.scene.gaussians import Gaussians, Rendering
 from splatlearn.scene.metrics import HIGHEST_PSNR, psnr
 from splatlearn.scene.photos.exposure import Exposures
 from splatlearn.scene.photos.staging import Staging
-from splatlearn.scene.readers.colmap import ColmapScene
 from splatlearn.scene.reconstruct.ready import ready
 from splatlearn.scene.schema import GAUSSIAN, Schema
 from splatlearn.scene.timelapse import Timelapse, reduced_camera
@@ -62,7 +61,7 @@ class SceneTask(Task[View, Rendering]):
         self.generator = torch.Generator().manual_seed(config.seed)
         if not config.data.path:
             raise SplatlearnError("'data.path' is not set: name a COLMAP folder with --data.path FOLDER")
-        self.scene = ColmapScene(config.data)
+        self.scene = READERS.find(config.reader, "reader")(config.data)
         self.gaussians = self._initial().arranged().to(self.device)
         self.optimizer = GaussianAdam(self.gaussians)
         strategy = STRATEGIES.find(config.strategy, "strategy")(
