@@ -233,7 +233,10 @@ def test_a_transformers_landscape(kind: Any, path: list[dict[str, torch.Tensor]]
             expected = float(text_loss(moved, TOKENS))
         assert float(found.losses[row, column]) == pytest.approx(expected, abs=1e-9), "a loss is not that of its place"
     if kind == "random":
-        weight, filters = model.embedding.tokens.weight, found.plane.directions[0]["embedding.tokens.weight"]
+        weight, filters = (
+            model.embedding.token_embedding.weight,
+            found.plane.directions[0]["embedding.token_embedding.weight"],
+        )
         assert torch.allclose(filters.norm(dim=1), weight.norm(dim=1)), "a token's direction has another length"
     if kind == "trajectory":
         walked = torch.stack([flatten(snapshot) for snapshot in path])

@@ -50,3 +50,11 @@ def test_ci_runs_the_readme() -> None:
     commands = re.findall(r"^(pip install .*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
     test = next(command for command in commands if "pytest" in command)
     assert test in (ROOT / ".ci/run").read_text(), "CI must run exactly the README's test command"
+
+
+def test_native_lines_fit_in_120_columns() -> None:
+    paths = [path for path in (ROOT / "csrc").rglob("*") if path.suffix in (".h", ".cpp", ".cu")]
+    assert len(paths) > 50, "the native sources were not found"
+    for path in paths:
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            assert len(line) <= 120 and line == line.rstrip(), f"{path.relative_to(ROOT)}:{number}: {line}"

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import filecmp
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("csrc", "build_native", "splatlearn")
+from copied_sources import build, changed_files, copy_with, python
 
 # mean2d = (fx u d + cx, fy v d + cy), u = x/z, v = y/z, d = 1 + k (u^2 + v^2)
 HEADER = """#pragma once
@@ -108,20 +102,6 @@ EDITS = {
     ),
 }
 
-# The library of one instruction-set level, with little optimisation: this test is about derivatives, not speed.
-BUILD = """
-import sys
-from pathlib import Path
-from build_native import targets
-from build_native.steps import run_steps
-targets.isa_levels = lambda: {"portable": []}
-targets.CXX_FLAGS = [flag for flag in targets.CXX_FLAGS if flag != "-O3"] + ["-O1", "-DSPLATLEARN_PORTABLE"]
-steps = targets.cpu_library(Path("build").resolve())
-run_steps(steps[:-1], targets.CSRC)
-run_steps(steps[-1:], targets.CSRC)
-Path("build/libsplatlearn_cpu.so").rename("splatlearn/ops/libsplatlearn_cpu.so")
-"""
-
 PROOF = """
 import sys
 from pathlib import Path
@@ -167,33 +147,11 @@ print("proven")
 """
 
 
-def python(script: str, folder: Path) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(folder)}
-    command = [sys.executable, "-c", script]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-3000:] or done.stdout[-3000:]
-    return done.stdout
-
-
 @pytest.mark.skipif(not shutil.which("g++"), reason="g++ is not here")
 def test_a_camera_model_is_four_files(tmp_path: Path) -> None:
-    ignored = shutil.ignore_patterns("*.so", "__pycache__")
-    for part in PARTS:
-        shutil.copytree(ROOT / part, tmp_path / part, ignore=ignored)
-    (tmp_path / "csrc/math/camera/simple_radial.h").write_text(HEADER)
-    for name, edits in EDITS.items():
-        text = (ROOT / name).read_text()
-        for place, addition in edits:
-            assert text.count(place) == 1, f"{name} has {text.count(place)} places like {place!r}"
-            text = text.replace(place, addition + place)
-        (tmp_path / name).write_text(text)
-    python(BUILD, tmp_path)
-    sources = [path for part in PARTS for path in (tmp_path / part).rglob("*") if path.suffix in (".h", ".cpp", ".py")]
-    changed = [
-        path.relative_to(tmp_path).as_posix()
-        for path in sources
-        if not (old := ROOT / path.relative_to(tmp_path)).exists() or not filecmp.cmp(path, old, shallow=False)
-    ]
-    assert sorted(changed) == sorted(["csrc/math/camera/simple_radial.h", *EDITS]), "other files changed"
+    copy_with(tmp_path, {"csrc/math/camera/simple_radial.h": HEADER}, EDITS)
+    build(tmp_path)
+    changed = changed_files(tmp_path)
+    assert changed == sorted(["csrc/math/camera/simple_radial.h", *EDITS]), "other files changed"
     assert len(changed) == 4, f"a camera model costs {len(changed)} files"
     assert python(PROOF, tmp_path).strip() == "proven"

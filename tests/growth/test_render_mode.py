@@ -38,7 +38,7 @@ def test_a_new_render_mode_is_one_entry(backend: str, monkeypatch) -> None:  # t
     monkeypatch.setitem(
         render_modes.RENDER_MODES, "RGB+E2", RenderMode(colors=True, extra=squared_depth, finish=expected)
     )
-    ours, theirs = scenes.case("degree-2").scene.detached(), scenes.case("degree-2").scene.detached()
+    ours, theirs = scenes.case("degree-2").scene.with_grad(), scenes.case("degree-2").scene.with_grad()
     image, _, _ = rasterization(**ours.arguments(), render_mode="RGB+E2")
     wanted = oracle(theirs)
     assert (image[..., 3] > 0.1).any(), "nothing has a depth, so that this proves nothing"

@@ -5,24 +5,25 @@
 // A primitive is a struct P. R is a real of scalar.h, S a scalar; (dx, dy) = pixel - mean, px; log2_cut = log2 of the
 // alpha threshold; g = alpha dL/dalpha at a pixel, which is dL/dln(alpha).
 //
-//   P::kScalars                             scalars of a record, which is what the blend reads of a 2D primitive
-//   P::kShape                               scalars a row of the tensor of shapes ("conics" in abi.h)
-//   P::pack(mean, shape, opacity, record)   writes a record; its first two scalars are the mean, px
-//   P::Splat<R>, P::unpack<R>(f)            a record as a struct with x and y at least, of scalars f(0) to f(kScalars -
-//   1) P::log2_alpha(splat, dx, dy)            the exponent: log2 of alpha before the clamp P::Column<S>(splat,
-//   dx).log2_alpha(splat, dy)    the same, with what the pixels of a column share taken out P::ellipse(splat, log2_cut)
-//   the reach: an ellipse around the mean beyond which alpha is below the threshold, P::ellipse(shape, opacity,
-//   log2_cut)    by a record, and by the tensors that stage bin reads (tile.h)
+// clang-format off
+//   P::kScalars                         scalars of a record, which is what the blend reads of a 2D primitive
+//   P::kShape                           scalars of a row of the tensor of shapes ("conics" in abi.h)
+//   P::pack(mean, shape, opacity, record)    writes a record; its first two scalars are the mean, px
+//   P::Splat<R>, P::unpack<R>(f)        a record as a struct with at least x and y, of scalars f(0) to f(kScalars - 1)
+//   P::log2_alpha(splat, dx, dy)        the exponent: log2 of alpha before the clamp
+//   P::Column<S>(splat, dx)             the same, with what the pixels of a column share taken out: has log2_alpha
+//   P::ellipse(splat, log2_cut)         the reach: an ellipse around the mean outside of which alpha is below the
+//   P::ellipse(shape, opacity, log2_cut)     threshold; by a record, and by the tensors that stage bin reads (tile.h)
 //
-//   P::kMoments                             sums over pixels that are enough for all gradients
-//   P::moments(splat, power, g, dx, dy, m)  what one pixel adds to them; power = log2_alpha(splat, dx, dy)
+//   P::kMoments                         sums over pixels that suffice for all gradients
+//   P::moments(splat, power, g, dx, dy, m)   what one pixel adds to them; power = log2_alpha(splat, dx, dy)
 //   P::moments_backward(splat, m, v_mean, v_shape, v_opacity)    from the sums to the gradients
-//   P::kColumnMoments                       the same for pixels that share dx: sums over the column, of which dx makes
-//   moments P::column_moments(splat, power, g, dx, dy, m)    what one pixel adds to the sums of its column
-//   P::moment_of(j, power)                  the moment that is dx^power times sum j of the column, or -1; power is 0, 1
-//   or 2,
-//                                           and 0 alone for j > 1. Each moment is made exactly once
-//   P::v_mean(splat, power, g, dx, dy, v)   the mean's gradient from one pixel, times P::kMeanUnit, for absgrad
+//   P::kColumnMoments                   sums over pixels that share dx, from which dx makes the moments
+//   P::column_moments(splat, power, g, dx, dy, m)    what one pixel adds to the sums of its column
+//   P::moment_of(j, power)              the moment that is dx^power times sum j of the column, or -1; power is 0 to 2,
+//                                       and only 0 for j > 1. Each moment is made exactly once
+//   P::v_mean(splat, power, g, dx, dy, v)    the mean's gradient from one pixel, times P::kMeanUnit, for absgrad
+// clang-format on
 #pragma once
 #include "ewa_gaussian.h"
 
