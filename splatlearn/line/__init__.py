@@ -1,4 +1,4 @@
-"""A line through noisy points: the smallest thing that the loop learns, and the one to read first."""
+"""Fit a line through noisy points: the smallest task of the loop, and the one to read first."""
 
 from splatlearn.line.bowl import Bowl
 from splatlearn.line.data import NoisyLine

@@ -1,4 +1,4 @@
-"""Points to lay a line through: noisy ones around a truth that we chose ourselves, or a user's own from a CSV file."""
+"""Points to fit a line to: random ones around a known line, or a user's own from a CSV file."""
 
 import csv
 import math
@@ -13,11 +13,22 @@ from splatlearn.errors import SplatlearnError
 
 
 class NoisyLine:
-    """Points ``x`` and ``y``, both [count, 1] float32: y = slope · x + intercept + Gaussian noise, or a file's."""
+    """Points on a noisy line, y = slope · x + intercept + Gaussian noise, or those of a CSV file.
+
+    Args:
+        config: the line, or the file.
+        generator: the source of randomness.
+
+    Attributes:
+        x, y: the points' coordinates, both [count, 1] float32.
+
+    Raises:
+        SplatlearnError: the file cannot be read, or the points do not determine a line.
+    """
 
     @dataclass
     class Config:
-        """Which points."""
+        """Keys of the data."""
 
         count: int = key(200, "how many points")
         slope: float = key(2.0, "slope of the true line")
@@ -59,9 +70,14 @@ def check_points(x: Tensor, y: Tensor, source: str) -> None:
 
 
 def read_csv(path: Path) -> tuple[Tensor, Tensor]:
-    """The points of a CSV file as ``x`` and ``y`` [n, 1] float32; a first row that is no numbers is a header.
+    """Read points from a CSV file; a first row without numbers is a header.
 
-    Raises SplatlearnError naming file and line for what cannot be read, and as `check_points`.
+    Returns:
+        x and y, both [n, 1] float32.
+
+    Raises:
+        SplatlearnError: the file or a line, which the message names, cannot be read, or the points do not determine a
+            line.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:

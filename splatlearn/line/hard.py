@@ -1,12 +1,12 @@
-"""A hard landscape: a smooth loss of two parameters with one global and several local minima, where walks get trapped.
+"""A hard landscape: a smooth loss of two parameters with one global and several local minima that trap optimizers.
 
-With p = (x, y), wells i of depth d, centre c and width s, and a wide bowl around o that keeps walks from leaving:
+With p = (x, y), wells i of depth d, centre c and width s, and a wide bowl around o that bounds the paths:
 
     f(p)  = k/2 |p - o|² - Σ_i d_i g_i(p),   g_i(p) = exp(-|p - c_i|² / (2 s_i²))
     ∇f(p) = k (p - o) + Σ_i d_i g_i(p) (p - c_i) / s_i²
 
-The second line follows from the first, as ∇g_i = -g_i (p - c_i) / s_i². The wells are ours to choose; where the minima
-lie exactly is computed (`minima`), as the wells and the bowl pull at each other.
+The second line follows from the first, as ∇g_i = -g_i (p - c_i) / s_i². `minima` computes the exact minima, which the
+bowl and the other wells shift away from the wells' centres.
 """
 
 import functools
@@ -20,7 +20,7 @@ from splatlearn.line.optimizers import OptimizerName, ScheduleName, make_optimiz
 
 BOWL = 0.25  # k
 CENTER = (0.6, -0.6)  # o
-REACH = 4.0  # the landscape is looked at within -REACH..REACH on both axes
+REACH = 4.0  # figures and starts cover -REACH..REACH on both axes
 WELLS = (  # depth, centre x, centre y, width
     (2.0, 1.3, -1.1, 0.7),
     (1.2, -1.9, 1.4, 0.6),
@@ -28,11 +28,11 @@ WELLS = (  # depth, centre x, centre y, width
     (1.1, 1.5, 2.0, 0.6),
     (0.6, -0.5, 0.1, 0.45),
 )
-SETTLED = 0.15  # a walk that ends within this distance of a minimum has found it
+SETTLED = 0.15  # a path that ends within this distance of a minimum has found it
 
 
 def loss(points: Tensor) -> Tensor:
-    """f at ``points`` [..., 2], as [...]."""
+    """Compute f at ``points`` [..., 2]; returns [...]."""
     depths, centers, widths = _wells(points)
     squares = (points[..., None, :] - centers).square().sum(dim=-1)
     wells = depths * torch.exp(-squares / (2 * widths.square()))
@@ -40,7 +40,7 @@ def loss(points: Tensor) -> Tensor:
 
 
 def gradient(points: Tensor) -> Tensor:
-    """∇f at ``points`` [..., 2], of the same shape, by the formula above."""
+    """Compute ∇f at ``points`` [..., 2] by the formula above; returns the same shape."""
     depths, centers, widths = _wells(points)
     away = points[..., None, :] - centers
     pulls = depths * torch.exp(-away.square().sum(dim=-1) / (2 * widths.square())) / widths.square()
@@ -57,9 +57,9 @@ def _wells(like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def minima() -> Tensor:
-    """All minima within reach, [M, 2] float64, the global one first and the others by rising loss.
+    """Return all minima within REACH, [M, 2] float64, by increasing loss: the global one first.
 
-    Descent from a grid of starts finds them, Newton's method polishes each to rounding.
+    Descent from a grid of starts finds them, and Newton's method refines each to rounding.
     """
     return _minima().clone()
 
@@ -73,10 +73,10 @@ def _minima() -> Tensor:
     for point in points:
         if all(float((point - other).norm()) > 0.2 for other in found):
             found.append(point)
-    return torch.stack(sorted((_polished(point) for point in found), key=lambda point: float(loss(point))))
+    return torch.stack(sorted((_refined(point) for point in found), key=lambda point: float(loss(point))))
 
 
-def _polished(point: Tensor) -> Tensor:
+def _refined(point: Tensor) -> Tensor:
     for _ in range(20):
         hessian = torch.autograd.functional.jacobian(gradient, point)
         point = point - torch.linalg.solve(hessian, gradient(point))
@@ -85,7 +85,7 @@ def _polished(point: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Walk:
-    """How to walk: optimizer and schedule by their names in the line's config."""
+    """An optimizer's configuration: optimizer and schedule by their names in the line's config."""
 
     name: str
     optimizer: OptimizerName
@@ -106,7 +106,7 @@ WALKS = (
 
 
 def starts(size: int) -> Tensor:
-    """A grid of ``size`` x ``size`` starts within reach, [size², 2] float64, row by row from the lowest y."""
+    """Return a grid of starts within REACH, [size², 2] float64, row by row from the lowest y."""
     if size < 2:
         raise SplatlearnError(f"a grid of starts needs at least 2 a side, got {size}")
     axis = torch.linspace(-REACH, REACH, size, dtype=torch.float64)
@@ -115,9 +115,9 @@ def starts(size: int) -> Tensor:
 
 
 def paths(walk: Walk, begin: Tensor, steps: int = 300) -> Tensor:
-    """Walks from ``begin`` [N, 2], each on its own: [steps + 1, N, 2] float64.
+    """Optimize from ``begin`` [N, 2] independently and return all points, [steps + 1, N, 2] float64.
 
-    All of these optimizers act on each number by itself, so that N walks in one tensor never touch.
+    These optimizers treat each number separately, so that N paths in one tensor do not interact.
     """
     points = begin.double().clone().requires_grad_()
     optimizer = make_optimizer(walk.optimizer, [points], walk.rate, walk.momentum)
@@ -132,12 +132,12 @@ def paths(walk: Walk, begin: Tensor, steps: int = 300) -> Tensor:
 
 
 def ends(walk: Walk, begin: Tensor, steps: int = 300) -> Tensor:
-    """Which minimum each walk from ``begin`` [N, 2] ends in: [N] int64 rows of `minima`, -1 if not settled."""
+    """Return the row of `minima` in which each path from ``begin`` [N, 2] ends, [N] int64; -1 if in none."""
     last = paths(walk, begin, steps)[-1]
     nearest = torch.cdist(last, minima()).min(dim=1)
     return torch.where(nearest.values < SETTLED, nearest.indices, -1)
 
 
 def success(labels: Tensor) -> float:
-    """The share of walks that ended in the global minimum."""
+    """Return the fraction of paths that ended in the global minimum."""
     return float((labels == 0).double().mean())

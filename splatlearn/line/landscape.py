@@ -1,4 +1,4 @@
-"""The loss over two parameters, seen whole: the neuron's (w, b) need no slice, as they are a plane already."""
+"""Evaluate the line's loss over its whole parameter plane (w, b), and record the path of a training in it."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from splatlearn.loop import AnyTask, Callback
 
 
 def grid(low: tuple[float, float], high: tuple[float, float], size: int) -> Tensor:
-    """``size`` x ``size`` points between two corners, [size, size, 2] float64; rows run along the second coordinate."""
+    """Build a grid between two corners, [size, size, 2] float64; rows run along the second coordinate."""
     if size < 2:
         raise SplatlearnError(f"a grid needs at least 2 points a side, got {size}")
     a, b = (torch.linspace(low[i], high[i], size, dtype=torch.float64) for i in (0, 1))
@@ -20,20 +20,20 @@ def grid(low: tuple[float, float], high: tuple[float, float], size: int) -> Tens
 
 
 def surface(loss: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
-    """The loss, a function of [..., 2] such as `Bowl.loss` or `hard.loss`, over a grid: [B, A] float64, no graph."""
+    """Evaluate a loss of [..., 2], such as `Bowl.loss` or `hard.loss`, on a grid: [B, A] float64, without a graph."""
     with torch.no_grad():
         return loss(points).double()
 
 
 def bowl_grid(bowl: Bowl, path: Tensor, size: int = 101, margin: float = 0.25) -> Tensor:
-    """A grid of (w, b) that holds a path [P, 2] and the minimum, with a margin, and is as wide on both sides of it."""
+    """Build a grid of (w, b) centred at the minimum that contains a path [P, 2] with a margin."""
     reach = (path.double() - bowl.minimum).abs().amax(dim=0).clamp(min=1e-3) * (1 + margin)
     low, high = (bowl.minimum - reach).tolist(), (bowl.minimum + reach).tolist()
     return grid((low[0], low[1]), (high[0], high[1]), size)
 
 
 class NeuronPath(Callback):
-    """Keeps (w, b) before the first step and after each, and the losses of before each step."""
+    """Callback that records (w, b) before the first step and after each, and the loss before each step."""
 
     def __init__(self) -> None:
         self._points: list[tuple[float, float]] = []
@@ -52,5 +52,5 @@ class NeuronPath(Callback):
 
     @property
     def points(self) -> Tensor:
-        """[P, 2] float64."""
+        """The recorded (w, b), [P, 2] float64."""
         return torch.tensor(self._points, dtype=torch.float64).reshape(-1, 2)

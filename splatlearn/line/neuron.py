@@ -1,4 +1,4 @@
-"""The linear neuron, y = x Wᵀ + b, and its loss with the two gradients derived by hand beside PyTorch's autograd.
+"""The linear neuron, y = x Wᵀ + b, and its loss with both gradients derived by hand.
 
 Shapes: n points, I inputs, O outputs. The mean squared error is L = 1/(nO) Σ r² with the residual r = (x Wᵀ + b) - y.
 Only r depends on the parameters: ∂r/∂W is x, ∂r/∂b is 1, and ∂r²/∂r is 2r. So, by the chain rule,
@@ -16,7 +16,7 @@ from splatlearn.errors import SplatlearnError
 
 
 class LinearNeuron(torch.nn.Module):
-    """``weight`` [out_features, in_features] and ``bias`` [out_features], float32, zero until set."""
+    """A linear layer with zero initialization: ``weight`` [out_features, in_features], ``bias`` [out_features]."""
 
     def __init__(self, in_features: int = 1, out_features: int = 1) -> None:
         super().__init__()
@@ -26,18 +26,18 @@ class LinearNeuron(torch.nn.Module):
         self.bias = torch.nn.Parameter(torch.zeros(out_features))
 
     def forward(self, x: Tensor) -> Tensor:
-        """``x`` [..., in_features] to y [..., out_features]."""
+        """Map ``x`` [..., in_features] to y [..., out_features]."""
         return x @ self.weight.T + self.bias
 
 
 def squared_error(weight: Tensor, bias: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """The mean squared error of a linear neuron, differentiated by hand (see above) rather than by autograd.
+    """Compute the mean squared error of a linear neuron with the hand-written gradients above.
 
     Args:
         weight: [O, I]; bias: [O]; x: [n, I]; y: [n, O]; all of one floating dtype.
 
     Returns:
-        A scalar. Gradients flow to weight and bias, and again through those, as Hessians need; x and y are data.
+        A scalar. It is twice differentiable in weight and bias, as Hessians need; x and y get no gradient.
 
     Raises:
         SplatlearnError: shapes do not fit, or n is 0.

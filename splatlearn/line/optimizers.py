@@ -1,4 +1,4 @@
-"""Optimizers and schedules of PyTorch by their names in a config, so that one key changes how the same loop walks."""
+"""Build PyTorch's optimizers and schedules from their names in a config, and save and load their state."""
 
 import typing
 from collections.abc import Iterable
@@ -18,16 +18,23 @@ SCHEDULES: tuple[str, ...] = typing.get_args(ScheduleName)
 
 
 def make_optimizer(name: str, parameters: Iterable[Tensor], rate: float, momentum: float = 0.9) -> Optimizer:
-    """The optimizer called ``name``; ``momentum`` is for momentum and nesterov, all else is as in PyTorch.
+    """Build the optimizer ``name`` with PyTorch's defaults.
 
-    Raises SplatlearnError for another name, a rate that is not above 0 and a momentum outside 0..1.
+    Args:
+        name: one of OPTIMIZERS.
+        parameters: the tensors to optimize.
+        rate: the learning rate.
+        momentum: for "momentum" and "nesterov".
+
+    Raises:
+        SplatlearnError: the name is unknown, the rate is not above 0, or the momentum is outside of 0..1.
     """
     if not 0 < rate < float("inf"):
         raise SplatlearnError(f"'rate' must be above 0 and finite, got {rate}")
     if not 0 <= momentum < 1:
         raise SplatlearnError(f"'momentum' must be at least 0 and below 1, got {momentum}")
     if name in ("sgd", "momentum", "nesterov"):
-        nesterov = name == "nesterov" and momentum > 0  # without momentum there is nothing to look ahead with
+        nesterov = name == "nesterov" and momentum > 0  # PyTorch rejects Nesterov without momentum
         return SGD(parameters, lr=rate, momentum=0.0 if name == "sgd" else momentum, nesterov=nesterov)
     if name not in OPTIMIZERS:
         raise SplatlearnError(f"'optimizer' must be one of {', '.join(OPTIMIZERS)}, got {name!r}")
@@ -35,10 +42,17 @@ def make_optimizer(name: str, parameters: Iterable[Tensor], rate: float, momentu
 
 
 def make_schedule(name: str, optimizer: Optimizer, steps: int, warmup: int = 20) -> LRScheduler:
-    """The schedule called ``name`` for a run of ``steps``; its ``step()`` follows the optimizer's.
+    """Build the learning rate schedule ``name``; call its ``step()`` after the optimizer's.
 
-    constant; step: a tenth after each third of the steps; cosine: down to 0 at the last step; warmup: from
-    1/``warmup`` of the rate up to the whole of it in ``warmup`` steps. Raises SplatlearnError for another name.
+    Args:
+        name: "constant", "step" (a tenth after each third of the steps), "cosine" (down to 0 at the last step) or
+            "warmup" (linearly from 1/``warmup`` of the rate).
+        optimizer: the optimizer whose rate changes.
+        steps: of the whole run.
+        warmup: steps of the warm-up.
+
+    Raises:
+        SplatlearnError: the name is unknown.
     """
     if name == "constant":
         return ConstantLR(optimizer, factor=1.0, total_iters=0)
@@ -52,7 +66,7 @@ def make_schedule(name: str, optimizer: Optimizer, steps: int, warmup: int = 20)
 
 
 def optimizer_tensors(optimizer: Optimizer, named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
-    """What an optimizer remembers of each named parameter, as ``optimizer.NAME.KEY``."""
+    """Return the optimizer's state tensors of each named parameter, as ``optimizer.NAME.KEY``."""
     return {
         f"optimizer.{name}.{key}": value
         for name, parameter in named
@@ -62,7 +76,11 @@ def optimizer_tensors(optimizer: Optimizer, named: Iterable[tuple[str, Tensor]])
 
 
 def load_optimizer(optimizer: Optimizer, named: Iterable[tuple[str, Tensor]], tensors: dict[str, Tensor]) -> None:
-    """Give back what `optimizer_tensors` took, on each parameter's device; counts of steps stay on the CPU."""
+    """Restore the state from `optimizer_tensors` on each parameter's device; step counts stay on the CPU.
+
+    Raises:
+        SplatlearnError: a tensor does not have its parameter's shape.
+    """
     for name, parameter in named:
         prefix = f"optimizer.{name}."
         found = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
