@@ -1,4 +1,4 @@
-"""The chain check: is every link from the parameters to the loss differentiated, and rightly so?"""
+"""Check the gradient of every operation between the parameters and the loss."""
 
 from splatlearn.gradients.check import Break, Chain, check_gradients
 from splatlearn.gradients.link import Link

@@ -1,8 +1,8 @@
-"""Compares analytic with numeric gradients, link by link in float64, and names the first at which the chain breaks.
+"""Compare analytic with numeric gradients, operation by operation in float64, and name the first that is wrong.
 
-The chain rule multiplies the derivatives of all operations between a parameter and the loss. One link that passes no
-derivative on (a detach, a write behind autograd's back, an integer, an argmax, a flat or infinite slope) or a wrong one
-spoils all before it, mostly without an error: the loss falls a little less, and nobody knows why.
+The chain rule multiplies the derivatives of all operations between a parameter and the loss. One operation with a wrong
+derivative or none (a detach, a write that autograd does not see, an integer, an argmax, a zero or infinite slope)
+corrupts the gradients of everything before it. Usually no error is raised: the loss only decreases less.
 """
 
 import math
@@ -22,7 +22,7 @@ from splatlearn.gradients.trace import Operation, Record, storage_of, trace
 
 @dataclass(frozen=True)
 class Break:
-    """Where the chain is broken: what it is, the operation, its line of code, and the parameters cut off by it."""
+    """The break of a chain: its kind, the operation, its line of code, and the parameters that it affects."""
 
     kind: str
     name: str
@@ -36,8 +36,13 @@ class Break:
 
 @dataclass(frozen=True)
 class Chain:
-    """The links in order; the slope of the loss along a random direction of each parameter, (analytic, numeric); the
-    first break, or None where the chain is whole."""
+    """The result of `check_gradients`.
+
+    Attributes:
+        links: the operations in order.
+        slopes: by parameter, (analytic, numeric) slope of the loss along a random direction.
+        broken: the first break, or None.
+    """
 
     links: tuple[Link, ...]
     slopes: dict[str, tuple[float, float]]
@@ -47,16 +52,21 @@ class Chain:
 def check_gradients(
     function: Callable[[], Tensor], parameters: Mapping[str, Tensor], *, tolerance: float = 1e-4, progress: bool = False
 ) -> Chain:
-    """Walk the chain from ``parameters`` to the scalar that ``function`` computes from them.
+    """Check every operation from ``parameters`` to the scalar that ``function`` computes from them.
 
     Args:
-        function: takes nothing, returns the loss; it must give the same bits each time.
+        function: takes nothing and returns the loss; it must return the same bits at each call.
         parameters: by name: float64 leaf tensors that require gradients, such as ``model.double().named_parameters()``.
-            They are moved a little and put back; their ``.grad`` is left alone.
-        tolerance: the relative difference of analytic and numeric slopes that counts as broken.
+            They are perturbed and restored; their ``.grad`` does not change.
+        tolerance: the largest relative difference of analytic and numeric slopes that counts as equal.
+        progress: show a progress bar.
+
+    Returns:
+        All operations with their errors, and the first break.
 
     Raises:
-        SplatlearnError: a parameter of another kind, a loss that is no finite scalar or differs between two calls.
+        SplatlearnError: a parameter is not a float64 leaf that requires gradients, or the loss is not a finite scalar
+            or differs between two calls.
     """
     _check_arguments(parameters)
     loss, record = trace(function, parameters)
@@ -74,7 +84,7 @@ def check_gradients(
     return Chain(links, slopes, broken)
 
 
-# ---- the parameters: is anything wrong at all? ----
+# ---- the parameters: which gradients are wrong? ----
 
 
 def _check_arguments(parameters: Mapping[str, Tensor]) -> None:
@@ -98,7 +108,7 @@ def _check_loss(loss: Any, function: Callable[[], Tensor]) -> None:
 def _slopes(
     function: Callable[[], Tensor], loss: Tensor, parameters: Mapping[str, Tensor], tolerance: float
 ) -> tuple[dict[str, tuple[float, float]], dict[str, str], str | None]:
-    """Analytic and numeric slopes by parameter, those that are wrong with how, and what backward failed with."""
+    """Return (analytic, numeric) slopes by parameter, the kind of fault of the wrong ones, and backward's error."""
     values = list(parameters.values())
     found: list[Tensor | None] = [None] * len(values)
     if loss.requires_grad:
@@ -140,11 +150,11 @@ def _numeric_slope(function: Callable[[], Tensor], value: Tensor, direction: Ten
     return (sides[0] - sides[1]) / (2 * step)
 
 
-# ---- which link it is ----
+# ---- the operation at fault ----
 
 
 def _first_break(record: Record, loss: Tensor, judged: list[Verdict], bad: dict[str, str]) -> Break:
-    """The first operation to blame, among those between the bad parameters and the loss."""
+    """Find the first faulty operation between the bad parameters and the loss."""
     matter = record.ancestors(loss)
     ways = (("wrong", _blame_wrong), ("none", _blame_none), ("zero", _blame_zero), ("non-finite", _blame_explosion))
     for how, blame in ways:
@@ -158,14 +168,14 @@ def _first_break(record: Record, loss: Tensor, judged: list[Verdict], bad: dict[
             if kind:
                 return Break(kind, op.name, op.where, tuple(n for n in names if n in op.origins))
     how, names = next((how, tuple(n for n in bad if bad[n] == how)) for how, _ in ways if how in bad.values())
-    told = {"none": "the loss not depending on it", "zero": "a gradient of zero", "wrong": "a wrong derivative"}
+    kinds = {"none": "the loss not depending on it", "zero": "a gradient of zero", "wrong": "a wrong derivative"}
     return Break(
-        told.get(how, "a value that is not finite"), "no single operation is to blame", "the function itself", names
+        kinds.get(how, "a value that is not finite"), "no single operation is to blame", "the function itself", names
     )
 
 
 def _blame_wrong(op: Operation, record: Record, verdict: Verdict, matter: set[int]) -> str:
-    """The slope is not what autograd says: something changes values and passes no derivative on, or a wrong one."""
+    """Name the fault if the operation changes values without a derivative, or with a wrong one; else ""."""
     if op.target is not None:
         return "an in-place write" if _behind_autograd(op) else ""
     if op.leaks:
@@ -178,7 +188,7 @@ def _blame_wrong(op: Operation, record: Record, verdict: Verdict, matter: set[in
 
 
 def _blame_none(op: Operation, record: Record, verdict: Verdict, matter: set[int]) -> str:
-    """No path of autograd leads to the loss: somewhere a float became an integer, or was detached where it is flat."""
+    """Name the fault if the operation cuts autograd's path to the loss, as an integer or a detach; else ""."""
     severs = any(t.requires_grad for t in op.inputs) and not any(t.requires_grad for t in op.outputs)
     if not severs or not (op.leaks or op.target is not None or _read_again(op, record, matter)):
         return ""
@@ -200,13 +210,13 @@ def _blame_explosion(op: Operation, record: Record, verdict: Verdict, matter: se
 
 
 def _behind_autograd(op: Operation) -> bool:
-    """Whether a write in place is not part of the graph."""
+    """Return whether a write in place is not part of the graph."""
     assert op.target is not None
     return not op.grad_enabled or not op.target.requires_grad
 
 
 def _read_again(op: Operation, record: Record, matter: set[int]) -> bool:
-    """Whether its outputs reach the loss by being read, not only by lying in the same memory as something that is."""
+    """Return whether its outputs themselves are read on the way to the loss, not only their shared memory."""
     for output in op.outputs:
         if any(storage_of(output) == storage_of(tensor) for tensor in op.inputs):
             if any(reader.target is not output and reader.index in matter for reader in record.consumers(output)):
@@ -217,7 +227,7 @@ def _read_again(op: Operation, record: Record, matter: set[int]) -> bool:
 
 
 def _failed_write(record: Record, message: str) -> Break:
-    """Backward refused, as a tensor that it needs was written since: by the operation that took its version on."""
+    """Find the operation that overwrote a tensor that backward needs, by the version in autograd's error."""
     versions = re.search(r"is at version (\d+); expected version (\d+)", message)
     shape = re.search(r"Tensor \[([\d, ]*)\]\]", message)
     writes = [op for op in record.operations if op.target is not None]

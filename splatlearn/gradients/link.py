@@ -1,4 +1,4 @@
-"""One link of the chain: its own derivative, analytic against numeric, with all that came before it held still."""
+"""Check one operation of a chain by itself: its analytic derivative against its numeric one."""
 
 import math
 from dataclasses import dataclass
@@ -9,17 +9,21 @@ from torch import Tensor
 
 from splatlearn.gradients.trace import Operation, Record, tensors_in
 
-STEP = 1e-6  # of central differences, relative to the size of what is moved
-SEED = 7_919_001  # of directions; one that a caller used for parameters would make them parallel to those
-NOISE = 1e-8  # what rounding leaves in a difference of values about 1
+STEP = 1e-6  # of central differences, relative to the size of the perturbed values
+SEED = 7_919_001  # of the directions; must differ from a caller's seed, or directions and parameters would be parallel
+NOISE = 1e-8  # rounding error of a difference of values about 1
 
 
 @dataclass(frozen=True)
 class Link:
-    """An operation of the chain: its name, its line of code, and the shape of its (first) output.
+    """An operation of the chain.
 
-    gradient_norm: of the loss by the output, None if none arrived. error: the relative difference of the operation's
-    own analytic and numeric derivatives, None where they cannot be compared.
+    Attributes:
+        name: of the operation.
+        where: its line of code.
+        shape: of its first output.
+        gradient_norm: norm of the loss's gradient by the output; None if backward did not reach it.
+        error: relative difference of the operation's own analytic and numeric derivatives; None if not comparable.
     """
 
     name: str
@@ -31,16 +35,16 @@ class Link:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A link, and what is wrong with it."""
+    """A link and its faults."""
 
     link: Link
     wrong: bool = False  # analytic and numeric derivative differ
-    vanishes: bool = False  # a gradient comes in that is not zero, and nothing goes out
-    explodes: bool = False  # a finite gradient comes in, and something that is not finite goes out
+    vanishes: bool = False  # its output gradient is not zero, but its input gradients are
+    explodes: bool = False  # its output gradient is finite, but its input gradients are not
 
 
 def judge(op: Operation, record: Record, tolerance: float) -> Verdict:
-    """Runs an operation again by itself, moved a little along a random direction of its inputs."""
+    """Run an operation again by itself and compare its derivatives along a random direction of its inputs."""
     arrived = [record.gradients.get(id(output)) for output in op.outputs]
     known = [g for g in arrived if g is not None]
     norm = float(torch.stack([g.norm() for g in known]).norm()) if known else None
@@ -51,7 +55,7 @@ def judge(op: Operation, record: Record, tolerance: float) -> Verdict:
         return plain
     try:
         return _compared(op, moved, arrived, plain.link, tolerance)
-    except (RuntimeError, TypeError):  # it cannot be run again by itself
+    except (RuntimeError, TypeError):  # the operation cannot run by itself
         return plain
 
 
@@ -62,19 +66,19 @@ def _compared(op: Operation, moved: list[int], arrived: list[Tensor | None], lin
         return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like.device)
 
     floats = [i for i, output in enumerate(op.outputs) if output.dtype == torch.float64]
-    pull = [drawn(op.outputs[i]) if arrived[i] is None else arrived[i].clone() for i in floats]  # type: ignore[union-attr]
+    cotangents = [drawn(op.outputs[i]) if arrived[i] is None else arrived[i].clone() for i in floats]  # type: ignore[union-attr]
     if link.gradient_norm is not None and not math.isfinite(link.gradient_norm):
-        return Verdict(link)  # what is broken is further down
+        return Verdict(link)  # a later operation is at fault
     leaves = [op.values[i].clone().requires_grad_() for i in moved]
     outputs = _again(op, dict(zip(moved, leaves, strict=True)))
     if any(not torch.equal(outputs[i].detach(), op.outputs[i].detach()) for i in floats if _untouched(op.outputs[i])):
-        return Verdict(link)  # random, or it depends on more than its inputs
+        return Verdict(link)  # random, or dependent on more than its inputs
     gradients: list[Tensor] = [torch.zeros_like(leaf) for leaf in leaves]
-    reached = [(outputs[i], p) for i, p in zip(floats, pull, strict=True) if outputs[i].requires_grad]
+    reached = [(outputs[i], p) for i, p in zip(floats, cotangents, strict=True) if outputs[i].requires_grad]
     if op.differentiated and reached:
         found = torch.autograd.grad([o for o, _ in reached], leaves, [p for _, p in reached], allow_unused=True)
         gradients = [zero if g is None else g for g, zero in zip(found, gradients, strict=True)]
-    came, went = any(bool(p.any()) for p in pull), any(bool(g.any()) for g in gradients)
+    nonzero_out, nonzero_in = any(bool(p.any()) for p in cotangents), any(bool(g.any()) for g in gradients)
     if not all(bool(torch.isfinite(g).all()) for g in gradients):
         return Verdict(link, explodes=True)
     directions = [drawn(leaf) * max(1.0, float(leaf.detach().abs().max()) if leaf.numel() else 1.0) for leaf in leaves]
@@ -83,7 +87,7 @@ def _compared(op: Operation, moved: list[int], arrived: list[Tensor | None], lin
         shifted = [leaf.detach() + sign * direction for leaf, direction in zip(leaves, directions, strict=True)]
         with torch.no_grad():
             again = _again(op, dict(zip(moved, shifted, strict=True)))
-        sides.append(sum(float((again[i] * p).sum()) for i, p in zip(floats, pull, strict=True)))
+        sides.append(sum(float((again[i] * p).sum()) for i, p in zip(floats, cotangents, strict=True)))
     numeric = (sides[0] - sides[1]) / (2 * STEP)
     analytic = sum(float((g * d).sum()) for g, d in zip(gradients, directions, strict=True))
     scale = max(abs(analytic), abs(numeric), 1e-30)
@@ -91,7 +95,7 @@ def _compared(op: Operation, moved: list[int], arrived: list[Tensor | None], lin
     link = Link(
         link.name, link.where, link.shape, link.gradient_norm, abs(analytic - numeric) / scale if scale > 1e-12 else 0.0
     )
-    return Verdict(link, wrong=wrong, vanishes=op.differentiated and came and not went)
+    return Verdict(link, wrong=wrong, vanishes=op.differentiated and nonzero_out and not nonzero_in)
 
 
 def _untouched(tensor: Tensor) -> bool:
@@ -99,7 +103,7 @@ def _untouched(tensor: Tensor) -> bool:
 
 
 def _again(op: Operation, replaced: dict[int, Tensor]) -> list[Tensor]:
-    """The outputs of an operation run once more, with its inputs as they were or replaced."""
+    """Run an operation again with its recorded inputs, some of them replaced, and return its outputs."""
     counter = iter(range(len(op.inputs)))
 
     def swap(value: Any) -> Any:
@@ -116,5 +120,5 @@ def _again(op: Operation, replaced: dict[int, Tensor]) -> list[Tensor]:
 
 
 def agree(analytic: float, numeric: float, tolerance: float, size: float) -> bool:
-    """Whether two slopes are equal, but for the rounding of differences of values of about `size`."""
+    """Return whether two slopes are equal up to the tolerance and the rounding of values of about `size`."""
     return abs(analytic - numeric) <= tolerance * max(abs(analytic), abs(numeric)) + NOISE * max(1.0, abs(size))

@@ -1,7 +1,7 @@
-"""A record of every torch operation on the way from parameters to a loss, with the line of code that asked for it.
+"""Record every torch operation between parameters and a loss, with the line of code that called it.
 
-Operations are seen by a torch function mode, and whole `torch.autograd.Function`s as one each. What depends on what is
-followed by storage, so that views and writes in place count, whether autograd knows of them or not.
+A torch function mode observes the operations; each `torch.autograd.Function` counts as one. Dependencies are tracked by
+storage, so that views and writes in place count whether or not autograd sees them.
 """
 
 import linecache
@@ -24,10 +24,20 @@ LEAKS = ("item", "tolist", "numpy", "__float__", "__int__", "__index__", "__bool
 
 @dataclass
 class Operation:
-    """One operation of the record.
+    """One recorded operation.
 
-    inputs, outputs: the tensors themselves; values: detached copies of the inputs as they were; origins: names of the
-    parameters that the inputs depend on; parents: indices of the operations that wrote what it reads.
+    Attributes:
+        index: its position in the record.
+        name, function, args, kwargs: the call.
+        where: its line of code.
+        inputs, outputs: the tensors themselves.
+        values: detached copies of the inputs before the call.
+        origins: names of the parameters on which the inputs depend.
+        parents: indices of the operations that wrote its inputs.
+        target: the tensor that was written in place, or None.
+        versions: of the inputs before the call.
+        grad_enabled: whether autograd was on.
+        is_function: whether it is a `torch.autograd.Function`.
     """
 
     index: int
@@ -41,25 +51,25 @@ class Operation:
     outputs: list[Tensor]
     origins: frozenset[str]
     parents: frozenset[int]
-    target: Tensor | None  # what was written in place
-    versions: tuple[int, ...]  # of the inputs, before
+    target: Tensor | None
+    versions: tuple[int, ...]
     grad_enabled: bool
     is_function: bool = False
 
     @property
     def differentiated(self) -> bool:
-        """Whether autograd knows of it."""
+        """Whether autograd recorded the operation."""
         return self.grad_enabled and any(output.requires_grad for output in self.outputs)
 
     @property
     def leaks(self) -> bool:
-        """Whether values left the tensors."""
+        """Whether the operation converts tensor values to Python numbers."""
         return self.name in LEAKS
 
 
 @dataclass
 class Record:
-    """All operations, in order, with the gradients of the loss that backward brought to their outputs."""
+    """All operations in order, with the loss's gradients by their outputs as backward computed them."""
 
     operations: list[Operation] = field(default_factory=list)
     gradients: dict[int, Tensor] = field(default_factory=dict)  # by id of a tensor that is kept alive here
@@ -68,7 +78,7 @@ class Record:
     kept: list[Any] = field(default_factory=list)
 
     def ancestors(self, tensor: Tensor) -> set[int]:
-        """Indices of the operations that a tensor's values depend on."""
+        """Return the indices of the operations on which a tensor's values depend."""
         found: set[int] = set()
         waiting = list(self.writers.get(storage_of(tensor), []))
         while waiting:
@@ -79,19 +89,19 @@ class Record:
         return found
 
     def consumers(self, tensor: Tensor) -> list[Operation]:
-        """Operations that read this very tensor, not another view of its storage."""
+        """Return the operations that read this tensor itself, not another view of its storage."""
         return [op for op in self.operations if any(tensor is read for read in op.inputs)]
 
 
 def trace(function: Callable[[], Tensor], parameters: Mapping[str, Tensor]) -> tuple[Tensor, Record]:
-    """The loss that ``function`` returns, and the record of how it came about."""
+    """Call ``function``; return its loss and the record of the operations that computed it."""
     record = Record()
     for name, parameter in parameters.items():
         key = storage_of(parameter)
         record.origins[key] = record.origins.get(key, frozenset()) | {name}
         record.kept.append(parameter)
     mode = _Recorder(record)
-    with mode, _functions_seen(mode):
+    with mode, _record_functions(mode):
         loss = function()
     return loss, record
 
@@ -108,7 +118,7 @@ class _Recorder(TorchFunctionMode):
     def observe(self, name: str, function: Any, args: Any, kwargs: dict[str, Any], is_function: bool) -> Any:
         if self.inside or name in ("register_hook", "retain_grad", "requires_grad_"):
             return function(*args, **kwargs)
-        self.inside = True  # what the operation does within is its own affair
+        self.inside = True  # do not record the operations within this one
         try:
             return self._observed(name, function, args, kwargs, is_function)
         finally:
@@ -148,8 +158,8 @@ class _Recorder(TorchFunctionMode):
 
 
 @contextmanager
-def _functions_seen(mode: _Recorder) -> Iterator[None]:
-    """`torch.autograd.Function`s are recorded as one operation each; the mode does not see them by itself."""
+def _record_functions(mode: _Recorder) -> Iterator[None]:
+    """Record each `torch.autograd.Function` as one operation; the mode alone does not observe them."""
     original = torch.autograd.Function.__dict__["apply"]
 
     def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
@@ -166,12 +176,12 @@ def _functions_seen(mode: _Recorder) -> Iterator[None]:
 
 
 def storage_of(tensor: Tensor) -> int:
-    """What views of the same memory share."""
+    """Return an id of the tensor's storage, which views share."""
     return int(tensor.untyped_storage()._cdata)
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
-    """All tensors in nested lists, tuples and dicts."""
+    """Yield all tensors in nested lists, tuples and dicts."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, (list, tuple)):
@@ -190,7 +200,7 @@ def _name_of(function: Any) -> str:
 
 
 def _line_of_code() -> str:
-    """The innermost line that is neither torch's nor this package's: ``file.py:12: y = x.detach()``."""
+    """Return the innermost line outside of torch and this package, as ``file.py:12: y = x.detach()``."""
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith((_TORCH, _HERE)):
         frame = frame.f_back

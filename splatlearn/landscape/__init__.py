@@ -1,9 +1,9 @@
-"""Loss landscapes: the loss of any model over a plane through its parameters, with the path of its training on it.
+"""Loss landscapes: the loss of any model over a plane through its parameters, with its training path projected onto it.
 
-A model of D parameters cannot be drawn; a plane of two directions d1, d2 through its parameters θ can:
-f(a, b) = L(θ + a d1 + b d2). Which plane is chosen decides what is seen, so there are three, each honest about another
-thing: random directions show a typical slice, the principal components of the training's own path show where it went,
-and the top eigenvectors of the Hessian show the sharpest curvature there is, which random directions hide.
+The loss of D parameters cannot be plotted, but its values on a plane through the parameters θ can:
+f(a, b) = L(θ + a d1 + b d2). The choice of the directions d1 and d2 determines what the plot shows. Random directions
+show a typical slice. The principal components of the training path show where it went. The top eigenvectors of the
+Hessian show the largest curvature, which random directions hide.
 
 Parameters are a mapping of names to tensors; D is the number of all their values, in the order of the mapping.
 """

@@ -1,4 +1,4 @@
-"""The loss over a grid of a plane, and the path of a training projected onto it."""
+"""Evaluate the loss on a grid in a plane, and project the path of a training onto it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,7 +16,14 @@ from splatlearn.loop import AnyTask, Callback
 
 @dataclass(frozen=True)
 class Landscape:
-    """Losses [B, A] float64 over coordinates a [A] and b [B] of a plane; path [P, 2] of (a, b), or empty."""
+    """The loss on a grid in a plane.
+
+    Attributes:
+        plane: the plane.
+        a, b: [A] and [B] float64, the grid's coordinates along the two directions.
+        losses: [B, A] float64.
+        path: [P, 2] float64, the training path as (a, b); empty without one.
+    """
 
     plane: Plane
     a: Tensor
@@ -26,10 +33,17 @@ class Landscape:
 
 
 class Trajectory(Callback):
-    """Keeps a copy of all parameters before the first step and after every ``every``-th.
+    """Callback that copies all parameters before the first step and after every ``every``-th step.
 
-    Points of spaces of different dimensions lie on no plane together: where a scene gains or loses Gaussians, a new
-    path begins, and only the last one is kept. ``begun`` is the step of its first point.
+    Points of different dimensions share no plane. So a new path begins whenever a scene gains or loses Gaussians, and
+    only the last path is kept.
+
+    Args:
+        every: steps between two snapshots.
+
+    Attributes:
+        begun: the step of the path's first snapshot.
+        snapshots: the parameters by name, oldest first.
     """
 
     def __init__(self, every: int = 1) -> None:
@@ -45,12 +59,12 @@ class Trajectory(Callback):
             self._keep(step, task)
 
     def _keep(self, step: int, task: AnyTask) -> None:
-        here = {name: value.detach().clone() for name, value in task.named_parameters()}
-        if self.snapshots and _shapes(self.snapshots[-1]) != _shapes(here):
+        snapshot = {name: value.detach().clone() for name, value in task.named_parameters()}
+        if self.snapshots and _shapes(self.snapshots[-1]) != _shapes(snapshot):
             self.snapshots.clear()
         if not self.snapshots:
             self.begun = step
-        self.snapshots.append(here)
+        self.snapshots.append(snapshot)
 
 
 def _shapes(parameters: Parameters) -> dict[str, list[int]]:
@@ -69,22 +83,27 @@ def landscape(
     generator: torch.Generator | None = None,
     progress: bool = True,
 ) -> Landscape:
-    """The loss of a model over a plane through its parameters, and the path of its training projected onto it.
+    """Evaluate the loss of a model on a plane through its parameters, and project its training path onto it.
 
     Args:
-        model: any module; its trainable parameters are moved over the plane and put back, whatever happens.
-        loss: takes (model, batch), returns a scalar tensor; it must give the same value for the same parameters.
-        batch: handed to ``loss`` as it is.
-        plane: one made beforehand, or which to make: "random" (`random_plane`), "trajectory" (`trajectory_plane` of
-            ``trajectory``, its explained variance is printed), "hessian" (`hessian_plane`, its eigenvalues are).
-        trajectory: snapshots of the parameters during training, oldest first, as `Trajectory` keeps them.
-        size: how many losses along each side of the grid.
-        span: half the side of the grid, in lengths of the directions. By default 1 for random directions; for the
-            others, whose length is 1, what holds the whole path with a margin, or 1/10 of the norm of the parameters.
-        generator: of random directions and of the start of the search for eigenvectors.
+        model: any module; its trainable parameters are moved over the plane and always restored.
+        loss: takes (model, batch), returns a scalar tensor; it must be deterministic.
+        batch: passed to ``loss`` unchanged.
+        plane: a plane, or the kind to build: "random" (`random_plane`), "trajectory" (`trajectory_plane` of
+            ``trajectory``; prints its explained variance) or "hessian" (`hessian_plane`; prints its eigenvalues).
+        trajectory: snapshots of the parameters during training, oldest first, as `Trajectory` records them.
+        size: grid points per side.
+        span: half the grid's side in lengths of the directions. By default it is 1 for random directions. For the
+            others, whose length is 1, it contains the whole path with a margin, or is 1/10 of the parameters' norm.
+        generator: for random directions and for the start vector of the search for eigenvectors.
+        progress: show a progress bar.
+
+    Returns:
+        The losses on the grid and the projected path.
 
     Raises:
-        SplatlearnError: nothing to train, a grid below 2 x 2, a path of other parameters, or no plane of that kind.
+        SplatlearnError: nothing is trainable, the grid is below 2 x 2, the path has other parameters, or the kind of
+            plane is unknown.
     """
     if size < 2:
         raise SplatlearnError(f"a landscape needs a grid of at least 2 x 2, got {size}")

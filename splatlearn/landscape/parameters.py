@@ -1,4 +1,4 @@
-"""A model's parameters as one vector, moved for a while and put back."""
+"""A model's parameters as one vector, and their temporary change."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,18 +13,18 @@ Loss = Callable[[Any, Any], Tensor]  # (model, batch) to a scalar
 
 
 def flatten(parameters: Parameters) -> Tensor:
-    """All values, [D] float64."""
+    """Concatenate all values to [D] float64."""
     return torch.cat([value.detach().reshape(-1).double() for value in parameters.values()])
 
 
 def unflatten(vector: Tensor, like: Parameters) -> dict[str, Tensor]:
-    """What `flatten` made one vector [D] of, with the shapes, dtypes and device of ``like``."""
+    """Split a vector [D] into tensors with the shapes, dtypes and devices of ``like``: the inverse of `flatten`."""
     parts = vector.split([value.numel() for value in like.values()])
     return {name: part.reshape(like[name].shape).to(like[name]) for name, part in zip(like, parts, strict=True)}
 
 
 def trainable(model: torch.nn.Module) -> dict[str, Tensor]:
-    """The parameters that require gradients; raises SplatlearnError where there are none."""
+    """Return the parameters that require gradients; raises SplatlearnError if there are none."""
     found: dict[str, Tensor] = {name: value for name, value in model.named_parameters() if value.requires_grad}
     if not found:
         raise SplatlearnError("the model has no trainable parameters: there is no landscape")
@@ -32,12 +32,12 @@ def trainable(model: torch.nn.Module) -> dict[str, Tensor]:
 
 
 def copies(parameters: Parameters) -> dict[str, Tensor]:
-    """Detached copies."""
+    """Return detached copies."""
     return {name: value.detach().clone() for name, value in parameters.items()}
 
 
 def check_like(expected: Parameters, got: Parameters) -> None:
-    """Raises SplatlearnError naming the first parameter that one lacks or whose shape differs."""
+    """Raise SplatlearnError naming the first parameter that is missing in one mapping or has another shape."""
     shapes, others = ({name: list(value.shape) for name, value in each.items()} for each in (expected, got))
     if shapes != others:
         name = next(name for name in [*shapes, *others] if shapes.get(name) != others.get(name))
@@ -48,7 +48,7 @@ def check_like(expected: Parameters, got: Parameters) -> None:
 
 
 class Moved:
-    """Parameters are elsewhere while this lasts, and then the same bits as before."""
+    """Context that adds an offset to the parameters and restores their exact bits afterwards."""
 
     def __init__(self, parameters: Parameters, offset: Parameters) -> None:
         self.parameters, self.offset = parameters, offset

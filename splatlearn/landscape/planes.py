@@ -1,4 +1,4 @@
-"""The planes on which a loss landscape is looked at: random, of the training's own path, and of the Hessian."""
+"""The planes of loss landscapes: random directions, the training path's components, and the Hessian's eigenvectors."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,15 +19,19 @@ from splatlearn.landscape.parameters import (
     unflatten,
 )
 
-PARALLEL = 0.9  # |cosine| of two random directions beyond which another is drawn: they would span hardly a plane
+PARALLEL = 0.9  # |cosine| of two random directions above which the second is drawn again
 
 
 @dataclass(frozen=True)
 class Plane:
-    """A point and two directions in the space of the parameters, by name, and what the choice of them says.
+    """A point and two directions in parameter space.
 
-    kind: random, trajectory or hessian. explained: the share of the path's variance along each direction (trajectory).
-    eigenvalues: the curvature of the loss along each direction (hessian).
+    Attributes:
+        kind: "random", "trajectory" or "hessian".
+        origin: the point, by parameter name.
+        directions: the two directions, by parameter name.
+        explained: fraction of the path's variance along each direction ("trajectory").
+        eigenvalues: curvature of the loss along each direction ("hessian").
     """
 
     kind: str
@@ -37,15 +41,15 @@ class Plane:
     eigenvalues: tuple[float, float] | None = None
 
     def project(self, snapshots: Sequence[Parameters]) -> Tensor:
-        """Where each of P snapshots lies on the plane, as coordinates (a, b): [P, 2] float64, by least squares."""
+        """Project P snapshots onto the plane by least squares; returns coordinates (a, b), [P, 2] float64."""
         basis = torch.stack([flatten(direction) for direction in self.directions])
         origin = flatten(self.origin)
-        shadows = torch.stack([basis @ (flatten(snapshot) - origin) for snapshot in snapshots])
-        return torch.linalg.solve(basis @ basis.T, shadows.T).T
+        products = torch.stack([basis @ (flatten(snapshot) - origin) for snapshot in snapshots])
+        return torch.linalg.solve(basis @ basis.T, products.T).T
 
 
 def describe(plane: Plane) -> str:
-    """What the choice of the plane says, in a sentence."""
+    """Describe the plane in a sentence."""
     if plane.explained is not None:
         one, two = plane.explained
         return f"the plane of the path holds {one + two:.1%} of its variance ({one:.1%} and {two:.1%})"
@@ -55,18 +59,26 @@ def describe(plane: Plane) -> str:
 
 
 def random_plane(parameters: Parameters, generator: torch.Generator | None = None) -> Plane:
-    """Two random directions, filter by filter as long as the parameters (Li et al. 2018, section 4).
+    """Draw two random directions with filter normalization (Li et al. 2018, section 4).
 
-    A filter is a row of a tensor along its first dimension, such as the weights into one neuron, or one Gaussian; a
-    tensor of one dimension or none, such as a bias, is a filter as a whole. A step of 1 changes each by its own size.
+    Each filter of a direction gets the norm of the parameters' filter. A filter is a row of a tensor along its first
+    dimension, such as the weights into one neuron, or one Gaussian. A tensor of at most one dimension, such as a bias,
+    is one filter.
+
+    Args:
+        parameters: the origin of the plane.
+        generator: the source of randomness.
+
+    Raises:
+        SplatlearnError: there are fewer than 2 parameters, all are zero, or the directions are always parallel.
     """
     if sum(value.numel() for value in parameters.values()) < 2:
         raise SplatlearnError("a plane needs at least 2 trainable parameters")
     if not any(bool(value.detach().any()) for value in parameters.values()):
         raise SplatlearnError("random directions are scaled to the parameters, but those are all zero")
-    first = _filter_normalised(parameters, generator)
+    first = _filter_normalized(parameters, generator)
     for _ in range(100):
-        second = _filter_normalised(parameters, generator)
+        second = _filter_normalized(parameters, generator)
         one, two = flatten(first), flatten(second)
         if abs(float(one @ two)) < PARALLEL * float(one.norm() * two.norm()):
             return Plane("random", copies(parameters), (first, second))
@@ -74,9 +86,13 @@ def random_plane(parameters: Parameters, generator: torch.Generator | None = Non
 
 
 def trajectory_plane(snapshots: Sequence[Parameters]) -> Plane:
-    """The two principal components of a training's path, of length 1, through its last point; with explained variance.
+    """Compute the first two principal components of a training path, of length 1, through its last point.
 
-    Raises SplatlearnError for fewer than 3 snapshots, for ones whose shapes change, and for a path that does not bend.
+    Args:
+        snapshots: the parameters along the path, oldest first.
+
+    Raises:
+        SplatlearnError: there are fewer than 3 snapshots, their shapes differ, or the path is a straight line.
     """
     if len(snapshots) < 3:
         raise SplatlearnError(f"the plane of a path needs at least 3 snapshots, got {len(snapshots)}")
@@ -95,11 +111,21 @@ def trajectory_plane(snapshots: Sequence[Parameters]) -> Plane:
 def hessian_plane(
     model: torch.nn.Module, loss: Loss, batch: Any, generator: torch.Generator | None = None, rounds: int = 24
 ) -> Plane:
-    """The two eigenvectors of the loss's Hessian with the largest eigenvalues, of length 1, through the parameters.
+    """Compute the Hessian's eigenvectors of the two largest eigenvalues, of length 1, through the parameters.
 
-    By Lanczos' method with full reorthogonalisation, in float64: ``rounds`` products of the Hessian with a vector, no
-    matrix. A product is a derivative of the gradient where the loss can be differentiated twice, and else a central
-    difference of gradients, which is as exact as the model's own dtype lets it be.
+    The method is Lanczos with full reorthogonalisation in float64: ``rounds`` Hessian-vector products, and no matrix. A
+    product is a derivative of the gradient if the loss is twice differentiable. Otherwise it is a central difference of
+    gradients, whose accuracy depends on the model's dtype.
+
+    Args:
+        model: any module.
+        loss: takes (model, batch), returns a scalar tensor.
+        batch: passed to ``loss`` unchanged.
+        generator: for the start vector.
+        rounds: Lanczos iterations at most.
+
+    Raises:
+        SplatlearnError: there are fewer than 2 trainable parameters, or the Hessian shows only one direction.
     """
     parameters = trainable(model)
     size = sum(value.numel() for value in parameters.values())
@@ -108,30 +134,30 @@ def hessian_plane(
     product = _hessian_product(model, loss, batch)
     device = next(iter(parameters.values())).device
     start = torch.randn(size, generator=generator, dtype=torch.float64).to(device)
-    basis, diagonal, beside = [start / start.norm()], [], []
+    basis, diagonal, off_diagonal = [start / start.norm()], [], []
     for _ in range(min(rounds, size)):
-        image = product(basis[-1])
-        diagonal.append(image @ basis[-1])
-        for _ in range(2):  # twice is enough to stay orthogonal in floating point
-            image = image - torch.stack(basis).T @ (torch.stack(basis) @ image)
-        beside.append(image.norm())
-        if float(beside[-1]) < 1e-10 * float(diagonal[0].abs() + beside[0]) + 1e-300:
+        vector = product(basis[-1])
+        diagonal.append(vector @ basis[-1])
+        for _ in range(2):  # two passes suffice to stay orthogonal in floating point
+            vector = vector - torch.stack(basis).T @ (torch.stack(basis) @ vector)
+        off_diagonal.append(vector.norm())
+        if float(off_diagonal[-1]) < 1e-10 * float(diagonal[0].abs() + off_diagonal[0]) + 1e-300:
             break
-        basis.append(image / beside[-1])
+        basis.append(vector / off_diagonal[-1])
     n = len(diagonal)
-    small = torch.diag(torch.stack(diagonal))
+    tridiagonal = torch.diag(torch.stack(diagonal))
     if n > 1:
-        off = torch.diag(torch.stack(beside[: n - 1]), 1)
-        small = small + off + off.T
+        upper = torch.diag(torch.stack(off_diagonal[: n - 1]), 1)
+        tridiagonal = tridiagonal + upper + upper.T
     else:
         raise SplatlearnError("the Hessian shows no second direction: the loss bends the same way in all")
-    values, vectors = torch.linalg.eigh(small)
+    values, vectors = torch.linalg.eigh(tridiagonal)
     ritz = vectors.T @ torch.stack(basis[:n])
     directions = (unflatten(ritz[-1], parameters), unflatten(ritz[-2], parameters))
     return Plane("hessian", copies(parameters), directions, eigenvalues=(float(values[-1]), float(values[-2])))
 
 
-def _filter_normalised(parameters: Parameters, generator: torch.Generator | None) -> dict[str, Tensor]:
+def _filter_normalized(parameters: Parameters, generator: torch.Generator | None) -> dict[str, Tensor]:
     direction = {}
     for name, value in parameters.items():
         value = value.detach()
@@ -164,15 +190,15 @@ def _hessian_product(model: torch.nn.Module, loss: Loss, batch: Any) -> Callable
 
     probe = torch.randn(flatten(parameters).shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     difference = by_difference(probe.to(values[0].device))
-    slope = gradient(create_graph=True)  # only now: moving the parameters spoils a graph made before
+    slope = gradient(create_graph=True)  # after the difference, as moving the parameters invalidates an earlier graph
 
     def by_derivative(vector: Tensor) -> Tensor:
         found = torch.autograd.grad(slope @ vector, values, retain_graph=True, allow_unused=True)
         filled = (torch.zeros_like(v) if g is None else g for g, v in zip(found, values, strict=True))
         return torch.cat([g.reshape(-1).double() for g in filled])
 
-    # A stage that is differentiable once makes the second derivative an error, or, where it meets the constant gradient
-    # of the loss itself, silently leaves it out. So the derivative is believed only where a difference agrees with it.
+    # With a stage that is differentiable only once, the second derivative raises an error or, behind the constant
+    # gradient of the loss itself, is silently incomplete. So it is used only if a central difference agrees with it.
     try:
         derivative = by_derivative(probe.to(slope))
     except RuntimeError:
