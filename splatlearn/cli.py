@@ -1,4 +1,4 @@
-"""The command line: finds the command, and turns errors into one sentence on stderr and a non-zero exit."""
+"""The command line: finds the command, and turns errors into one sentence on stderr and a non-zero exit status."""
 
 import argparse
 import difflib
@@ -28,14 +28,14 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; returns the exit code: 0, 1 for an error told in one sentence, 130 after Ctrl-C."""
+    """Run a command; returns the exit code: 0, 1 for an error, which is one sentence on stderr, 130 after Ctrl-C."""
     import splatlearn
 
     words = list(sys.argv[1:] if arguments is None else arguments)
     parser = Parser(
         "", splatlearn.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="commands:\n" + "\n".join(f"  {name:<15} {text}" for name, text in COMMANDS.items())
-        + "\n\n`splatlearn COMMAND --help` tells more.",
+        + "\n\n`splatlearn COMMAND --help` lists the options of a command.",
     )  # fmt: skip
     parser.add_argument("--version", action="version", version=f"splatlearn {splatlearn.__version__}")
     parser.add_argument("command", metavar="COMMAND")

@@ -168,7 +168,7 @@ def _close(value: Tensor, threshold: Tensor | float, margin: float) -> Tensor:
 
 
 def _near_view(
-    scene: Scene, view: reference.View, viewmat: Tensor, K: Tensor, margin: float, near_plane: float
+    scene: Scene, view: reference.ProjectedScene, viewmat: Tensor, K: Tensor, margin: float, near_plane: float
 ) -> tuple[Tensor, Tensor]:
     """Which Gaussians [N] are nearly culled, clamped or as deep as the next; which may be seen."""
     x, y, z = (scene.means @ viewmat[:3, :3].T + viewmat[:3, 3]).unbind(-1)
@@ -188,7 +188,7 @@ def _near_view(
 
 def _near_blend(
     scene: Scene,
-    view: reference.View,
+    view: reference.ProjectedScene,
     visible: Tensor,
     margin: float,
     alpha_threshold: float,

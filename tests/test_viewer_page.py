@@ -16,7 +16,7 @@ from splatlearn.scene.keyframes import read_path, rotation_of
 from splatlearn.scene.training.task import SceneTask
 from splatlearn.viewer.drawing import Snapshot, draw
 from splatlearn.viewer.live import live_view, surroundings
-from splatlearn.viewer.view import View
+from splatlearn.viewer.view import BrowserView
 from splatlearn.viewer.viewer import Viewer
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed here")
@@ -61,17 +61,17 @@ def page(browser: ViewerPage, viewer: Viewer) -> Iterator[ViewerPage]:
     assert browser.faults() == [], "the page complains, or asks for something from elsewhere"
 
 
-def view_in(viewer: Viewer) -> View:
+def view_in(viewer: Viewer) -> BrowserView:
     (view,) = viewer.views()
     return view
 
 
-def expected(view: View) -> np.ndarray:
+def expected(view: BrowserView) -> np.ndarray:
     """What the rasterizer draws for the browser's camera."""
     return draw(view.session.snapshot, window(view), view.look).image
 
 
-def window(view: View, width: int = WIDTH, height: int = HEIGHT) -> Camera:
+def window(view: BrowserView, width: int = WIDTH, height: int = HEIGHT) -> Camera:
     """The browser's camera at the size of its window."""
     return view.pose.camera().scaled(width, height)
 
@@ -82,13 +82,13 @@ def difference(shown: np.ndarray, wanted: np.ndarray) -> float:
     return float(np.abs(shown.astype(float) - wanted)[GREETING:, :-PANEL].mean())
 
 
-def until_shown(page: ViewerPage, view: View, what: str) -> np.ndarray:
+def until_shown(page: ViewerPage, view: BrowserView, what: str) -> np.ndarray:
     """Waits until the window shows what the rasterizer draws, up to JPEG; returns it."""
     until(lambda: difference(page.canvas(), expected(view)) < 2.5, what)
     return expected(view)
 
 
-def without_cameras(view: View) -> View:
+def without_cameras(view: BrowserView) -> BrowserView:
     assert view.photos is not None
     view.photos._show(False)  # they are drawn over the picture, by the browser
     return view
@@ -178,7 +178,7 @@ def test_a_click_on_a_camera_flies_there_and_blends(page: ViewerPage, viewer: Vi
     until_shown(page, view, "the render, as no photograph was taken from here")
 
 
-def visible_frustum(viewer: Viewer, view: View) -> tuple[Camera, tuple[float, float]]:
+def visible_frustum(viewer: Viewer, view: BrowserView) -> tuple[Camera, tuple[float, float]]:
     """A camera that the window shows, and the pixel where the lines of its frustum meet."""
     camera = window(view)
     for photo in viewer.around.cameras:
@@ -191,7 +191,7 @@ def visible_frustum(viewer: Viewer, view: View) -> tuple[Camera, tuple[float, fl
     raise AssertionError("no camera is in view")
 
 
-def photo_in_window(view: View, photo: Camera, task: SceneTask) -> tuple[slice, slice, np.ndarray]:
+def photo_in_window(view: BrowserView, photo: Camera, task: SceneTask) -> tuple[slice, slice, np.ndarray]:
     """The rows and columns of the window where a photograph lies, and its pixels there, by nearest neighbour."""
     camera = window(view)
     scale = camera.K[0, 0] / photo.K[0, 0]

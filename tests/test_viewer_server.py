@@ -21,7 +21,7 @@ from splatlearn.viewer import server
 from splatlearn.viewer.drawer import COARSEST, TARGET, Drawer, next_factor
 from splatlearn.viewer.drawing import Look, Snapshot
 from splatlearn.viewer.surroundings import Surroundings
-from splatlearn.viewer.view import View
+from splatlearn.viewer.view import BrowserView
 from splatlearn.viewer.viewer import Viewer
 
 
@@ -347,14 +347,14 @@ def test_a_camera_that_moves_while_its_page_is_made(
     viewer: Viewer, say: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """viser sends a camera twice at the start: its own, then ours; the second came while nobody listened yet."""
-    build = View._build
+    build = BrowserView._build
 
-    def moves_meanwhile(self: View) -> None:
+    def moves_meanwhile(self: BrowserView) -> None:
         build(self)
         say(position=(7.0, 8.0, 9.0))
         until(lambda: self.client.camera.position[0] == 7)
 
-    monkeypatch.setattr(View, "_build", moves_meanwhile)
+    monkeypatch.setattr(BrowserView, "_build", moves_meanwhile)
     say()
     until(viewer.views)
     (view,) = viewer.views()

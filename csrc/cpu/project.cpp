@@ -28,7 +28,7 @@ template <class S> uint32_t colors_forward(const splatlearn_ProjectInputs &in, i
 }
 
 template <class Primitive, class Camera, class S>
-SPLATLEARN_HD void group_forward(const splatlearn_ProjectForward &out, const View<Camera> &view, int64_t c,
+SPLATLEARN_HD void group_forward(const splatlearn_ProjectForward &out, const PosedCamera<Camera> &view, int64_t c,
                                  int64_t first, const Group<Primitive, S> &group) {
     using R = Lanes<S>;
     const splatlearn_ProjectInputs &in = out.inputs;
@@ -73,7 +73,7 @@ template <class Primitive, class Camera, class S> int forward_of(const splatlear
             Group<Primitive, S> group;
             load_group(in, first, int(end - first < L ? end - first : L), group);
             for (int64_t c = 0; c < in.n_cameras; ++c) {
-                View<Camera> view;
+                PosedCamera<Camera> view;
                 load_view<Camera, S>(in, c, view);
                 group_forward(out, view, c, first, group);
             }

@@ -44,7 +44,8 @@ SPLATLEARN_HD void load_group(const splatlearn_ProjectInputs &in, int64_t first,
     Primitive::shape(g, group.shape);
 }
 
-template <class Camera, class S> void load_view(const splatlearn_ProjectInputs &in, int64_t c, View<Camera> &view) {
+template <class Camera, class S>
+void load_view(const splatlearn_ProjectInputs &in, int64_t c, PosedCamera<Camera> &view) {
     const S *const viewmat = static_cast<const S *>(in.viewmats) + c * 16;
     load_view(viewmat, static_cast<const S *>(in.camera_params) + c * kParameterRow<Camera>, in.width, in.height, view);
 }

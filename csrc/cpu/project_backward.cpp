@@ -57,7 +57,7 @@ template <class Primitive, class Camera, class S> int backward_of(const splatlea
             const CoefficientGradients<S> to = {v_sh0 ? v_sh0 + first * 3 : nullptr,
                                                 v_shN ? v_shN + first * width : nullptr, width};
             for (int64_t c = 0; c < in.n_cameras; ++c) {
-                View<Camera> view;
+                PosedCamera<Camera> view;
                 load_view<Camera, S>(in, c, view);
                 group_backward(grad, view, c, first, group, to, v,
                                sums ? sums + c * kCameraGradients<Camera> : nullptr);

@@ -18,8 +18,8 @@ template <class S> struct Rows {
 };
 
 template <class Primitive, class Camera, class S> SPLATLEARN_HD void gradients(const splatlearn_ProjectUpdate &p,
-                                                                               const View<Camera> &view, int64_t first,
-                                                                               int rows, Rows<S> &out) {
+                                                                               const PosedCamera<Camera> &view,
+                                                                               int64_t first, int rows, Rows<S> &out) {
     std::memset(&out, 0, sizeof out - sizeof out.shN + size_t(rows) * p.n_moving * 3 * sizeof(S));
     if (!visible_rows(p.grad, first, rows)) return;
     Group<Primitive, S> group;
@@ -61,7 +61,7 @@ template <class Primitive, class Camera, class S> int update_of(const splatlearn
     Rates<S> rates;
     for (int i = 0; i < kParameters; ++i)
         rates.of[i] = adam_rates<S>(p.learning_rates[i], p.beta1, p.beta2, p.eps, p.step);
-    View<Camera> view;
+    PosedCamera<Camera> view;
     load_view<Camera, S>(in, 0, view);
     const int width = int(p.grad.n_shN * 3), moving = int(p.n_moving * 3);
     const int64_t chunks = (in.n_gaussians + kProjectChunk - 1) / kProjectChunk;

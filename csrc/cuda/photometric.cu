@@ -2,9 +2,9 @@
 // their gradients leaves the multiprocessor, so that a picture is read once and its gradient written once.
 //
 // A block walks down a strip, a row of pixels at a time, with all channels of a picture of three. A thread holds one
-// channel of kPixels neighbouring pixels: it filters each row along the row, from shared memory, and down the columns
-// in registers, to the window means. Their SSIM gives three maps of gradients, whose rows go through the same two
-// filters, five rows later. Both windows reach five pixels, so a block reads ten columns and rows more on each side
+// channel of kThreadPixels neighbouring pixels: it filters each row along the row, from shared memory, and down the
+// columns in registers, to the window means. Their SSIM gives three maps of gradients, whose rows go through the same
+// two filters, five rows later. Both windows reach five pixels, so a block reads ten columns and rows more on each side
 // than it writes the gradient of. Sums go block by block into scratch memory and are added in a fixed order.
 #include "stage.h"
 
@@ -30,17 +30,18 @@ template <class S> SPLATLEARN_DEVICE S weight(int distance) {
 // Columns of a block and where a row of them lies in shared memory, so that neighbouring threads touch neighbouring
 // words.
 template <class S, int Channels> struct Strip {
-    static constexpr int kPixels = sizeof(S) == 4 ? 2 : 1;                           // of a thread, as registers allow
-    static constexpr int kColumns = kThreads / Channels * kPixels;                   // with window means
-    static constexpr int kOwn = kColumns - kReach;                                   // with a gradient
-    static constexpr int kWide = kColumns + kReach;                                  // that are read
-    static constexpr int kLoads = (kWide * Channels + kThreads - 1) / kThreads;      // of a thread, a row
-    static constexpr int kPlane = (kWide * Channels / kPixels + 15) / 32 * 32 + 16;  // planes begin 16 banks apart
-    static constexpr int kRow = kPixels * kPlane;
-    static_assert(kThreads % Channels == 0 && kWide % kPixels == 0 && kOwn > 0, "threads hold whole pixels");
+    static constexpr int kThreadPixels = sizeof(S) == 4 ? 2 : 1;                 // of a thread, as registers allow
+    static constexpr int kColumns = kThreads / Channels * kThreadPixels;         // with window means
+    static constexpr int kOwn = kColumns - kReach;                               // with a gradient
+    static constexpr int kWide = kColumns + kReach;                              // that are read
+    static constexpr int kLoads = (kWide * Channels + kThreads - 1) / kThreads;  // of a thread, a row
+    static constexpr int kPlane =
+        (kWide * Channels / kThreadPixels + 15) / 32 * 32 + 16;  // planes begin 16 banks apart
+    static constexpr int kRow = kThreadPixels * kPlane;
+    static_assert(kThreads % Channels == 0 && kWide % kThreadPixels == 0 && kOwn > 0, "threads hold whole pixels");
 
     static SPLATLEARN_DEVICE constexpr int at(int column) {
-        return column % kPixels * kPlane + column / kPixels * Channels;
+        return column % kThreadPixels * kPlane + column / kThreadPixels * Channels;
     }
 };
 
@@ -51,10 +52,10 @@ template <class S> struct Params {
 };
 
 // A block's picture, first channel, columns and rows.
-struct Place {
+struct StripPlace {
     int64_t image;
     int channel, column, first, last;
-    template <class S> SPLATLEARN_DEVICE Place(const Params<S> &params, int channels, int own) {
+    template <class S> SPLATLEARN_DEVICE StripPlace(const Params<S> &params, int channels, int own) {
         int64_t rest = blockIdx.x;
         column = int(rest % params.strips) * own;
         rest /= params.strips;
@@ -81,7 +82,7 @@ template <class S, class Target, int Channels> struct Reader {
     S x[Shape::kLoads];
     Target y[Shape::kLoads];
 
-    SPLATLEARN_DEVICE Reader(const splatlearn_Photometric &p, const Place &place)
+    SPLATLEARN_DEVICE Reader(const splatlearn_Photometric &p, const StripPlace &place)
         : image(static_cast<const S *>(p.image) + place.at(p, place.first - kReach)),
           target(static_cast<const Target *>(p.target) + place.at(p, place.first - kReach)), row(place.first - kReach),
           height(p.height), row_scalars(p.width * p.channels) {
@@ -141,7 +142,7 @@ SPLATLEARN_DEVICE void read_taps(const S *row, S (&taps)[Pixels + kReach]) {
 }
 
 // Each new row adds to ten unfinished windows, which move on by one as they are added to, finishes one and begins one.
-template <class S> struct Column {
+template <class S> struct PixelColumn {
     S part[kReach] = {};
     SPLATLEARN_DEVICE S push(S row) {
         const S out = part[0] + weight<S>(kWindowRadius) * row;
@@ -156,20 +157,20 @@ template <class S> struct Column {
 
 // What a thread keeps on its way down. What the first rows leave unfinished, or shared memory holds beyond what was
 // written, reaches only windows that are not asked for.
-template <class S, int Channels> struct Walk {
+template <class S, int Channels> struct StripPass {
     using Shape = Strip<S, Channels>;
-    static constexpr int kPixels = Shape::kPixels, kRow = Shape::kRow, kTaps = kPixels + kReach;
+    static constexpr int kThreadPixels = Shape::kThreadPixels, kRow = Shape::kRow, kTaps = kThreadPixels + kReach;
     const splatlearn_Photometric &p;
-    const Place place;
+    const StripPlace place;
     const int column;  // of the first pixel, in the picture
-    bool inside[kPixels], own[kPixels];
-    Column<S> means[4][kPixels], chains[3][kPixels];
+    bool inside[kThreadPixels], own[kThreadPixels];
+    PixelColumn<S> means[4][kThreadPixels], chains[3][kThreadPixels];
     S l1 = S(0), similarity = S(0);
 
-    SPLATLEARN_DEVICE Walk(const splatlearn_Photometric &params, const Place &block)
-        : p(params), place(block), column(block.column - kWindowRadius + int(threadIdx.x) / Channels * kPixels) {
+    SPLATLEARN_DEVICE StripPass(const splatlearn_Photometric &params, const StripPlace &block)
+        : p(params), place(block), column(block.column - kWindowRadius + int(threadIdx.x) / Channels * kThreadPixels) {
 #pragma unroll
-        for (int i = 0; i < kPixels; ++i) {
+        for (int i = 0; i < kThreadPixels; ++i) {
             const int x = column + i;
             inside[i] = x >= 0 && x < p.width;
             own[i] = inside[i] && x >= place.column && x < place.column + Shape::kOwn;
@@ -177,26 +178,27 @@ template <class S, int Channels> struct Walk {
     }
 
     // A row into the window means, which are then those of five rows above it.
-    SPLATLEARN_DEVICE void filter(int row, const S *sums, const S *differences, SumMeans<S> (&mean)[kPixels]) {
+    SPLATLEARN_DEVICE void filter(int row, const S *sums, const S *differences, SumMeans<S> (&mean)[kThreadPixels]) {
         S s[kTaps], d[kTaps], ss[kTaps], dd[kTaps];
-        read_taps<S, Channels, kPixels>(sums, s);
-        read_taps<S, Channels, kPixels>(differences, d);
+        read_taps<S, Channels, kThreadPixels>(sums, s);
+        read_taps<S, Channels, kThreadPixels>(differences, d);
 #pragma unroll
         for (int k = 0; k < kTaps; ++k) ss[k] = s[k] * s[k], dd[k] = d[k] * d[k];
         const bool counted = row >= place.first && row < place.last;
 #pragma unroll
-        for (int i = 0; i < kPixels; ++i) {
+        for (int i = 0; i < kThreadPixels; ++i) {
             if (counted && own[i]) l1 += absolute(d[i + kWindowRadius]);
-            mean[i] = {means[0][i].push(window<S, kPixels>(s, i)), means[1][i].push(window<S, kPixels>(d, i)),
-                       means[2][i].push(window<S, kPixels>(ss, i)), means[3][i].push(window<S, kPixels>(dd, i))};
+            mean[i] = {
+                means[0][i].push(window<S, kThreadPixels>(s, i)), means[1][i].push(window<S, kThreadPixels>(d, i)),
+                means[2][i].push(window<S, kThreadPixels>(ss, i)), means[3][i].push(window<S, kThreadPixels>(dd, i))};
         }
     }
 
     // SSIM of a row and its gradients, which are zero beside the picture.
-    SPLATLEARN_DEVICE void compare(int row, const SumMeans<S> (&mean)[kPixels], S *maps) {
+    SPLATLEARN_DEVICE void compare(int row, const SumMeans<S> (&mean)[kThreadPixels], S *maps) {
         const bool counted = row >= place.first && row < place.last, in_picture = row >= 0 && row < p.height;
 #pragma unroll
-        for (int i = 0; i < kPixels; ++i) {
+        for (int i = 0; i < kThreadPixels; ++i) {
             S v, v_s, v_d;
             const S value = ssim_with_backward(mean[i], v, v_s, v_d);
             if (counted && own[i]) similarity += value;
@@ -209,21 +211,22 @@ template <class S, int Channels> struct Walk {
     }
 
     // A row of maps into the gradient to the image, which is then that of five rows above it.
-    SPLATLEARN_DEVICE void chain(const S *maps, S (&out)[3][kPixels]) {
+    SPLATLEARN_DEVICE void chain(const S *maps, S (&out)[3][kThreadPixels]) {
 #pragma unroll
         for (int map = 0; map < 3; ++map) {
             S taps[kTaps];
-            read_taps<S, Channels, kPixels>(maps + map * kRow, taps);
+            read_taps<S, Channels, kThreadPixels>(maps + map * kRow, taps);
 #pragma unroll
-            for (int i = 0; i < kPixels; ++i) out[map][i] = chains[map][i].push(window<S, kPixels>(taps, i));
+            for (int i = 0; i < kThreadPixels; ++i)
+                out[map][i] = chains[map][i].push(window<S, kThreadPixels>(taps, i));
         }
     }
 
-    SPLATLEARN_DEVICE void write(int row, const S (&chain)[3][kPixels], const S *sums, const S *differences, S l1_scale,
-                                 S ssim_scale) const {
+    SPLATLEARN_DEVICE void write(int row, const S (&chain)[3][kThreadPixels], const S *sums, const S *differences,
+                                 S l1_scale, S ssim_scale) const {
         S *const out = static_cast<S *>(p.v_image) + place.at(p, row) + threadIdx.x % Channels;
 #pragma unroll
-        for (int i = 0; i < kPixels; ++i) {
+        for (int i = 0; i < kThreadPixels; ++i) {
             if (!own[i]) continue;
             const int at = Shape::at(i + kWindowRadius) + threadIdx.x;
             const S s = sums[at], d = differences[at];
@@ -242,13 +245,13 @@ SPLATLEARN_KERNEL __launch_bounds__(kThreads) void photometric_kernel(Params<S> 
     SPLATLEARN_SHARED(S, maps, 2 * 3 * kRow);
     SPLATLEARN_SHARED(double, warps, 2 * kThreads / kWarp);
     const splatlearn_Photometric &p = params.p;
-    const Place place(params, Channels, Strip<S, Channels>::kOwn);
+    const StripPlace place(params, Channels, Strip<S, Channels>::kOwn);
     const double count = double(p.n_images) * p.height * p.width * p.channels;
     const S l1_scale = S((1 - p.lambda_dssim) / count), ssim_scale = S(-p.lambda_dssim / count);
-    Walk<S, Channels> walk(p, place);
+    StripPass<S, Channels> walk(p, place);
     Reader<S, Target, Channels> reader(p, place);
     reader.load();
-    SumMeans<S> mean[Strip<S, Channels>::kPixels];
+    SumMeans<S> mean[Strip<S, Channels>::kThreadPixels];
     int slot = 0, row = place.first - kReach;  // the row's place among those kept, in scalars
     const auto next_row = [&] {
         reader.store(sums + slot, differences + slot);
@@ -264,7 +267,7 @@ SPLATLEARN_KERNEL __launch_bounds__(kThreads) void photometric_kernel(Params<S> 
         slot = slot + kRow < kRing * kRow ? slot + kRow : 0;
         S *const now = maps + (row & 1) * 3 * kRow, *const before = maps + (~row & 1) * 3 * kRow;
         walk.compare(row - kWindowRadius, mean, now);
-        S chain[3][Strip<S, Channels>::kPixels];
+        S chain[3][Strip<S, Channels>::kThreadPixels];
         walk.chain(before, chain);
         if (!p.v_image || row <= place.first + kReach) continue;
         const int behind = slot + kRow < kRing * kRow ? slot + kRow : 0;

@@ -33,7 +33,7 @@ SPLATLEARN_KERNEL __launch_bounds__(kThreads, kBlocks<S>) void project_forward_k
     const int64_t c = row / in.n_gaussians, n = row - c * in.n_gaussians;
     const ProjectOptions<S> options = project_options<S>(in);
     Gaussian3d<S> g;
-    View<Camera> view;
+    PosedCamera<Camera> view;
     load_gaussian(in, n, g);
     load_view<Camera, S>(in, c, view);
     typename Primitive::template Shape<S> shape;

@@ -22,7 +22,7 @@ SPLATLEARN_DEVICE void load_gaussian(const splatlearn_ProjectInputs &in, int64_t
 }
 
 template <class Camera, class S>
-SPLATLEARN_DEVICE void load_view(const splatlearn_ProjectInputs &in, int64_t c, View<Camera> &view) {
+SPLATLEARN_DEVICE void load_view(const splatlearn_ProjectInputs &in, int64_t c, PosedCamera<Camera> &view) {
     const S *viewmat = static_cast<const S *>(in.viewmats) + 16 * c;
     load_view(viewmat, static_cast<const S *>(in.camera_params) + kParameterRow<Camera> * c, in.width, in.height, view);
 }

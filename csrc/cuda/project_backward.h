@@ -53,7 +53,7 @@ SPLATLEARN_DEVICE void view_backward(const splatlearn_ProjectBackward &grad, int
     if constexpr (Degree >= 0)
         color_backward<S, Degree>(grad, c, n, g.mean, sums.mean, v_camera + kOfCenter, coefficients);
     const ProjectOptions<S> options = project_options<S>(in);
-    View<Camera> view;
+    PosedCamera<Camera> view;
     load_view<Camera, S>(in, c, view);
     typename Primitive::template Shape<S> shape;
     typename Primitive::template Projected<Camera> projected;

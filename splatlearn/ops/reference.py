@@ -105,7 +105,7 @@ def orthographic(points: Tensor, K: Tensor, coeffs: Tensor | None, width: int, h
 CAMERAS = {"pinhole": pinhole, "ortho": orthographic}
 
 
-class View(NamedTuple):
+class ProjectedScene(NamedTuple):
     """All that one camera makes of N Gaussians, before any is culled."""
 
     means2d: Tensor  # [N, 2] px
@@ -131,7 +131,7 @@ def view(
     alpha_threshold: float = 1 / 255,
     camera_model: str = "pinhole",
     coeffs: Tensor | None = None,
-) -> View:
+) -> ProjectedScene:
     """Projects means [N, 3] and covariances [N, 3, 3] (EWA splatting), and colours all K of SH [N, K, 3]."""
     turn = viewmat[:3, :3]
     points = means @ turn.T + viewmat[:3, 3]
@@ -151,7 +151,7 @@ def view(
     if sh is not None:
         centre = torch.linalg.inv(viewmat)[:3, 3]
         colors = 0.5 + (harmonics(means - centre, math.isqrt(sh.shape[1]) - 1)[..., None] * sh).sum(-2)
-    return View(means2d, points[:, 2], torch.stack([c / det, -b / det, a / det], -1), opacities, colors, box)
+    return ProjectedScene(means2d, points[:, 2], torch.stack([c / det, -b / det, a / det], -1), opacities, colors, box)
 
 
 def project(
@@ -187,13 +187,13 @@ def project(
     options: dict[str, Any] = dict(eps2d=eps2d, antialiased=antialiased, alpha_threshold=alpha_threshold)
     options.update(camera_model=camera_model)
 
-    def unculled(camera: int, ids: Tensor) -> View:
+    def unculled(camera: int, ids: Tensor) -> ProjectedScene:
         covars, coefficients = covariance(quats[ids], scales[ids]), None if sh is None else sh[ids]
         at = (viewmats[camera], Ks[camera], width, height)
         coeffs = None if camera_coeffs is None else camera_coeffs[camera]
         return view(means[ids], covars, opacities[ids], coefficients, *at, coeffs=coeffs, **options)
 
-    def visible(seen: View) -> Tensor:
+    def visible(seen: ProjectedScene) -> Tensor:
         size = means.new_tensor([width, height])
         overlaps = (seen.means2d + seen.box >= 0.5) & (seen.means2d - seen.box <= size - 0.5)
         finite = torch.cat([seen.means2d, seen.conics, seen.opacities[:, None], seen.colors], -1).isfinite()

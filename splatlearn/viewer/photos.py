@@ -9,7 +9,7 @@ import torch
 from splatlearn.errors import SplatlearnError
 from splatlearn.scene.cameras import Camera
 from splatlearn.scene.keyframes import Keyframe, rotation_of
-from splatlearn.viewer.pose import Pose
+from splatlearn.viewer.pose import BrowserPose
 from splatlearn.viewer.session import Session
 from splatlearn.viewer.surroundings import frusta
 
@@ -80,7 +80,7 @@ class Photos:
 
     # ---- the blend ----
 
-    def blended(self, image: np.ndarray, camera: Camera, pose: Pose) -> np.ndarray:
+    def blended(self, image: np.ndarray, camera: Camera, pose: BrowserPose) -> np.ndarray:
         """The render [H, W, 3] uint8, blended with the chosen photo if the pose is that of its camera."""
         share, photo, around = float(self._blend.value), self.chosen, self.around
         if photo is None or share == 0 or around.photo is None or not self._at_photo(photo, pose):
@@ -96,7 +96,7 @@ class Photos:
         mixed = image + share * (picture.astype(np.float32) - image)
         return np.where(inside, (mixed + 0.5).astype(np.uint8), image)
 
-    def _at_photo(self, photo: Camera, pose: Pose) -> bool:
+    def _at_photo(self, photo: Camera, pose: BrowserPose) -> bool:
         turn = abs(float(np.dot(rotation_of(photo), pose.wxyz / np.linalg.norm(pose.wxyz))))
         return turn > SAME_ROTATION and float(np.linalg.norm(photo.center - pose.position)) < self._near
 

@@ -15,7 +15,7 @@ SMALLEST = 16  # pixels that the shorter side of a picture has at least
 
 
 @dataclass(frozen=True)
-class Pose:
+class BrowserPose:
     """A browser's camera: centre [3] and rotation camera to world [4] wxyz, vertical field of view in degrees, px."""
 
     position: np.ndarray
@@ -25,7 +25,7 @@ class Pose:
     height: int
 
     @classmethod
-    def of(cls, camera: "CameraHandle") -> "Pose":
+    def of(cls, camera: "CameraHandle") -> "BrowserPose":
         """The camera as viser last heard of it; its axes are x right, y down, z forward as ours."""
         fov = float(np.degrees(camera.fov))
         return cls(camera.position.copy(), camera.wxyz.copy(), fov, camera.image_width, camera.image_height)

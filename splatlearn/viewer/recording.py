@@ -20,7 +20,7 @@ from splatlearn.scene.keyframes import (
 )
 from splatlearn.viewer.drawing import Look, Snapshot, draw
 from splatlearn.viewer.session import Session
-from splatlearn.viewer.view import View
+from splatlearn.viewer.view import BrowserView
 
 SIZES = ("960 x 540", "1280 x 720", "1920 x 1080", "540 x 960", "1080 x 1080")
 LARGEST_DOWNLOAD = 256 << 20  # bytes of a video that is offered to the browser too
@@ -34,7 +34,7 @@ class Recording:
         view_of: the view of a browser by its client id; None if it has disconnected.
     """
 
-    def __init__(self, session: Session, view_of: Callable[[int | None], View | None]) -> None:
+    def __init__(self, session: Session, view_of: Callable[[int | None], BrowserView | None]) -> None:
         self.session, self._view_of = session, view_of
         self.keys: list[Keyframe] = []
         self._lock = threading.Lock()
@@ -95,13 +95,13 @@ class Recording:
         except SplatlearnError as error:
             view.client.add_notification("That did not work", str(error), color="red", auto_close_seconds=15)
 
-    def _add(self, view: View, _: Any) -> None:
+    def _add(self, view: BrowserView, _: Any) -> None:
         with self._lock:
             seconds = round(self.keys[-1].seconds + float(self._gap.value), 3) if self.keys else 0.0
             self.keys.append(view.pose.keyframe(seconds))
         self._show()
 
-    def _edit(self, view: View, event: Any) -> None:
+    def _edit(self, view: BrowserView, event: Any) -> None:
         with self._lock:
             if event.target.value == "clear":
                 self.keys.clear()
@@ -112,20 +112,20 @@ class Recording:
                 self.keys.append(Keyframe(end, first.position, first.wxyz, first.fov))
         self._show()
 
-    def _play(self, view: View, event: Any) -> None:
+    def _play(self, view: BrowserView, event: Any) -> None:
         if event.target.value == "stop":
             view.flight.stop()
         else:
             view.flight.along(self.path().keyframes)
 
-    def _save(self, view: View, _: Any) -> None:
+    def _save(self, view: BrowserView, _: Any) -> None:
         name, path = self._checked_name(), self.path()
         file = self.session.around.folder / f"{name}.json"
         write_path(file, path)
         view.client.add_notification("Saved", f"{file} (splatlearn render --path takes it)", auto_close_seconds=20)
         view.client.send_file_download(file.name, format_path(path).encode())
 
-    def _load(self, view: View, event: Any) -> None:
+    def _load(self, view: BrowserView, event: Any) -> None:
         file = event.target.value
         path = parse_path(file.content.decode("utf-8", "replace"), file.name)
         with self._lock:
@@ -158,7 +158,7 @@ class Recording:
 
     # ---- the video ----
 
-    def _render(self, view: View, _: Any) -> None:
+    def _render(self, view: BrowserView, _: Any) -> None:
         path, name = self.path(), self._checked_name()
         with self._lock:
             if self._maker is not None and self._maker.is_alive():
@@ -168,7 +168,7 @@ class Recording:
             self._maker = threading.Thread(target=self._make, args=arguments, name="video", daemon=True)
             self._maker.start()
 
-    def _make(self, view: View, path: KeyframePath, snapshot: Snapshot, look: Look, name: str) -> None:
+    def _make(self, view: BrowserView, path: KeyframePath, snapshot: Snapshot, look: Look, name: str) -> None:
         from splatlearn.show.video import write_video
 
         file = self.session.around.folder / f"{name}.mp4"

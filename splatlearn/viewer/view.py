@@ -11,7 +11,7 @@ from splatlearn.scene.keyframes import Keyframe, look_rotation
 from splatlearn.viewer.drawing import MODES, Look, crop_range, draw
 from splatlearn.viewer.flight import Flight
 from splatlearn.viewer.photos import Photos, pose_of
-from splatlearn.viewer.pose import Pose
+from splatlearn.viewer.pose import BrowserPose
 from splatlearn.viewer.session import Session
 
 if TYPE_CHECKING:
@@ -21,13 +21,13 @@ MOVING_QUALITY, SHARP_QUALITY = 75, 95  # of JPEG
 FOV = (5.0, 140.0)  # degrees, of the control
 
 
-class View:
+class BrowserView:
     """The camera and the controls of one browser. The drawer calls `draw`; viser's threads call the rest."""
 
     def __init__(self, session: Session, client: "ClientHandle") -> None:
         self.session, self.client = session, client
         self.look = Look(background=session.around.background)
-        self.pose = Pose.of(client.camera)
+        self.pose = BrowserPose.of(client.camera)
         self.gone = False
         self.flight = Flight(session.server, client)
         self._controls: dict[str, Any] = {}
@@ -89,7 +89,7 @@ class View:
         self.changed()
 
     def _take(self, camera: "CameraHandle") -> None:
-        self.pose = Pose.of(camera)
+        self.pose = BrowserPose.of(camera)
         self._controls["fov"].value = round(float(np.clip(self.pose.fov, *FOV)), 1)
 
     def go(self, key: Keyframe, seconds: float = 0.7) -> None:

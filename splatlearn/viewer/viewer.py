@@ -8,7 +8,7 @@ from splatlearn.viewer.drawing import Snapshot
 from splatlearn.viewer.recording import Recording
 from splatlearn.viewer.session import Session
 from splatlearn.viewer.surroundings import Surroundings
-from splatlearn.viewer.view import View
+from splatlearn.viewer.view import BrowserView
 
 if TYPE_CHECKING:
     from viser import ClientHandle
@@ -25,7 +25,7 @@ class Viewer(Session):
         self, snapshot: Snapshot, around: Surroundings, *, host: str = web.HOST, port: int = web.PORT, label: str = ""
     ) -> None:
         super().__init__(snapshot, around, host, port, label)
-        self._views: dict[int, View] = {}
+        self._views: dict[int, BrowserView] = {}
         self._lock = threading.Lock()
         self.recording = Recording(self, self.view_of)
         self.server.on_client_connect(self._connected)
@@ -43,12 +43,12 @@ class Viewer(Session):
         for view in self.views():
             self.drawer.refresh(view)
 
-    def views(self) -> list[View]:
+    def views(self) -> list[BrowserView]:
         """The views of the connected browsers."""
         with self._lock:
             return list(self._views.values())
 
-    def view_of(self, client_id: int | None) -> View | None:
+    def view_of(self, client_id: int | None) -> BrowserView | None:
         """The view of a browser, or None if it has disconnected."""
         with self._lock:
             return None if client_id is None else self._views.get(client_id)
@@ -62,7 +62,7 @@ class Viewer(Session):
         web.stop(self.server)
 
     def _connected(self, client: "ClientHandle") -> None:
-        view = View(self, client)
+        view = BrowserView(self, client)
         with self._lock:
             self._views[client.client_id] = view
         if client.client_id not in self.server.get_clients():  # it disconnected while its page was being built

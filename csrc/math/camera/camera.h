@@ -41,14 +41,14 @@ SPLATLEARN_HD constexpr int place_of_parameter(int i) {
 template <class Camera> constexpr int kParameterRow = kIntrinsics - 4 + Camera::kParameters;
 
 // A camera in the world.
-template <class Camera> struct View {
+template <class Camera> struct PosedCamera {
     Pose<typename Camera::Real> pose;
     Camera camera;
 };
 
 // viewmat [4,4], parameters [kParameterRow]: of this camera.
 template <class Camera, class S>
-SPLATLEARN_HD void load_view(const S *viewmat, const S *parameters, int width, int height, View<Camera> &out) {
+SPLATLEARN_HD void load_view(const S *viewmat, const S *parameters, int width, int height, PosedCamera<Camera> &out) {
     load_pose(viewmat, out.pose);
     S values[Camera::kParameters];
     for (int i = 0; i < Camera::kParameters; ++i) values[i] = parameters[place_of_parameter(i)];

@@ -47,9 +47,9 @@ struct EwaProjection {
         covariance_factor(out.rotation, g.scale, out.factor);
     }
 
-    template <class Camera, class R> static SPLATLEARN_HD void project(const ProjectOptions<Scalar<R>> &options,
-                                                                       const View<Camera> &view, const Gaussian3d<R> &g,
-                                                                       const Shape<R> &shape, Projected<Camera> &out) {
+    template <class Camera, class R>
+    static SPLATLEARN_HD void project(const ProjectOptions<Scalar<R>> &options, const PosedCamera<Camera> &view,
+                                      const Gaussian3d<R> &g, const Shape<R> &shape, Projected<Camera> &out) {
         to_camera(view.pose, g.mean, out.p);
         out.affine = view.camera.project(view.pose.rotation, out.p);
         out.cov2d = project_covariance(out.affine.map, shape.factor, options.eps2d);
@@ -58,7 +58,7 @@ struct EwaProjection {
 
     // The visible ones, and the ellipse that they cover.
     template <class Camera, class R>
-    static SPLATLEARN_HD MaskOf<R> is_visible(const ProjectOptions<Scalar<R>> &options, const View<Camera> &view,
+    static SPLATLEARN_HD MaskOf<R> is_visible(const ProjectOptions<Scalar<R>> &options, const PosedCamera<Camera> &view,
                                               const Projected<Camera> &projected, Extent<R> &box) {
         using S = Scalar<R>;
         const Cov2d<R> &cov2d = projected.cov2d;
@@ -73,11 +73,11 @@ struct EwaProjection {
     // Gradients to the Gaussian, and to the camera: v_translation [3], v_rotation [9], v_parameters [kParameters];
     // all overwritten.
     template <class Camera, class R>
-    static SPLATLEARN_HD void project_backward(const ProjectOptions<Scalar<R>> &options, const View<Camera> &view,
-                                               const Gaussian3d<R> &g, const Shape<R> &shape,
-                                               const Projected<Camera> &projected, const ProjectedGradients<R> &v,
-                                               Gradients<R> &v_g, R v_translation[3], R v_rotation[9],
-                                               R *v_parameters) {
+    static SPLATLEARN_HD void project_backward(const ProjectOptions<Scalar<R>> &options,
+                                               const PosedCamera<Camera> &view, const Gaussian3d<R> &g,
+                                               const Shape<R> &shape, const Projected<Camera> &projected,
+                                               const ProjectedGradients<R> &v, Gradients<R> &v_g, R v_translation[3],
+                                               R v_rotation[9], R *v_parameters) {
         const R v_compensation = options.antialiased ? v.opacity * g.opacity : R{};
         v_g.opacity = options.antialiased ? v.opacity * projected.cov2d.compensation : v.opacity;
         R v_map[6], v_factor[9];
