@@ -110,6 +110,7 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 ALONE = """
 import sys
 from pathlib import Path
+import torch  # it may be in the folder that is taken out of the path
 sys.path = [entry for entry in sys.path if not (Path(entry) / "splatlearn/ops/libsplatlearn_cpu.so").exists()]
 """
 RENDER = """

@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "show": BASE | {"task", "loop", "line", "scene", "text", "ops", "landscape", "gradients"},
 }  # all else is the outermost layer, as the command line is: it may import all of these, and none of these it
 
-LAZY = {"pycolmap", "scipy", "matplotlib", "imageio", "imageio_ffmpeg", "jsonargparse", "viser", "tokenizers"}
+LAZY = {"pycolmap", "scipy", "matplotlib", "imageio", "imageio_ffmpeg", "jsonargparse", "viser", "tokenizers", "jinja2"}
 
 MAY_INCLUDE = {
     "math": {"math", "abi.h"},  # its constants

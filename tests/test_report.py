@@ -379,6 +379,15 @@ def test_report_links_large_videos_and_shows_some_views(tmp_path: Path, monkeypa
     assert "of 23 are shown" in page.text, "it is not told that views are left out"
 
 
+def test_a_damaged_image_is_not_a_choice(tmp_path: Path) -> None:
+    run = scene_run(tmp_path)
+    for i in range(2):
+        save_png(run / "eval" / f"view_{i:02}.png", noise())
+    (run / "eval" / "view_09.png").write_bytes(b"no image")
+    text = Page(write_report(run)).text
+    assert "evenly chosen" not in text, "the report says that it leaves views out, but one is damaged"
+
+
 def test_report_of_no_folder(tmp_path: Path) -> None:
     with pytest.raises(SplatlearnError, match="not a run folder"):
         write_report(tmp_path / "none")

@@ -49,7 +49,7 @@ class CommandPeer:
         return max(1e3 * (twice - seconds) / self.steps, 0.0)
 
     def _run(self, steps: int) -> tuple[float, float | None]:
-        """Seconds of a run, and the step_ms that it told."""
+        """Seconds of a run, and the step_ms that it printed."""
         words = [self._filled(word, steps) for word in self.words]
         begin = time.perf_counter()
         try:

@@ -1,4 +1,4 @@
-"""What the rasterizer is to reach on a card, and how far it is: a table out of figures that were measured in parts.
+"""The goals of the rasterizer on a GPU and how far it is: a table of figures that were measured in parts.
 
 The figures come by name, each the JSON of one run: `million` and `small` of `splatlearn bench` (10^6 Gaussians at
 1920x1080; at most 20,000), `scaling` of `splatlearn bench --scaling`, and `train_NAME` of a training with its

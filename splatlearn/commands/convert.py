@@ -1,4 +1,4 @@
-"""splatlearn convert: a scene's file from one format into another, told by the two names."""
+"""splatlearn convert: a scene's file from one format into another, by the suffixes of the two names."""
 
 from pathlib import Path
 

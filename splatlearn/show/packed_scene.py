@@ -41,7 +41,7 @@ def seen(arrays: Arrays, limit: int | None) -> Arrays:
 
 
 def packed(arrays: Arrays, degree: int) -> tuple[dict[str, Any], bytes]:
-    """What the page tells of the coding, and the coded scene, compressed."""
+    """The parameters of the coding for the page, and the coded scene, compressed."""
     means = arrays["means"].astype(np.float64)
     low, high = means.min(axis=0), means.max(axis=0)
     fixed = np.rint((means - low) / np.where(high > low, high - low, 1) * 0xFFFFFF).astype(np.uint32)
@@ -72,7 +72,7 @@ def packed(arrays: Arrays, degree: int) -> tuple[dict[str, Any], bytes]:
 
 
 def _bytes_between(values: np.ndarray, steps: int) -> tuple[np.ndarray, list[float]]:
-    """Values as integers 0..steps, and the [first, step] by which they are told."""
+    """Values as integers 0..steps, and the [first, step] that decode them."""
     low = float(values.min())
     step = (float(values.max()) - low) / steps or 1.0
     return np.rint((values.astype(np.float64) - low) / step).astype(np.uint32), [low, step]

@@ -54,7 +54,7 @@ class Network:
 
 
 def precision_of(name: str, device: torch.device) -> torch.dtype:
-    """The dtype of products: ``auto`` is bfloat16 on a CUDA card that has it, and float32 elsewhere."""
+    """The dtype of products: ``auto`` is bfloat16 on a GPU that has it, and float32 elsewhere."""
     if name == "auto":
         name = "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
     return torch.bfloat16 if name == "bfloat16" else torch.float32

@@ -124,7 +124,7 @@ class TextTask(Task[Batch, Tensor]):
                 f"'model.vocabulary' must be 0 or that of the text, {known}, got {config.model.vocabulary}"
             )
         config.model.vocabulary = known
-        self.prompt = self.tokenizer.encode(config.prompt)  # an unknown character is told before training
+        self.prompt = self.tokenizer.encode(config.prompt)  # an unknown character raises before training
 
     def _flops(self) -> float:
         """Operations a token; 0 for pairs, which differ in length."""

@@ -1,1 +1,1 @@
-"""The viewer: our own rasterizer draws what a browser shows, of a finished scene or of one that is being learned."""
+"""The viewer: the rasterizer renders what a browser shows, of a finished scene or of one in training."""

@@ -13,7 +13,7 @@ TRANSMITTANCE_THRESHOLD = 1e-4  # of the rasterizer
 
 
 def blended(meta: dict[str, Any]) -> Tensor:
-    """How many splats [H, W] (int32) the rasterizer blended into each pixel of the one view that `meta` tells of.
+    """The number of splats [H, W] (int32) that the rasterizer blended into each pixel of the one view of `meta`.
 
     A splat counts where its alpha reaches the threshold, until the next one would take the transmittance below its own.
     """

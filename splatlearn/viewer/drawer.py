@@ -1,4 +1,4 @@
-"""The one thread that draws for all browsers: the newest request wins, coarse while something moves, sharp at rest.
+"""The one thread that renders for all browsers: the newest request wins, coarse while something moves, sharp at rest.
 
 One thread, because the rasterizer itself uses all cores. A slow drawing therefore never piles up work: what was asked
 for in the meantime is one request, the last.
@@ -15,13 +15,13 @@ from typing import Any, Protocol
 
 from splatlearn.errors import SplatlearnError
 
-REST = 0.15  # seconds without a change after which the sharp picture is drawn
+REST = 0.15  # seconds without a change after which the sharp image is rendered
 TARGET = 0.045  # seconds for a picture while moving: more than 15 a second, with something left for the browser
 COARSEST = 8.0  # a picture while moving has at least 1 / COARSEST of the width
 
 
 class Client(Protocol):
-    """Whom the drawer draws for, called in its thread only."""
+    """A browser that the drawer renders for; the drawer calls it in its own thread."""
 
     def draw(self, factor: float) -> None:
         """Draws and sends the newest view at 1 / factor of its size."""
@@ -183,5 +183,5 @@ def _call(function: Callable[[], Any], future: "Future[Any]") -> None:
         return
     try:
         future.set_result(function())
-    except BaseException as error:  # told to whoever waits for it
+    except BaseException as error:  # raised where the result is awaited
         future.set_exception(error)

@@ -41,7 +41,7 @@ class Look:
 
 
 class Picture(NamedTuple):
-    """A drawn view, and what its colours mean."""
+    """A rendered view, and what its colours mean."""
 
     image: np.ndarray  # [H, W, 3] uint8
     legend: str  # a sentence in Markdown; "" where colours are colours
@@ -112,7 +112,7 @@ def draw(snapshot: Snapshot, camera: Camera, look: Look) -> Picture:
 
 
 class _Call(NamedTuple):
-    """A view that is being drawn."""
+    """A view while it is rendered."""
 
     shown: Shown
     viewmat: Tensor  # [1, 4, 4]
@@ -122,7 +122,7 @@ class _Call(NamedTuple):
     options: dict[str, Any]
 
     def render(self, colors: Any, shown: Shown | None = None, **options: Any) -> tuple[Tensor, Tensor, dict[str, Any]]:
-        """[H, W, X] channels, [H, W, 1] alpha and what else `rasterization` tells."""
+        """[H, W, X] channels, [H, W, 1] alpha and `meta` of `rasterization`."""
         s = self.shown if shown is None else shown
         image, alpha, meta = rasterization(
             s.means, s.quats, s.scales, s.opacities, colors, self.viewmat, self.K, self.width, self.height,

@@ -18,7 +18,7 @@ HOST, PORT = "127.0.0.1", 8080
 
 
 def start(host: str, port: int, label: str) -> "ViserServer":
-    """A viser server that listens on `host`:`port`; port 0 takes any free one (`get_port()` tells).
+    """A viser server that listens on `host`:`port`; port 0 takes any free one, which `get_port()` returns.
 
     Raises SplatlearnError where it cannot listen there. viser itself would go on to the next free port.
     """

@@ -17,7 +17,7 @@ from splatlearn.viewer.drawing import Snapshot
 from splatlearn.viewer.surroundings import Surroundings
 from splatlearn.viewer.viewer import Viewer
 
-SHARE = 0.04  # of the time may go to showing what nobody asked to see again
+SHARE = 0.04  # share of the time that renders without a new request may take
 PERIOD = 1.0  # seconds at least between two looks at the scene, and between two redrawings of the charts
 MOST_POINTS = 500  # of a chart: then every two neighbours become one, their mean
 TEST_VIEWS = 4  # photographs that the PSNR is measured on
@@ -54,7 +54,7 @@ def _mean(points: list[tuple[float, float]]) -> tuple[float, float]:
 
 
 class LiveView(Callback):
-    """Shows the scene task that the loop trains; `opened` is told the page's address before the first step.
+    """Shows the scene task that the loop trains; `opened` gets the page's address before the first step.
 
     The page is drawn from copies that the training thread makes between two steps, so that no picture ever shows half
     an update. Without a browser nothing is copied or drawn. A browser that is open and left alone costs SHARE of the

@@ -1,4 +1,4 @@
-"""Figure i: who looks at whom: the attention of a Transformer's heads while it reads a text."""
+"""Figure i: the attention weights of a Transformer's heads while it reads a text."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING

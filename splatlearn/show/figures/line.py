@@ -1,4 +1,4 @@
-"""Figure a: the line turns and shifts to the data, weight and bias told at each step."""
+"""Figure a: the line turns and shifts to the data, with weight and bias at each step."""
 
 from typing import TYPE_CHECKING
 

@@ -80,7 +80,7 @@ def _projected(points: np.ndarray, camera: Camera) -> np.ndarray:
 
 
 def _ellipses(axes: Any, meta: dict[str, Any], colors: np.ndarray, extent: tuple[int, ...]) -> None:
-    """Ellipses of one sigma of an even choice of what is drawn, from the inverse covariances in `meta`."""
+    """One-sigma ellipses of an even choice of the visible Gaussians, from the conics in `meta`."""
     from matplotlib.collections import EllipseCollection
 
     drawn = np.flatnonzero((meta["radii"][0] > 0).all(dim=-1).numpy())

@@ -215,6 +215,7 @@ class Pictures(NamedTuple):
     title: str
     is_scene: bool
     total: int
+    chosen: bool  # whether there are more than MOST_VIEWS
     shown: list[Picture]
     least: int  # pixels that an image has at least, in width
     narrow: int  # and on a narrow screen
@@ -233,7 +234,8 @@ def _pictures(run: RunFolder) -> Pictures | None:
     scene = run.task == "scene"
     title = "Pictures" if not scene else "Held-out views" if run.metrics.get("split") == "test" else "Views"
     strips = max(image.width / image.height for image, _, _ in shown) > 2.4  # three landscapes side by side
-    return Pictures(title, scene, len(run.views), shown, *((760, 720) if strips else (480, 320)))
+    chosen = len(run.views) > MOST_VIEWS
+    return Pictures(title, scene, len(run.views), chosen, shown, *((760, 720) if strips else (480, 320)))
 
 
 def _tables(run: RunFolder) -> dict[str, Any]:

@@ -49,7 +49,7 @@ class RunFolder:
 
     @property
     def task(self) -> str:
-        """line, scene, text, or "" where nothing tells."""
+        """line, scene, text, or "" if no file names it."""
         told = self.config.get("task")
         return told if isinstance(told, str) else ("scene" if "psnr" in self.metrics else "")
 
@@ -87,7 +87,7 @@ def read_run(folder: Path) -> RunFolder:
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
-    """Whether the value is a number that can be drawn: finite and of sane size (JSON's true and false are none)."""
+    """Whether the value is a number that a chart can show: finite and of sane size (JSON's true and false are none)."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and -LARGEST < value < LARGEST
 
 
