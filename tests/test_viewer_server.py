@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tiny_scene import gaussians
+from viewer_visitor import visit
 
 from splatlearn.cli import main
 from splatlearn.errors import SplatlearnError
@@ -254,40 +255,6 @@ def test_an_open_host_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
         assert "warning" in capsys.readouterr().err, f"{host} is open and nothing is said"
 
 
-@pytest.mark.parametrize(
-    ("origin", "asked", "loopback", "let_in"),
-    [
-        (None, "127.0.0.1:8080", True, True),
-        ("http://127.0.0.1:8080", "127.0.0.1:8080", True, True),
-        ("http://localhost:9000", "localhost:9000", True, True),  # through `ssh -L 9000:...`
-        ("http://[::1]:8080", "[::1]:8080", True, True),
-        ("https://evil.example", "127.0.0.1:8080", True, False),
-        ("http://localhost:8888", "localhost:8080", True, False),  # another server's page
-        ("http://evil.example:8080", "evil.example:8080", True, False),  # a name that was pointed here
-        ("http://desk.local:8080", "desk.local:8080", False, True),
-        ("http://evil.example", "desk.local:8080", False, False),
-        ("null", "127.0.0.1:8080", True, False),
-    ],
-)
-def test_only_its_own_page_may_talk_to_it(origin: str | None, asked: str, loopback: bool, let_in: bool) -> None:
-    assert server.same_origin(origin, asked, loopback) is let_in
-
-
-def test_a_page_of_another_site_is_turned_away(viewer: Viewer) -> None:
-    import viser
-    from websockets.exceptions import ConnectionClosed
-    from websockets.sync.client import connect
-    from websockets.typing import Origin, Subprotocol
-
-    url, protocol = viewer.url.replace("http", "ws"), Subprotocol(f"viser-v{viser.__version__}")
-    with connect(url, origin=Origin(viewer.url), subprotocols=[protocol]) as own:
-        assert own.recv(timeout=90), "the viewer's own page is turned away"
-    with connect(url, origin=Origin("https://evil.example"), subprotocols=[protocol]) as foreign:
-        with pytest.raises(ConnectionClosed, match="another origin"):
-            foreign.recv(timeout=90)
-    assert viewer.server.request_share_url() is None, "a visitor could put the page on the internet"
-
-
 @pytest.mark.parametrize("name", ["", "../elsewhere", "/etc/path", "a/b", ".hidden", "x" * 65, "line\nbreak"])
 def test_a_page_writes_nowhere_else(viewer: Viewer, name: str) -> None:
     viewer.recording._name.value = name
@@ -321,24 +288,11 @@ def test_the_command_ends_with_ctrl_c(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["scene.ply"], "it writes what nobody asked for"
 
 
-CAMERA = {
-    "type": "ViewerCameraMessage", "wxyz": (1.0, 0.0, 0.0, 0.0), "position": (3.0, 3.0, 3.0), "fov": 1.3, "near": 0.01,
-    "far": 1e3, "image_width": 64, "image_height": 48, "look_at": (3.0, 3.0, 5.0), "up_direction": (0.0, -1.0, 0.0),
-}  # fmt: skip
-
-
 @pytest.fixture
 def say(viewer: Viewer) -> Iterator[Callable[..., None]]:
-    """A page without a browser: what is called sends where its camera is, CAMERA but for what is given."""
-    import msgspec
-    import viser
-    from websockets.sync.client import connect
-    from websockets.typing import Subprotocol
-
-    protocol = Subprotocol(f"viser-v{viser.__version__}")
-    with connect(viewer.url.replace("http", "ws"), subprotocols=[protocol], max_size=None) as page:
-        threading.Thread(target=lambda: all(True for _ in page), daemon=True).start()  # takes what it is sent
-        yield lambda **camera: page.send(msgspec.msgpack.encode(CAMERA | camera))
+    """A page without a browser: what is called sends where its camera is."""
+    with visit(viewer.url) as page:
+        yield page.camera
     until(lambda: not viewer.views())
     until(lambda: viewer.drawer.waiting == 0)
 

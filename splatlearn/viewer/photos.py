@@ -82,8 +82,8 @@ class Photos:
 
     def blended(self, image: np.ndarray, camera: Camera, pose: BrowserPose) -> np.ndarray:
         """The render [H, W, 3] uint8, blended with the chosen photo if the pose is that of its camera."""
-        share, photo, around = float(self._blend.value), self.chosen, self.around
-        if photo is None or share == 0 or around.photo is None or not self._at_photo(photo, pose):
+        share, photo, around = float(np.clip(self._blend.value, 0, 1)), self.chosen, self.around
+        if photo is None or not share > 0 or around.photo is None or not self._at_photo(photo, pose):
             return image
         key = (photo.name, camera.width, camera.height, float(camera.K[0, 0]))
         if self._warped is None or self._warped[0] != key:

@@ -5,13 +5,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from splatlearn.errors import SplatlearnError
 from splatlearn.scene.cameras import Camera
-from splatlearn.scene.keyframes import Keyframe, pinhole_camera
+from splatlearn.scene.keyframes import FARTHEST, Keyframe, pinhole_camera
 
 if TYPE_CHECKING:
     from viser import CameraHandle
 
 SMALLEST = 16  # pixels that the shorter side of a picture has at least
+LONGEST = 16384  # pixels of a window's longer side
+MOST_PIXELS = 3840 * 2160  # of a picture; a larger window shows it enlarged
+FOV = (1.0, 170.0)  # degrees
 
 
 @dataclass(frozen=True)
@@ -26,13 +30,29 @@ class BrowserPose:
 
     @classmethod
     def of(cls, camera: "CameraHandle") -> "BrowserPose":
-        """The camera as viser last heard of it; its axes are x right, y down, z forward as ours."""
-        fov = float(np.degrees(camera.fov))
-        return cls(camera.position.copy(), camera.wxyz.copy(), fov, camera.image_width, camera.image_height)
+        """Read the camera as viser last heard of it; its axes are x right, y down, z forward as ours.
+
+        The field of view and the size are brought into the range of a real window.
+
+        Raises:
+            SplatlearnError: The pose is not one: the browser sent NaN, a rotation of norm 0 or other types.
+        """
+        try:
+            position, wxyz = (np.array(v, np.float64) for v in (camera.position, camera.wxyz))
+            numbers = [float(camera.fov), float(camera.image_width), float(camera.image_height)]
+        except (TypeError, ValueError, OverflowError) as error:
+            raise SplatlearnError("a browser's camera must consist of numbers") from error
+        valid = position.shape == (3,) and wxyz.shape == (4,) and np.isfinite(numbers).all()
+        if not valid or not (np.abs(position) < FARTHEST).all() or not 1e-6 < np.linalg.norm(wxyz) < FARTHEST:
+            raise SplatlearnError(f"a browser's camera must have a finite position and a rotation, got {position}")
+        fov = float(np.clip(np.degrees(numbers[0]), *FOV))
+        width, height = (int(np.clip(n, 1, LONGEST)) for n in numbers[1:])
+        return cls(position, wxyz, fov, width, height)
 
     def camera(self, factor: float = 1.0) -> Camera:
-        """The camera, its picture 1 / factor of the window's size."""
-        full = pinhole_camera("", max(self.width, 1), max(self.height, 1), self.fov, self.position, self.wxyz)
+        """Return the camera of a picture of 1 / factor of the window's size, and of MOST_PIXELS at most."""
+        full = pinhole_camera("", self.width, self.height, self.fov, self.position, self.wxyz)
+        factor = max(factor, (full.width * full.height / MOST_PIXELS) ** 0.5)
         factor = max(1.0, min(factor, min(full.width, full.height) / SMALLEST))
         return full if factor == 1 else full.scaled(round(full.width / factor), round(full.height / factor))
 

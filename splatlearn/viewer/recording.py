@@ -11,6 +11,7 @@ import numpy as np
 
 from splatlearn.errors import SplatlearnError
 from splatlearn.scene.keyframes import (
+    LARGEST_FILE,
     Keyframe,
     KeyframePath,
     format_path,
@@ -20,9 +21,12 @@ from splatlearn.scene.keyframes import (
 )
 from splatlearn.viewer.drawing import Look, Snapshot, draw
 from splatlearn.viewer.session import Session
-from splatlearn.viewer.view import BrowserView
+from splatlearn.viewer.view import BrowserView, within
 
 SIZES = ("960 x 540", "1280 x 720", "1920 x 1080", "540 x 960", "1080 x 1080")
+FPS = (1, 120)  # frames a second, of the control
+GAP = (0.1, 600.0)  # seconds between keyframes, of the control
+MOST_KEYS = 1000  # keyframes of a recorded path
 LARGEST_DOWNLOAD = 256 << 20  # bytes of a video that is offered to the browser too
 
 
@@ -44,13 +48,13 @@ class Recording:
         gui: Any = session.server.gui
         with session.path_tab:
             self._note = gui.add_markdown("")
-            self._gap = gui.add_number("Seconds between", 2.0, min=0.1, max=600.0, step=0.1)
+            self._gap = gui.add_number("Seconds between", 2.0, min=GAP[0], max=GAP[1], step=0.1)
             add = gui.add_button("Add this view")
             edit = gui.add_button_group("Keyframes", ("drop last", "close loop", "clear"))
             fly_along = gui.add_button_group("Flight", ("play", "stop"))
             self._name = gui.add_text("Name", "path")
             self._size = gui.add_dropdown("Size", SIZES)
-            self._fps = gui.add_number("Frames a second", 30, min=1, max=120, step=1)
+            self._fps = gui.add_number("Frames a second", 30, min=FPS[0], max=FPS[1], step=1)
             save = gui.add_button("Save as JSON")
             load = gui.add_upload_button("Load JSON", mime_type="application/json")
             self._video = gui.add_button("Render a video")
@@ -71,11 +75,13 @@ class Recording:
         Raises:
             SplatlearnError: no keyframe has been recorded.
         """
+        if self._size.value not in SIZES:
+            raise SplatlearnError(f"a video's size must be one of {', '.join(SIZES)}, got {self._size.value[:20]!r}")
         width, height = (int(side) for side in self._size.value.split(" x "))
         with self._lock:
             if not self.keys:
                 raise SplatlearnError("there is no keyframe yet: add a view first")
-            return KeyframePath(width, height, float(self._fps.value), tuple(self.keys))
+            return KeyframePath(width, height, within(self._fps.value, *FPS), tuple(self.keys))
 
     def cancel(self) -> None:
         """Stop the rendering of a video, and wait until it has stopped."""
@@ -97,7 +103,9 @@ class Recording:
 
     def _add(self, view: BrowserView, _: Any) -> None:
         with self._lock:
-            seconds = round(self.keys[-1].seconds + float(self._gap.value), 3) if self.keys else 0.0
+            seconds = round(self.keys[-1].seconds + within(self._gap.value, *GAP), 3) if self.keys else 0.0
+            if len(self.keys) >= MOST_KEYS:
+                raise SplatlearnError(f"a recorded path has at most {MOST_KEYS} keyframes")
             self.keys.append(view.pose.keyframe(seconds))
         self._show()
 
@@ -108,7 +116,7 @@ class Recording:
             elif event.target.value == "drop last":
                 del self.keys[-1:]
             elif len(self.keys) > 2 and not same_pose(self.keys[0], self.keys[-1]):
-                first, end = self.keys[0], round(self.keys[-1].seconds + float(self._gap.value), 3)
+                first, end = self.keys[0], round(self.keys[-1].seconds + within(self._gap.value, *GAP), 3)
                 self.keys.append(Keyframe(end, first.position, first.wxyz, first.fov))
         self._show()
 
@@ -127,10 +135,14 @@ class Recording:
 
     def _load(self, view: BrowserView, event: Any) -> None:
         file = event.target.value
+        if len(file.content) > LARGEST_FILE:
+            raise SplatlearnError(f"a camera path has at most {LARGEST_FILE:,} bytes, got {len(file.content):,}")
         path = parse_path(file.content.decode("utf-8", "replace"), file.name)
+        if len(path.keyframes) > MOST_KEYS:
+            raise SplatlearnError(f"a recorded path has at most {MOST_KEYS} keyframes, got {len(path.keyframes):,}")
         with self._lock:
             self.keys = list(path.keyframes)
-        self._fps.value = max(1, min(120, round(path.fps)))
+        self._fps.value = round(within(path.fps, *FPS))
         self._show()
 
     def _checked_name(self) -> str:

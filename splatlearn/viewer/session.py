@@ -1,5 +1,7 @@
 """What all browsers of a viewer share: the server, the drawing thread, the shown scene, and the tabs of the page."""
 
+import threading
+
 import numpy as np
 
 from splatlearn.viewer import server as web
@@ -22,6 +24,7 @@ class Session:
         start: the camera with which a browser starts.
         reach: distance from the first camera to what it looks at, in world units.
         photos_tab: None for a scene without cameras.
+        building: held while the controls of one browser are made, as a tab of viser takes one thread at a time.
 
     Raises:
         SplatlearnError: the server cannot listen on ``host`` and ``port``.
@@ -34,6 +37,7 @@ class Session:
         self.server = web.start(host, port, label or "splatlearn")
         self.host, self.port = host, self.server.get_port()
         self.drawer = Drawer()
+        self.building = threading.Lock()
         self._place_first_camera()
         self.tabs = self.server.gui.add_tab_group()
         self.view_tab = self.tabs.add_tab("View")

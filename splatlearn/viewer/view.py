@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from splatlearn.errors import SplatlearnError
 from splatlearn.scene.cameras import Camera
 from splatlearn.scene.keyframes import Keyframe, look_rotation
 from splatlearn.viewer.drawing import MODES, Look, crop_range, draw
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 MOVING_QUALITY, SHARP_QUALITY = 75, 95  # of JPEG
 FOV = (5.0, 140.0)  # degrees, of the control
+SIZE = (0.05, 2.0)  # factor on the size of the splats, of the control
 
 
 class BrowserView:
@@ -32,11 +34,12 @@ class BrowserView:
         self.flight = Flight(session.server, client)
         self._controls: dict[str, Any] = {}
         self._legend_text = ""
-        with session.view_tab:
-            self._build()
         self.photos: Photos | None = None
-        if session.photos_tab is not None:
-            self.photos = Photos(session, client, visit=self._visit, changed=self.changed)
+        with session.building:
+            with session.view_tab:
+                self._build()
+            if session.photos_tab is not None:
+                self.photos = Photos(session, client, visit=self._visit, changed=self.changed)
         client.camera.on_update(self._moved)
         self._take(client.camera)  # it may have moved while the controls were being built
 
@@ -85,8 +88,9 @@ class BrowserView:
     # ---- the camera ----
 
     async def _moved(self, camera: "CameraHandle") -> None:
-        self._take(camera)
-        self.changed()
+        with suppress(SplatlearnError):  # a browser may send anything; its last valid pose stays
+            self._take(camera)
+            self.changed()
 
     def _take(self, camera: "CameraHandle") -> None:
         self.pose = BrowserPose.of(camera)
@@ -109,7 +113,7 @@ class BrowserView:
             c["degree"] = gui.add_slider("SH degree", 0, snapshot.sh_degree, 1, snapshot.sh_degree)
         rgb = tuple(round(255 * value) for value in self.look.background)
         c["background"] = gui.add_rgb("Background", (rgb[0], rgb[1], rgb[2]))
-        c["size"] = gui.add_slider("Splat size", 0.05, 2.0, 0.05, 1.0)
+        c["size"] = gui.add_slider("Splat size", *SIZE, 0.05, 1.0)
         c["fov"] = gui.add_slider("Field of view", *FOV, 0.1, round(float(np.clip(self.pose.fov, *FOV)), 1))
         c["crop"] = gui.add_checkbox("Crop to a box", False)
         low, high = crop_range(snapshot.tensors["means"])
@@ -141,24 +145,28 @@ class BrowserView:
 
     def _look_changed(self, _: Any) -> None:
         c = self._controls
-        box = (
-            tuple(_open_ends(slider.value, slider.min, slider.max) for slider in c["box"]) if c["crop"].value else None
-        )
-        red, green, blue = c["background"].value
-        degree = c["degree"].value if "degree" in c else 0
-        self.look = Look(c["mode"].value, degree, (red / 255, green / 255, blue / 255), c["size"].value, box)
+        box = tuple(map(_crop, c["box"])) if c["crop"].value else None
+        red, green, blue = (within(channel, 0, 255) / 255 for channel in c["background"].value)
+        degree = int(within(c["degree"].value, 0, self.session.snapshot.sh_degree)) if "degree" in c else 0
+        mode = c["mode"].value if c["mode"].value in MODES else self.look.mode
+        self.look = Look(mode, degree, (red, green, blue), within(c["size"].value, *SIZE), box)
         self.changed()
 
     def _fov_changed(self, event: Any) -> None:
         if event.client is None:  # set by the camera itself
             return
-        fov = float(event.target.value)
+        fov = within(event.target.value, *FOV)
         self.client.camera.fov = float(np.radians(fov))
         self.pose = replace(self.pose, fov=fov)
         self.changed()
 
 
-def _open_ends(values: tuple[float, float], least: float, most: float) -> tuple[float, float]:
-    """A control at its end cuts nothing off there."""
-    low, high = values
-    return (-np.inf if low <= least else low), (np.inf if high >= most else high)
+def within(value: Any, low: float, high: float) -> float:
+    """Bring the value of a control into its range: the page enforces it, but a browser may send anything."""
+    return float(np.clip(np.nan_to_num(float(value), nan=low), low, high))
+
+
+def _crop(slider: Any) -> tuple[float, float]:
+    """The range of a crop slider; an end of the control cuts nothing off there."""
+    low, high = (within(value, slider.min, slider.max) for value in slider.value)
+    return (-np.inf if low <= slider.min else low), (np.inf if high >= slider.max else high)
