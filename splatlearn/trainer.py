@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from splatlearn import config as configs
-from splatlearn import loop
+from splatlearn import loop, notices
 from splatlearn import run as runs
 from splatlearn.show.report import write_report
 from splatlearn.show.run_writer import FolderWriter
@@ -35,24 +35,28 @@ def train(cls: type[AnyTask], config: Any, observers: Observers | None = None) -
     folder = Path(config.out)
     if os.environ.get("RANK", "0") == "0":  # of several processes the first makes the folder, perhaps by now
         runs.refuse_occupied(folder)
-    cls.prepare(config)
-    task = cls(config)  # type: ignore[call-arg]
-    callbacks = _callbacks(task, folder, observers)  # before anything is written: what one needs may not be installed
-    if task.writes:
-        runs.create(folder)
-        configs.dump(config, folder / runs.CONFIG)
-    return _fit(task, folder, 0, callbacks)
+    with notices.recording() as warnings:
+        cls.prepare(config)
+        task = cls(config)  # type: ignore[call-arg]
+        callbacks = _callbacks(task, folder, observers)  # before anything is written: what one needs may be missing
+        if task.writes:
+            runs.create(folder)
+            configs.dump(config, folder / runs.CONFIG)
+            warnings.write_into(folder)
+        return _fit(task, folder, 0, callbacks)
 
 
 def resume(folder: Path, overrides: Sequence[str] = (), observers: Observers | None = None) -> dict[str, Any]:
     """Continue a run from its last checkpoint; overrides of its config are saved in it. See `train`."""
     path = runs.config_of(folder)
-    task, step = runs.open_run(folder, overrides)
-    callbacks = _callbacks(task, folder, observers)
-    if overrides:
-        configs.dump(task.config, path)
-    print(f"going on after step {step} of {task.config.steps}")
-    return _fit(task, folder, step, callbacks)
+    with notices.recording() as warnings:
+        task, step = runs.open_run(folder, overrides)
+        callbacks = _callbacks(task, folder, observers)
+        if overrides:
+            configs.dump(task.config, path)
+        warnings.write_into(folder)
+        print(f"going on after step {step} of {task.config.steps}")
+        return _fit(task, folder, step, callbacks)
 
 
 def evaluate(task: AnyTask, folder: Path, step: int) -> dict[str, Any]:

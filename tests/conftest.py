@@ -16,6 +16,7 @@ import pytest  # noqa: E402  (the OpenMP policy must be set before torch loads i
 import torch  # noqa: E402
 
 import splatlearn  # noqa: E402
+from splatlearn import notices  # noqa: E402
 from splatlearn.ops import capacity as capacities  # noqa: E402
 from splatlearn.ops import native  # noqa: E402
 
@@ -24,6 +25,12 @@ os.environ["PYTHONPATH"] = str(Path(splatlearn.__file__).parents[1])
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True)
+def no_warnings_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test begins without warnings, as a process does."""
+    monkeypatch.setattr(notices, "_collected", {})
 
 
 @pytest.fixture(scope="session")

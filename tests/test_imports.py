@@ -14,11 +14,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "splatlearn"
 
-BASE = {"errors", "files", "registry"}
+BASE = {"errors", "files", "notices", "registry"}
 LEARNER = BASE | {"ops", "task", "loop", "run", "config", "checkpoint", "devices", "processes"}
 MAY_IMPORT = {
     "errors": set(),
     "files": {"errors"},
+    "notices": set(),
     "registry": {"errors"},
     "yaml12": {"errors", "files"},
     "config": BASE | {"yaml12"},

@@ -5,7 +5,7 @@ Further words change the config: --lpips also measures the perceptual distance o
 
 from pathlib import Path
 
-from splatlearn import trainer
+from splatlearn import notices, trainer
 from splatlearn.commands.arguments import Parser
 from splatlearn.run import open_run
 
@@ -14,5 +14,7 @@ def run(words: list[str]) -> None:
     parser = Parser("eval", __doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="a run folder")
     arguments, overrides = parser.parse_with_keys(words)
-    task, step = open_run(arguments.run, overrides)
-    print(task.summarize(trainer.evaluate(task, arguments.run, step)))
+    with notices.recording() as warnings:
+        task, step = open_run(arguments.run, overrides)
+        warnings.write_into(arguments.run)
+        print(task.summarize(trainer.evaluate(task, arguments.run, step)))

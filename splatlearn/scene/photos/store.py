@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-import warnings
 from collections import OrderedDict
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +22,7 @@ import torch
 
 from splatlearn.errors import SplatlearnError
 from splatlearn.files import replacing
+from splatlearn.notices import warn
 from splatlearn.ops.pages import in_own_pages
 from splatlearn.scene.photos.decode import read_image, shrink
 from splatlearn.scene.photos.masks import read_mask, whole
@@ -253,7 +253,7 @@ class ImageStore:
             with self._lock:
                 warned, self.cache = self.cache is None, None
             if not warned:
-                warnings.warn(f"going on without the cache of photographs: {error}", UserWarning, stacklevel=2)
+                warn(f"going on without the cache of photographs: {error}")
 
 
 def _read_cached(file: Path, undistortion: Undistortion) -> torch.Tensor | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 
 from splatlearn.config import key
 from splatlearn.errors import SplatlearnError
+from splatlearn.notices import warn
 from splatlearn.scene.cameras import Camera, scene_extent
 from splatlearn.scene.photos.decode import image_size
 from splatlearn.scene.photos.masks import mask_path
@@ -157,7 +157,7 @@ class ColmapScene:
             raise SplatlearnError(f"{sentence} (skip_missing goes on without them).")
         if len(failed) == count:
             raise SplatlearnError(f"{sentence}, so that none is left.")
-        warnings.warn(f"{sentence}; going on without them.", UserWarning, stacklevel=3)
+        warn(f"{sentence}; going on without them.")
 
     def _held_out(self, names: list[str], model: Model) -> set[str]:
         kind, _, value = self.config.holdout.partition(":")
@@ -186,11 +186,7 @@ class ColmapScene:
             missing = ", ".join(name for name in unknown if name not in without_pose)
             raise SplatlearnError(f"{file} names photographs that the model does not hold: {missing}.")
         if without_pose:
-            warnings.warn(
-                f"{file} names photographs that have no pose and stay out: {', '.join(without_pose)}.",
-                UserWarning,
-                stacklevel=4,
-            )
+            warn(f"{file} names photographs that have no pose and stay out: {', '.join(without_pose)}.")
         return wanted.intersection(names)
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
+from splatlearn import notices
+
 VIDEO_TYPES = {".mp4": "video/mp4", ".gif": "image/gif"}
 HISTORY = ("psnr", "ssim", "lpips", "loss", "bits_per_byte")  # what is charted of evaluations while training
 LARGEST = 1e100  # of a number; JSON's may have any size, and squares of it must still be numbers
@@ -33,6 +35,7 @@ class RunFolder:
     metrics, versions: eval/metrics.json, versions.json.
     space: eval/space.json, where the photographs were taken, and points of the scene.
     pairs: eval/photos/*.png that have a render of their name in eval/renders.
+    warnings: the sentences of warnings.jsonl, in order.
     views, videos: eval/*.png by name; *.mp4 and *.gif anywhere in the folder, the one to show first in front.
     """
 
@@ -44,6 +47,7 @@ class RunFolder:
     versions: dict[str, Any] = field(default_factory=dict)
     space: dict[str, Any] = field(default_factory=dict)
     pairs: list[Pair] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     views: list[Path] = field(default_factory=list)
     videos: list[Path] = field(default_factory=list)
 
@@ -81,6 +85,7 @@ def read_run(folder: Path) -> RunFolder:
     run.space = _mapping(folder / "eval" / "space.json")
     run.curves = read_curves(_text(folder / "metrics.jsonl")) | _history(folder)
     run.pairs = _pairs(folder / "eval")
+    run.warnings = notices.read(folder)
     run.views = _pictures(folder / "eval")
     run.videos = _videos(folder)
     return run
