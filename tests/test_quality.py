@@ -4,9 +4,11 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from splatlearn.ops import native
 
@@ -50,6 +52,20 @@ def test_ci_runs_the_readme() -> None:
     commands = re.findall(r"^(pip install .*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
     test = next(command for command in commands if "pytest" in command)
     assert test in (ROOT / ".ci/run").read_text(), "CI must run exactly the README's test command"
+
+
+def test_dependencies_have_a_tested_range() -> None:
+    """Without an upper bound the next major release of a library breaks every installation."""
+    text = (ROOT / "pyproject.toml").read_text()
+    listed = re.search(r"^dependencies = \[(.*?)^\]", text, re.MULTILINE | re.DOTALL)
+    assert listed
+    requirements = [Requirement(line) for line in re.findall(r'"([^"]+)"', listed[1])]
+    assert len(requirements) > 10
+    for requirement in requirements:
+        operators = {specifier.operator for specifier in requirement.specifier}
+        assert operators == {">=", "<"}, f"{requirement} must have a lowest version and an upper bound"
+        installed = metadata.version(requirement.name).split("+")[0]
+        assert requirement.specifier.contains(installed, prereleases=True), f"{installed} is not {requirement}"
 
 
 def test_native_lines_fit_in_120_columns() -> None:
