@@ -7,10 +7,8 @@ checkpoint from a stranger runs no code.
 
 import hashlib
 import json
-import os
 import re
 import shutil
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ import torch
 from torch import Tensor
 
 from splatlearn.errors import SplatlearnError
+from splatlearn.files import remove_folder, replacing_folder
 
 TENSORS = "tensors.safetensors"
 STATE = "state.json"
@@ -25,7 +24,6 @@ MANIFEST = "manifest.json"
 FORMAT = 1
 
 _NAME = re.compile(r"step_(\d{7,})")
-_TEMPORARY = ".tmp_"
 _CHUNK = 1 << 20  # bytes read at once while hashing
 _SPARE = 1 << 16  # bytes of free disk asked for beyond the payload: folders and block rounding
 
@@ -43,33 +41,20 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], state: dict[str, A
     plain = _plain_tensors(step, tensors)
     text = _state_text(step, state)
     final = folder / f"step_{step:07d}"
-    temporary = folder / f"{_TEMPORARY}{final.name}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.glob(f"{_TEMPORARY}*"):  # of a crash
-            shutil.rmtree(leftover)
-        _require_space(folder, sum(t.numel() * t.element_size() for t in plain.values()) + len(text))
-        temporary.mkdir()
-        _write_tensors(temporary / TENSORS, plain)
-        _write_bytes(temporary / STATE, text)
-        _write_bytes(temporary / MANIFEST, _manifest_bytes(step, temporary))
-        _sync(temporary)
-        replaced = folder / f"{_TEMPORARY}old_{final.name}"
-        if final.exists():
-            final.rename(replaced)
-        temporary.rename(final)
-        _sync(folder)
-        shutil.rmtree(replaced, ignore_errors=True)
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with replacing_folder(final) as temporary:
+            _require_space(folder, sum(t.numel() * t.element_size() for t in plain.values()) + len(text))
+            _write_tensors(temporary / TENSORS, plain)
+            (temporary / STATE).write_bytes(text)
+            (temporary / MANIFEST).write_bytes(_manifest_bytes(step, temporary))
+    except SplatlearnError as error:
+        if not isinstance(cause := error.__cause__, OSError):
+            raise
         raise SplatlearnError(
-            f"cannot save the checkpoint {final}: {error.strerror or error}; earlier checkpoints are intact"
-        ) from error
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+            f"cannot save the checkpoint {final}: {cause.strerror or cause}; earlier checkpoints are intact"
+        ) from cause
     for old in [path for path in _complete(folder) if _step_in_name(path) <= step][: -max(keep, 1)]:
-        _discard(old)
+        remove_folder(old)  # where that fails, the next save tries again
     return final
 
 
@@ -118,14 +103,6 @@ def _complete(folder: Path) -> list[Path]:
     return sorted((path for path in folder.iterdir() if _step_in_name(path) >= 0), key=_step_in_name)
 
 
-def _discard(path: Path) -> None:
-    """Delete a checkpoint; renamed first, so that a crash leaves none that is half there."""
-    doomed = path.with_name(f"{_TEMPORARY}old_{path.name}")
-    with suppress(OSError):  # the new checkpoint is safe; the next save tries again
-        path.rename(doomed)
-        shutil.rmtree(doomed)
-
-
 # ---- writing ----
 
 
@@ -169,21 +146,6 @@ def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
         safetensors.torch.save_file(tensors, path)
     except safetensors.SafetensorError as error:  # its way to report a full disk
         raise OSError(None, str(error)) from error
-    _sync(path)
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
-    _sync(path)
-
-
-def _sync(path: Path) -> None:
-    """Wait until the file or folder is on the disk itself."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # ---- the manifest ----

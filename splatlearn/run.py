@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from splatlearn import checkpoint, config
 from splatlearn.errors import SplatlearnError
-from splatlearn.files import replacing
+from splatlearn.files import drop_link, replacing
 from splatlearn.registry import TASKS
 from splatlearn.task import AnyTask, Callback, RunWriter, Task
 
@@ -159,6 +159,7 @@ class MetricsLog(Callback):
 
     def on_start(self, start: int, task: AnyTask) -> None:
         kept = [line for line in read_metrics(self.path) if line["step"] <= start]
+        drop_link(self.path)
         with replacing(self.path) as path:
             path.write_text("".join(map(_json_line, kept)), encoding="utf-8")
         self._began = time.perf_counter() - (kept[-1]["seconds"] if kept else 0.0)

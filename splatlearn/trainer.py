@@ -9,6 +9,7 @@ from typing import Any
 from splatlearn import config as configs
 from splatlearn import loop, notices
 from splatlearn import run as runs
+from splatlearn.files import drop_link
 from splatlearn.show.report import write_report
 from splatlearn.show.run_writer import FolderWriter
 from splatlearn.show.tensorboard import TensorBoard
@@ -53,6 +54,7 @@ def resume(folder: Path, overrides: Sequence[str] = (), observers: Observers | N
         task, step = runs.open_run(folder, overrides)
         callbacks = _callbacks(task, folder, observers)
         if overrides:
+            drop_link(path)
             configs.dump(task.config, path)
         warnings.write_into(folder)
         print(f"going on after step {step} of {task.config.steps}")

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -75,7 +76,7 @@ def test_a_step_saved_again_replaces_the_first(tmp_path: Path) -> None:
 
 def test_latest_of_nothing(tmp_path: Path) -> None:
     assert checkpoint.latest(tmp_path / "absent") is None, "an absent folder must not be an error"
-    (tmp_path / ".tmp_step_0000009").mkdir()
+    (tmp_path / f".splatlearn-{'0' * 32}.tmp").mkdir()
     (tmp_path / "step_7").mkdir()
     assert checkpoint.latest(tmp_path) is None, "a half-written or foreign folder counts as a checkpoint"
 
@@ -140,6 +141,7 @@ def test_state_that_json_would_change_is_refused(tmp_path: Path, value: object) 
 CRASH = """
 import os, signal, sys
 from pathlib import Path
+from typing import Any
 import torch
 from splatlearn import checkpoint
 
@@ -148,25 +150,19 @@ folder = Path(sys.argv[1])
 def die(*_: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
-class Dying(type(folder)):
-    def rename(self, target):
-        die()
+def die_at(number, function):
+    real, calls = getattr(os, function), []
+    def counted(*arguments, **options):
+        calls.append(arguments)
+        return die() if len(calls) == number else real(*arguments, **options)
+    setattr(os, function, counted)
 
-def die_at(number):
-    real, calls = checkpoint._sync, []
-    def sync(path):
-        calls.append(path)
-        die() if len(calls) == number else real(path)
-    checkpoint._sync = sync
-
-for point in ("1", "2", "3", "4", "rename", "5"):
+for point in ("fsync 1", "fsync 3", "fsync 4", "rename 1", "fsync 5", "rename 2"):
     if (child := os.fork()) == 0:
         where = folder / point
-        checkpoint.save(where, 1, {"x": torch.ones(3)}, {})
-        if point == "rename":
-            where = Dying(where)
-        else:
-            die_at(int(point))
+        for step in (0, 1):
+            checkpoint.save(where, step, {"x": torch.ones(3)}, {})
+        die_at(int(point.split()[1]), point.split()[0])
         checkpoint.save(where, 2, {"x": torch.ones(3)}, {})
         os._exit(0)
     assert os.waitpid(child, 0)[1] == signal.SIGKILL, point
@@ -177,15 +173,17 @@ def test_a_kill_at_any_point_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
     root = str(Path(checkpoint.__file__).parents[1])
     environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, "-c", CRASH, str(tmp_path)], check=True, env=environment)
-    for point, step in {"1": 1, "2": 1, "3": 1, "4": 1, "rename": 1, "5": 2}.items():
+    points = {"fsync 1": 1, "fsync 3": 1, "fsync 4": 1, "rename 1": 1, "fsync 5": 2, "rename 2": 2}
+    for point, step in points.items():
         folder = tmp_path / point
-        assert [path for path in folder.iterdir() if path.name.startswith(".tmp")] or step == 2, "no crash at all"
+        assert [path for path in folder.iterdir() if path.name.startswith(".")] or step == 2, "no crash at all"
         newest = checkpoint.latest(folder)
         assert newest is not None and checkpoint.step_of(newest) == step, f"killed at {point}: wrong latest"
         assert torch.equal(checkpoint.load(newest)[0]["x"], torch.ones(3)), f"killed at {point}: content lost"
         write(folder, 3)
-        litter = [path for path in folder.iterdir() if path.name.startswith(".tmp")]
-        assert not litter, f"killed at {point}: the next save left the half-written folder"
+        assert sorted(path.name for path in folder.iterdir()) == [f"step_000000{n}" for n in (step, 3)], (
+            "litter is left"
+        )
 
 
 def expect_full_disk(folder: Path, tensors: dict[str, Tensor]) -> None:
@@ -193,6 +191,11 @@ def expect_full_disk(folder: Path, tensors: dict[str, Tensor]) -> None:
     with pytest.raises(SplatlearnError, match="cannot save the checkpoint .*step_0000003: .*intact$") as caught:
         checkpoint.save(folder, 3, tensors, {})
     assert "\n" not in str(caught.value), "the error is more than a sentence"
+    expect_untouched(folder)
+
+
+def expect_untouched(folder: Path) -> None:
+    """Steps 1 and 2 are as they were, and nothing else is there."""
     names = sorted(path.name for path in folder.iterdir())
     assert names == ["step_0000001", "step_0000002"], "half of a checkpoint is left, or an old one is gone"
     for step, path in enumerate(sorted(folder.iterdir()), start=1):
@@ -208,16 +211,21 @@ def test_too_little_space_is_seen_before_writing(tmp_path: Path, monkeypatch: py
     expect_full_disk(tmp_path, {"x": torch.zeros(1000)})
 
 
-@pytest.mark.parametrize("function", ["_write_tensors", "_write_bytes", "_sync"])
-def test_a_disk_that_fills_while_saving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str) -> None:
+@pytest.mark.parametrize("module, function", [(checkpoint, "_write_tensors"), (Path, "write_bytes"), (os, "fsync")])
+def test_a_disk_that_fills_while_saving(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: Any, function: str
+) -> None:
     write(tmp_path, 1, 1)
     write(tmp_path, 2, 2)
 
     def full(path: Path, *_: object) -> None:
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr(checkpoint, function, full)
-    expect_full_disk(tmp_path, {"x": torch.zeros(10)})
+    with monkeypatch.context() as patched:
+        patched.setattr(module, function, full)
+        with pytest.raises(SplatlearnError, match="cannot save the checkpoint .*step_0000003: No space.*intact$"):
+            checkpoint.save(tmp_path, 3, {"x": torch.zeros(10)}, {})
+    expect_untouched(tmp_path)
 
 
 def test_a_disk_that_is_really_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,7 @@ def doomed_run(self, title, unit, total, done, work):
 
 def doomed_copy(source, target, max_size):
     if moment == "copy" and target.name == "photo 4.jpg":
-        target.with_name(".photo 4.99.tmp.jpg").write_bytes(b"half")
+        target.with_name(f".splatlearn-{'0' * 32}.tmp.jpg").write_bytes(b"half")
         die()
     copy(source, target, max_size)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from splatlearn.errors import SplatlearnError
-from splatlearn.files import replacing
+from splatlearn.files import drop_link, replacing
 from splatlearn.show.pictures import save_png
 from splatlearn.show.video import write_video
 
@@ -25,6 +25,7 @@ class FolderWriter:
         """
         path = self.folder / name
         self.saved.add(name)
+        drop_link(path)
         if callable(content):
             content(path)
         elif isinstance(content, str):
@@ -47,8 +48,13 @@ class FolderWriter:
                     )
 
     def remove_others(self, folder: str, suffix: str) -> None:
-        """Delete the files with this suffix in the subfolders of ``folder`` that this writer has not saved."""
+        """Delete the files with this suffix in the subfolders of ``folder`` that this writer has not saved.
+
+        Subfolders that are links are left alone: the files there may be somebody else's.
+        """
         for path in (self.folder / folder).glob(f"*/*{suffix}"):
+            if path.parent.is_symlink() or path.parents[1].is_symlink():
+                continue
             if path.relative_to(self.folder).as_posix() not in self.saved and not path.name.startswith("."):
                 path.unlink()
 

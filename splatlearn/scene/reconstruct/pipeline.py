@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from splatlearn.errors import SplatlearnError
+from splatlearn.files import sweep
 from splatlearn.scene.reconstruct import gather
 from splatlearn.scene.reconstruct.checks import check_out, masks_for
 from splatlearn.scene.reconstruct.frames import check_video, extract_frames
@@ -136,8 +137,7 @@ class _Run:
             if not target.exists():
                 _copy_mask(path, target, settings.max_size)
         for folder in (work.images, work.masks):
-            for left in folder.rglob(".*.tmp*"):  # of a copy that was cut short
-                left.unlink()
+            sweep(folder, deep=True)  # of a copy that was cut short
 
     def _check_room(self, photos: list[Photo]) -> None:
         features = len(photos) * self.settings.max_features * BYTES_A_FEATURE

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from splatlearn.errors import SplatlearnError
+from splatlearn.files import drop_link
 from splatlearn.show.pages import data_uri, render, write_page
 from splatlearn.show.report import line, samples, space, views
 from splatlearn.show.report.charts import Chart, curve
@@ -87,6 +88,7 @@ def write_report(run: Path | str) -> Path:
     folder = Path(run)
     if not folder.is_dir():
         raise SplatlearnError(f"{folder} is not a run folder.")
+    drop_link(folder / "report.html")
     return write_page(folder / "report.html", report_html(read_run(folder)))
 
 
