@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,9 +11,13 @@ import numpy as np
 import torch
 
 from splatlearn.errors import SplatlearnError
+from splatlearn.scene.photos.opening import HUGE_PIXELS, huge_lock, open_image, reason
 
 if TYPE_CHECKING:
     from PIL import Image
+
+_Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
+STRIP_PIXELS = 1 << 22  # of an image that are converted at a time
 
 # Pillow keeps only the high byte of 16-bit colours. A second decoding in the opposite byte order returns the low
 # byte instead. Grey with alpha has four bytes per pixel: decoding it as RGBA returns all of them.
@@ -29,87 +35,127 @@ def image_size(path: Path) -> tuple[int, int]:
     """Read an image's width and height in pixels from the file's header; EXIF rotation is not applied.
 
     Raises:
-        SplatlearnError: the file is missing or is not an image.
+        SplatlearnError: the file is missing, is not an image, or is larger than any photograph.
     """
-    with _open(path) as image:
+    with open_image(path) as image:
         return image.size
 
 
-def read_image(path: Path, background: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> torch.Tensor:
+def read_image(
+    path: Path,
+    background: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    downscale: int = 1,
+    *,
+    is_mask: bool = False,
+) -> torch.Tensor:
     """Decode an image file; EXIF rotation is not applied.
 
-    16-bit values are divided by 257, grey is repeated, a palette is looked up, and Pillow converts CMYK.
+    16-bit values are divided by 257, grey is repeated, a palette is looked up, and Pillow converts CMYK. Pixels are
+    converted and reduced strip by strip; of images with more than HUGE_PIXELS only one is decoded at a time, and the
+    JPEG decoder itself reduces those by 2, 4 or 8, where `downscale` allows it.
 
     Args:
         path: the image file.
         background: RGB, 0 to 1, over which an image with an alpha channel is composited.
+        downscale: whole factor by which the image is reduced, by averaging; incomplete blocks at the border are
+            dropped.
+        is_mask: whether the file is a mask, which may be compressed further than a photograph.
 
     Returns:
-        [H, W, 3] uint8 RGB.
+        [H // downscale, W // downscale, 3] uint8 RGB.
 
     Raises:
         SplatlearnError: the file is missing, truncated or not an image, or its pixels have no known white (32-bit
             integers, floats).
     """
-    with _open(path) as image:
-        try:
-            values, white = _channels(image, path)
-        except SplatlearnError:
-            raise
-        except Exception as error:  # Pillow's decoders raise many kinds for damaged files
-            raise SplatlearnError(f"{path} cannot be decoded: {_reason(error)}.") from None
-    return torch.from_numpy(_to_rgb(values, white, background))
+    with open_image(path, is_mask=is_mask) as image:
+        is_huge = image.width * image.height > HUGE_PIXELS
+        with huge_lock if is_huge else nullcontext():
+            try:
+                return torch.from_numpy(_reduced(image, path, background, downscale, is_huge))
+            except SplatlearnError:
+                raise
+            except Exception as error:  # Pillow's decoders raise many kinds for damaged files
+                raise SplatlearnError(f"{path} cannot be decoded: {reason(error)}.") from None
 
 
-def _reason(error: BaseException) -> str:
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+def _reduced(
+    image: Image.Image, path: Path, background: tuple[float, float, float], downscale: int, is_huge: bool
+) -> np.ndarray:
+    """Return [H // downscale, W // downscale, 3] uint8 RGB, made strip by strip."""
+    width, height = image.width // downscale, image.height // downscale
+    factor = downscale
+    if is_huge and image.format in ("JPEG", "MPO"):
+        by_decoder = next(scale for scale in (8, 4, 2, 1) if downscale % scale == 0)
+        if by_decoder > 1:
+            image.draft(None, (image.width // by_decoder, image.height // by_decoder))
+            factor //= by_decoder
+    channels_of = _channels(image, path)
+    rows = max(1, STRIP_PIXELS // (image.width * factor))  # of the result
+    rgb = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        values, white = channels_of((0, top * factor, width * factor, bottom * factor))
+        strip = torch.from_numpy(_to_rgb(values, white, background))
+        rgb[top:bottom] = shrink(strip, factor).numpy()
+    return rgb
 
 
-def _open(path: Path) -> Image.Image:
-    from PIL import Image
+def _channels(image: Image.Image, path: Path) -> Callable[[_Box], tuple[np.ndarray, int]]:
+    """Decode all pixels; return a function from a box to its pixels.
 
-    try:
-        if not path.is_file():
-            raise SplatlearnError(f"{path} is missing.")
-        return Image.open(path)
-    except SplatlearnError:
-        raise
-    except Exception as error:  # see read_image
-        raise SplatlearnError(f"{path} is no image that can be read: {_reason(error)}.") from None
-
-
-def _channels(image: Image.Image, path: Path) -> tuple[np.ndarray, int]:
-    """Return the pixels as [H, W, 1 to 4] (grey, grey and alpha, RGB, RGBA) and the value of white, 255 or 65535."""
+    These are [H, W, 1 to 4] (grey, grey and alpha, RGB, RGBA) and the value of white, 255 or 65535.
+    """
     if image.mode == "F":
         raise SplatlearnError(f"{path} holds floating-point pixels, whose white is unknown; save it with 8 or 16 bits.")
-    wide = _sixteen_bits(image, path)
-    if wide is not None:
-        transparent = image.info.get("transparency")  # the one value or colour that means "transparent"
-        if isinstance(transparent, (int, tuple)):
-            alpha = np.where((wide == transparent).all(axis=-1, keepdims=True), np.int32(0), np.int32(65535))
-            wide = np.concatenate([wide, alpha], axis=-1)
-        return wide, 65535
+    wide_of = _sixteen_bits(image, path)
+    transparent = image.info.get("transparency")  # for 16 bits the one value or colour that means "transparent"
     has_alpha = image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
-    if image.mode in ("La", "RGBa"):  # premultiplied: Pillow divides by alpha only within the same family
-        image = image.convert("LA" if image.mode == "La" else "RGBA")
-    return np.asarray(image.convert("RGBA" if has_alpha else "RGB")), 255
+    mode = "RGBA" if has_alpha else "RGB"
+    image.load()
+
+    def wide(box: _Box) -> tuple[np.ndarray, int]:
+        assert wide_of is not None
+        values = wide_of(box)
+        if isinstance(transparent, (int, tuple)):
+            alpha = np.where((values == transparent).all(axis=-1, keepdims=True), np.int32(0), np.int32(65535))
+            values = np.concatenate([values, alpha], axis=-1)
+        return values, 65535
+
+    def narrow(box: _Box) -> tuple[np.ndarray, int]:
+        strip = image.crop(box)
+        if strip.mode in ("La", "RGBa"):  # premultiplied: Pillow divides by alpha only within the same family
+            strip = strip.convert("LA" if strip.mode == "La" else "RGBA")
+        return np.asarray(strip if strip.mode == mode else strip.convert(mode)), 255
+
+    return narrow if wide_of is None else wide
 
 
-def _sixteen_bits(image: Image.Image, path: Path) -> np.ndarray | None:
-    """Return [H, W, 1 to 4] int32 for an image with 16 bits per channel, else None."""
+def _sixteen_bits(image: Image.Image, path: Path) -> Callable[[_Box], np.ndarray] | None:
+    """Return a function from a box to [H, W, 1 to 4] int32 for an image with 16 bits per channel, else None."""
     if image.mode.startswith("I"):
-        grey = np.asarray(image).astype(np.int32)
-        if grey.min() < 0 or grey.max() > 65535:
-            raise SplatlearnError(f"{path} holds 32-bit integers, whose white is unknown; save it with 8 or 16 bits.")
-        return grey[..., None]
+        return lambda box: _grey(image, box, path)
     raw_modes = {_raw_mode(tile) for tile in getattr(image, "tile", [])}
     raw_mode = raw_modes.pop() if len(raw_modes) == 1 else ""
     if raw_mode == "LA;16B":
-        channels = _decode_as(path, "RGBA")
-        return channels[..., 0::2] * 256 + channels[..., 1::2]
+        decoded = _decode_as(path, "RGBA")
+
+        def grey_and_alpha(box: _Box) -> np.ndarray:
+            channels = np.asarray(decoded.crop(box)).astype(np.int32)
+            return channels[..., 0::2] * 256 + channels[..., 1::2]
+
+        return grey_and_alpha
     if raw_mode not in _OTHER_BYTE_ORDER:
         return None
-    return np.asarray(image).astype(np.int32) * 256 + _decode_as(path, _OTHER_BYTE_ORDER[raw_mode])
+    low = _decode_as(path, _OTHER_BYTE_ORDER[raw_mode])
+    return lambda box: np.asarray(image.crop(box)).astype(np.int32) * 256 + np.asarray(low.crop(box))
+
+
+def _grey(image: Image.Image, box: _Box, path: Path) -> np.ndarray:
+    grey = np.asarray(image.crop(box)).astype(np.int32)
+    if grey.min() < 0 or grey.max() > 65535:
+        raise SplatlearnError(f"{path} holds 32-bit integers, whose white is unknown; save it with 8 or 16 bits.")
+    return grey[..., None]
 
 
 def _raw_mode(tile: Any) -> str:
@@ -117,16 +163,17 @@ def _raw_mode(tile: Any) -> str:
     return str(arguments[0] if isinstance(arguments, tuple) else arguments)
 
 
-def _decode_as(path: Path, raw_mode: str) -> np.ndarray:
-    """Decode the file's pixels again as [H, W, C] int32, with its bytes read as `raw_mode`."""
-    with _open(path) as image:
+def _decode_as(path: Path, raw_mode: str) -> Image.Image:
+    """Decode the file's pixels again, with its bytes read as `raw_mode`."""
+    with open_image(path) as image:
         tiles = []
         for tile in image.tile:
             codec, extents, offset, arguments = tile
             changed = (raw_mode, *arguments[1:]) if isinstance(arguments, tuple) else raw_mode
             tiles.append(type(tile)(codec, extents, offset, changed))
         image.tile = tiles
-        return np.asarray(image).astype(np.int32)
+        image.load()
+        return image
 
 
 def _to_rgb(values: np.ndarray, white: int, background: tuple[float, float, float]) -> np.ndarray:

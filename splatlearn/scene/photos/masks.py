@@ -22,8 +22,10 @@ from torch import Tensor
 from splatlearn.errors import SplatlearnError
 from splatlearn.files import replacing
 from splatlearn.scene.photos.decode import read_image
+from splatlearn.scene.photos.opening import HUGE_PIXELS, open_image
 
 COUNTS_FROM = 128  # grey value from which a pixel counts
+LARGER = 16  # times the pixels of its photograph that a huge mask may have
 ALL = 255  # the value of a pixel of which everything counts
 
 
@@ -41,18 +43,34 @@ def read_mask(path: Path, size: tuple[int, int]) -> Tensor:
     Raises:
         SplatlearnError: the file cannot be read, has another shape, or is black all over.
     """
-    mask = torch.where(read_image(path).amax(dim=2) >= COUNTS_FROM, ALL, 0).to(torch.uint8)
     width, height = size
+    mask_width, mask_height = mask_size(path)
+    if abs(mask_width * height - mask_height * width) > max(mask_height + height, mask_width + width):
+        raise SplatlearnError(
+            f"{path}: expected a mask of its photograph's shape, {width}x{height} pixels, got "
+            f"{mask_width}x{mask_height}."
+        )
+    if mask_width * mask_height > max(HUGE_PIXELS, LARGER * width * height):
+        raise SplatlearnError(
+            f"{path}: expected a mask of its photograph's size, {width}x{height} pixels, got {mask_width}x{mask_height}."
+        )
+    mask = _decoded(path)
     if mask.shape != (height, width):
-        if abs(mask.shape[1] * height - mask.shape[0] * width) > max(mask.shape[0] + height, mask.shape[1] + width):
-            raise SplatlearnError(
-                f"{path}: expected a mask of its photograph's shape, {width}x{height} pixels, got "
-                f"{mask.shape[1]}x{mask.shape[0]}."
-            )
         mask = whole(fitted(mask, width, height))
     if not mask.any():
         raise SplatlearnError(f"{path} ignores every pixel of its photograph; leave the photograph out instead.")
     return mask
+
+
+def mask_size(path: Path) -> tuple[int, int]:
+    """Read width and height of a mask in pixels from the file's header."""
+    with open_image(path, is_mask=True) as image:
+        return image.size
+
+
+def _decoded(path: Path) -> Tensor:
+    """Decode a mask file as [H, W] uint8, ALL or 0."""
+    return (read_image(path, is_mask=True).amax(dim=2) >= COUNTS_FROM).to(torch.uint8).mul_(ALL)
 
 
 def fitted(mask: Tensor, width: int, height: int) -> Tensor:
@@ -69,7 +87,7 @@ def copy_mask(source: Path, target: Path, smaller: Callable[[tuple[int, int]], t
     """Write a mask in black and white only, in the size that `smaller` returns for its own."""
     from PIL import Image
 
-    mask = torch.where(read_image(source).amax(dim=2) >= COUNTS_FROM, ALL, 0).to(torch.uint8)
+    mask = _decoded(source)
     if smaller:
         width, height = smaller((mask.shape[1], mask.shape[0]))
         mask = whole(fitted(mask, width, height))

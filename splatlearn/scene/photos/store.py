@@ -24,7 +24,7 @@ from splatlearn.errors import SplatlearnError
 from splatlearn.files import replacing
 from splatlearn.notices import warn
 from splatlearn.ops.pages import in_own_pages
-from splatlearn.scene.photos.decode import read_image, shrink
+from splatlearn.scene.photos.decode import image_size, read_image, shrink
 from splatlearn.scene.photos.masks import read_mask, whole
 from splatlearn.scene.photos.undistort import Undistortion, sampling_grid, warp
 
@@ -141,11 +141,10 @@ class ImageStore:
             image = _read_cached(cached, source.undistortion)
             if image is not None:
                 return image
-        image = read_image(source.path, self.background)
-        size = (image.shape[1], image.shape[0])
+        size = image_size(source.path)
         if size != source.stored_size:
             raise SplatlearnError(f"{source.path} changed its size from {source.stored_size} to {size} meanwhile.")
-        image = shrink(image, self.downscale)
+        image = read_image(source.path, self.background, self.downscale)
         image = warp(image, self._grid(source.undistortion)) if source.undistortion.resampled else in_own_pages(image)
         with self._lock:
             self.decoded += 1
