@@ -15,7 +15,8 @@ from sfm_photos import WIDTH, hashes, touched
 from splatlearn.demo import still_life
 from splatlearn.errors import SplatlearnError
 from splatlearn.scene.reconstruct import Settings, gather, reconstruct
-from splatlearn.scene.reconstruct.gather import copy_photo, find_images, look_at, smaller
+from splatlearn.scene.reconstruct.copies import copy_photo, smaller
+from splatlearn.scene.reconstruct.gather import find_images, look_at
 
 ALONE = Settings(threads=1)
 
@@ -36,19 +37,21 @@ class TestFinding:
         (outside / "back").symlink_to(folder)
         (folder / "ä" / "self").symlink_to(folder / "ä")
         wanted = ["b.jpeg", "link.jpg", "linked/far.png", "linked/sub/farther.tif", "ä/日本 語.JPG"]
-        assert find_images(folder, [folder / "masks"]) == wanted, "links are not followed, or followed in a circle"
+        assert find_images(folder, [folder / "masks"]).names == wanted, (
+            "links are not followed, or followed in a circle"
+        )
 
     def test_two_ways_to_one_folder_count_once(self, tmp_path: Path) -> None:
         folder = touched(tmp_path, "a/1.jpg", "a/2.jpg")
         (folder / "z").symlink_to(folder / "a")
-        assert find_images(folder) == ["a/1.jpg", "a/2.jpg"], "a photograph came in twice"
+        assert find_images(folder).names == ["a/1.jpg", "a/2.jpg"], "a photograph came in twice"
 
     @pytest.mark.parametrize(
         ("names", "sentence"),
         [
             ((), "at least 2 photographs .* got 0$"),
             (("a.jpg",), "at least 2 photographs .* got 1$"),
-            (("a.heic", "b.HEIC", "c.nef"), "got 0 and 2 .heic, to be converted first and 1 .nef"),
+            (("c.nef",), r"got 0; 1 file is left out: 1 \.nef \(raw.*: c.nef$"),
             (("a.jpg", "b\nc.jpg"), r"names that can be printed, without backslash, got 'b\\nc.jpg'"),
             (("a.jpg", "b\\c.jpg"), "without backslash"),
         ],
@@ -70,18 +73,18 @@ class TestLooking:
         (folder / "photo 1.jpg").write_bytes((photos / "photo 1.jpg").read_bytes()[:3000])
         (folder / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
         (folder / "zero.png").touch()
-        sentence = r"got 3 damaged: gone\.jpg, photo 1\.jpg, zero\.png$"
+        sentence = r"got 3 that cannot be read: gone\.jpg \(No such file.*\), photo 1\.jpg \(.*\), zero\.png \(.*empty"
         with pytest.raises(SplatlearnError, match=sentence):
             reconstruct(folder, tmp_path / "out", ALONE, progress=False)
         assert not (tmp_path / "out").exists(), "a refused run made its folder"
 
     def test_a_second_look_is_for_what_has_changed(self, photos: Path, tmp_path: Path, monkeypatch: Any) -> None:
         folder = shutil.copytree(photos, tmp_path / "in")
-        names = find_images(folder)
+        names = find_images(folder).names
         first = look_at(folder, names, {}, 2)
         opened: list[str] = []
         original = Image.open
-        monkeypatch.setattr(Image, "open", lambda path: (opened.append(Path(path).name), original(path))[1])
+        monkeypatch.setattr(Image, "open", lambda path, **k: (opened.append(Path(path).name), original(path, **k))[1])
         shutil.copy(folder / "photo 3.jpg", folder / "photo 0.jpg")
         second = look_at(folder, names, {photo.name: photo for photo in first}, 2)
         assert opened == ["photo 0.jpg"], "unchanged photographs were decoded again, or a changed one was not"

@@ -14,7 +14,7 @@ import sfm_photos
 from sfm_photos import hashes
 
 from splatlearn.errors import SplatlearnError
-from splatlearn.scene.reconstruct import Settings, gather, reconstruct
+from splatlearn.scene.reconstruct import Settings, copies, reconstruct
 from splatlearn.scene.reconstruct.work import FOLDER, Work
 
 PHOTOS = 7
@@ -24,29 +24,29 @@ ALONE = Settings(threads=1)
 DOOMED = """
 import os, signal, sys
 from pathlib import Path
-from splatlearn.scene.reconstruct import Settings, gather, phases, pipeline, reconstruct
+from splatlearn.scene.reconstruct import Settings, copies, phases, pipeline, reconstruct
 
 moment, photos, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
 die = lambda: os.kill(os.getpid(), signal.SIGKILL)
 phases.POLL_SECONDS = 0.002
-run, copy, replace = phases.Bench.run, gather.copy_photo, os.replace
+run, copy, replace = phases.Bench.run, copies.copy_photo, os.replace
 
 def doomed_run(self, title, unit, total, done, work):
     limit = {"find features": 3, "match": 8, "place": 4}[title]
     return run(self, title, unit, total, lambda: die() if title == moment and done() >= limit else done(), work)
 
-def doomed_copy(source, target, max_size):
+def doomed_copy(source, target, max_size, **options):
     if moment == "copy" and target.name == "photo 4.jpg":
         target.with_name(f".splatlearn-{'0' * 32}.tmp.jpg").write_bytes(b"half")
         die()
-    copy(source, target, max_size)
+    copy(source, target, max_size, **options)
 
 def doomed_replace(source, target):
     if moment == "move" and Path(target).name == "0":
         die()
     replace(source, target)
 
-phases.Bench.run, gather.copy_photo, pipeline.os.replace = doomed_run, doomed_copy, doomed_replace
+phases.Bench.run, copies.copy_photo, pipeline.os.replace = doomed_run, doomed_copy, doomed_replace
 reconstruct(photos, out, Settings(threads=1), progress=False)
 """
 
@@ -99,7 +99,7 @@ def test_ctrl_c_keeps_what_is_complete(photos: Path, tmp_path: Path, monkeypatch
         reconstruct(photos, out, ALONE, progress=False)
     for needless in ("extract_features", "match_exhaustive"):
         monkeypatch.setattr(pycolmap, needless, lambda *_, **__: pytest.fail("a complete phase is done again"))
-    monkeypatch.setattr(gather, "copy_photo", lambda *_: pytest.fail("photographs are copied again"))
+    monkeypatch.setattr(copies, "copy_photo", lambda *_, **__: pytest.fail("photographs are copied again"))
     assert reconstruct(photos, out, ALONE, progress=False).registered == PHOTOS
 
 
@@ -108,7 +108,7 @@ def test_other_settings_redo_what_depends_on_them(photos: Path, tmp_path: Path, 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         stop_before(patch, "incremental_mapping")
         reconstruct(photos, out, ALONE, progress=False)
-    monkeypatch.setattr(gather, "copy_photo", lambda *_: pytest.fail("photographs are copied again"))
+    monkeypatch.setattr(copies, "copy_photo", lambda *_, **__: pytest.fail("photographs are copied again"))
     again: list[str] = []
     for name in ("extract_features", "match_exhaustive", "match_sequential"):
         original = getattr(pycolmap, name)

@@ -52,7 +52,8 @@ def read_mask(path: Path, size: tuple[int, int]) -> Tensor:
         )
     if mask_width * mask_height > max(HUGE_PIXELS, LARGER * width * height):
         raise SplatlearnError(
-            f"{path}: expected a mask of its photograph's size, {width}x{height} pixels, got {mask_width}x{mask_height}."
+            f"{path}: expected a mask of its photograph's size, {width}x{height} pixels, got "
+            f"{mask_width}x{mask_height}."
         )
     mask = _decoded(path)
     if mask.shape != (height, width):

@@ -1,4 +1,4 @@
-"""Open image files of unknown origin with Pillow: a list of formats, a limit of pixels, one sentence for each failure."""
+"""Open image files of unknown origin with Pillow: by a list of formats, up to a limit of pixels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LARGEST_PIXELS = 1 << 29  # of an image, 537 megapixels; the largest sensors of 
 HUGE_PIXELS = 1 << 26  # beyond it, one image is decoded at a time, and a reduced one by the JPEG decoder itself
 PIXELS_PER_BYTE = 1000  # of a huge photograph's file at most: one of a single grey has 90 as a JPEG
 MOST_SCANS = 100  # of a progressive JPEG, each of which costs a pass over all pixels; encoders write about 10
-# Pillow's names (JPEG includes MPO). All others stay closed: it would start Ghostscript for an EPS file, whatever its suffix.
+# Pillow's names (JPEG includes MPO). Nothing else is tried: it starts Ghostscript for an EPS file of any suffix.
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "AVIF", "JPEG2000", "GIF", "PPM")
 
 _prepared = False
@@ -58,7 +58,7 @@ def reason(error: BaseException) -> str:
     """A library's message as a part of a sentence: one line, not long."""
     if isinstance(error, MemoryError):
         return "it needs more memory than there is"
-    text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    text = " ".join(str(getattr(error, "strerror", None) or error).split()).rstrip(".") or type(error).__name__
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
@@ -74,8 +74,7 @@ def _check_file(path: Path) -> None:
     except SplatlearnError:
         raise
     except (OSError, ValueError) as error:  # ValueError: a name with a NUL
-        text = getattr(error, "strerror", None) or reason(error)
-        raise SplatlearnError(f"{path} is no image that can be read: {text}.") from None
+        raise SplatlearnError(f"{path} is no image that can be read: {reason(error)}.") from None
 
 
 def _formats() -> tuple[str, ...]:
@@ -100,12 +99,12 @@ def _what(path: Path) -> str:
     with path.open("rb") as file:
         start = file.read(32)
     if start[4:8] == b"ftyp" and start[8:12] in (b"heic", b"heix", b"mif1", b"msf1", b"hevc", b"heim", b"heis"):
-        return "the HEIF image is damaged" if heif_is_readable() else f"it is a HEIF image; {HEIF_REMEDY}"
+        return "a damaged HEIF image" if heif_is_readable() else f"it is a HEIF image; {HEIF_REMEDY}"
     if start.startswith((b"%!PS", b"%PDF", b"\xc5\xd0\xd3\xc6")):
         return "it is a PostScript or PDF document, which is never opened"
     if path.suffix.lower() in HEIF and not heif_is_readable():
         return HEIF_REMEDY
-    return f"it is damaged, or in none of the formats {', '.join(FORMATS)}"
+    return f"damaged, or in none of the formats {', '.join(FORMATS)}"
 
 
 def _check_header(image: Image.Image, path: Path, is_mask: bool) -> None:

@@ -84,7 +84,9 @@ def why_left_out(path: Path, name: str) -> str | None:
     """
     suffix = path.suffix.lower()
     if path.name.startswith("._"):
-        return "AppleDouble (macOS writes them beside a photograph; they hold no picture)" if _pictures(suffix) else None
+        return (
+            "AppleDouble (macOS writes them beside a photograph; they hold no picture)" if _pictures(suffix) else None
+        )
     hidden = any(part.startswith(".") for part in PurePosixPath(name).parts)
     if hidden:
         return "hidden (rename what is a photograph)" if _pictures(suffix) else None
@@ -96,7 +98,11 @@ def why_left_out(path: Path, name: str) -> str | None:
         return f"{suffix} (a video; reconstruct it by itself)"
     if suffix in OTHER_IMAGES:
         return f"{suffix} (not read here; convert them to .jpg or .png first)"
-    return "without a suffix that is known, yet a picture by content (rename them)" if _looks_like_a_picture(path) else None
+    return (
+        "without a suffix that is known, yet a picture by content (rename them)"
+        if _looks_like_a_picture(path)
+        else None
+    )
 
 
 def left_out(files: Iterable[tuple[Path, str]]) -> tuple[LeftOut, ...]:

@@ -1,27 +1,29 @@
-"""The photographs that go in: found (links and all), checked, measured, and copied; the user's own are only read.
+"""The photographs that go in: found (links and all), checked, and measured; the user's own are only read.
 
 Folders are walked through symbolic links, each real folder once, so that a loop of links ends. Hidden files and
-folders are left out.
+whatever else is no photograph that can be read is left out, counted and named.
 """
 
 import hashlib
 import os
-import shutil
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from splatlearn.errors import SplatlearnError
-from splatlearn.files import replacing
+from splatlearn.notices import warn
+from splatlearn.scene.photos import suffixes
+from splatlearn.scene.photos.opening import HUGE_PIXELS, huge_lock, open_image, reason
+from splatlearn.scene.photos.panorama import Panorama, panorama
+from splatlearn.scene.photos.suffixes import LeftOut, some
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
-FOREIGN = (".heic", ".heif", ".avif", ".webp", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".gif")
+WORK_FOLDERS = (".reconstruction",)  # of this program, within its output folder
 LOOK = 960  # pixels of the longer side at which sharpness is judged: about what training sees
 EXIF_MAKE, EXIF_MODEL, EXIF_ORIENTATION, EXIF_TIME, EXIF_IFD, EXIF_GPS = 0x010F, 0x0110, 0x0112, 0x0132, 0x8769, 0x8825
 EXIF_FOCAL, EXIF_FOCAL_35MM = 0x920A, 0xA405  # within EXIF_IFD
@@ -31,6 +33,7 @@ EXIF_FOCAL, EXIF_FOCAL_35MM = 0x920A, 0xA405  # within EXIF_IFD
 class Photo:
     """What one look at a photograph tells.
 
+    name: of its copy, which differs from that of the file, `source`, where COLMAP cannot read the file's format.
     lens: maker, model and focal lengths of its EXIF data, "" without; sharpness: variance of the Laplacian of its
     grey values (0 to 255) at LOOK pixels; brightness: their mean; digest: SHA-256 of the file.
     """
@@ -44,37 +47,53 @@ class Photo:
     sharpness: float
     brightness: float
     digest: str
+    source: str = ""
+    panorama: Panorama = ""
+
+    @property
+    def file(self) -> str:
+        """The path of the user's own file in the folder of the photographs."""
+        return self.source or self.name
 
 
-def some(names: Sequence[str], most: int = 5) -> str:
-    """The first names, and how many more there are."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+@dataclass(frozen=True)
+class Found:
+    """The photographs of a folder (posix, relative, sorted), and what is left out."""
+
+    names: list[str] = field(default_factory=list)
+    left_out: tuple[LeftOut, ...] = ()
 
 
-def find_images(folder: Path, leave_out: Iterable[Path] = ()) -> list[str]:
-    """Names (posix, relative, sorted) of the photographs below `folder`, but for those below `leave_out`.
+class OnlyLeftOut(SplatlearnError):
+    """A folder whose photographs cannot be read, but for one at most."""
+
+
+def find_images(folder: Path, leave_out: Iterable[Path] = ()) -> Found:
+    """The photographs below `folder`, but for those below `leave_out`.
 
     Raises SplatlearnError where they are fewer than two, or where a name is one that COLMAP's files cannot hold.
     """
     if not folder.is_dir():
         found = "a file" if folder.exists() else "nothing"
         raise SplatlearnError(f"{folder}: expected a folder of photographs or a video, got {found}")
-    names, foreign = [], Counter[str]()
+    names, others = [], []
     for path in _files(folder, {path.resolve() for path in leave_out}):
-        suffix = path.suffix.lower()
-        if suffix in SUFFIXES:
-            names.append(path.relative_to(folder).as_posix())
-        elif suffix in FOREIGN:
-            foreign[suffix] += 1
+        name = path.relative_to(folder).as_posix()
+        hidden = any(part.startswith(".") for part in PurePosixPath(name).parts)
+        if suffixes.is_image(name) and not hidden:
+            names.append(name)
+        else:
+            others.append((path, name))
+    left_out = suffixes.left_out(others)
     if len(names) < 2:
-        others = "".join(f" and {count} {suffix}, to be converted first" for suffix, count in foreign.items())
-        raise SplatlearnError(
-            f"{folder}: expected at least 2 photographs ({', '.join(SUFFIXES)}), got {len(names)}{others}"
-        )
+        expected = f"{folder}: expected at least 2 photographs ({suffixes.readable()}), got {len(names)}"
+        if left_out:
+            raise OnlyLeftOut(f"{expected}; {suffixes.sentence(left_out)}")
+        raise SplatlearnError(expected)
     strange = [ascii(name) for name in names if not name.isprintable() or "\\" in name]
     if strange:
         raise SplatlearnError(f"{folder}: expected names that can be printed, without backslash, got {some(strange)}")
-    return sorted(names)
+    return Found(sorted(names), left_out)
 
 
 def _files(folder: Path, leave_out: set[Path]) -> Iterable[Path]:
@@ -85,23 +104,26 @@ def _files(folder: Path, leave_out: set[Path]) -> Iterable[Path]:
             folders.clear()
             continue
         seen.add((here.st_dev, here.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(root) / name for name in files if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if name not in WORK_FOLDERS)
+        yield from (Path(root) / name for name in files)
 
 
 def look_at(
     folder: Path, names: list[str], known: dict[str, Photo], threads: int, progress: bool = False
 ) -> list[Photo]:
-    """Decodes every photograph once, but for those `known` from before and unchanged since.
+    """Decodes every photograph once, but for those `known` (by file) from before and unchanged since.
 
-    Raises one SplatlearnError that names all files that are missing, cut short or no pictures.
+    Raises one SplatlearnError for all files that are missing, cut short or no pictures, with five names and reasons.
     """
 
-    def look(name: str) -> Photo | None:
+    def look(name: str) -> Photo | str:
         try:
             return _look(folder, name, known.get(name))
-        except Exception:  # Pillow's decoders raise many kinds for damaged files
-            return None
+        except SplatlearnError as error:
+            why = str(error).removeprefix(f"{folder / name} is ").removeprefix("no image that can be read: ")
+            return f"{name} ({why.removeprefix(f'{folder / name} ').rstrip('.')})"
+        except Exception as error:  # Pillow's decoders raise many kinds for damaged files
+            return f"{name} ({reason(error)})"
 
     pool = ThreadPoolExecutor(threads)
     try:
@@ -109,28 +131,45 @@ def look_at(
         photos = list(bar)
     finally:
         pool.shutdown(cancel_futures=True)
-    bad = [name for name, photo in zip(names, photos, strict=True) if photo is None]
+    bad = [photo for photo in photos if isinstance(photo, str)]
     if bad:
-        raise SplatlearnError(f"{folder}: expected only readable photographs, got {len(bad)} damaged: {some(bad, 20)}")
-    return [photo for photo in photos if photo]
+        raise SplatlearnError(
+            f"{folder}: expected only readable photographs, got {len(bad)} that cannot be read: {some(bad)}"
+        )
+    whole = [photo for photo in photos if isinstance(photo, Photo)]
+    _check_names(folder, whole)
+    return whole
+
+
+def _check_names(folder: Path, photos: list[Photo]) -> None:
+    """Refuse a photograph whose converted copy would take the name of another photograph."""
+    files = {photo.name: photo.file for photo in photos if photo.name == photo.file}
+    taken = [
+        f"{photo.file} and {files[photo.name]}" for photo in photos if photo.file != files.get(photo.name, photo.file)
+    ]
+    if taken:
+        raise SplatlearnError(f"{folder}: expected other names, as these would have one copy: {some(taken)}")
 
 
 def _look(folder: Path, name: str, known: Photo | None) -> Photo:
-    from PIL import Image
-
     path = folder / name
     facts = path.stat()
     if known and (known.size, known.changed_ns) == (facts.st_size, facts.st_mtime_ns):
         return known
-    with Image.open(path) as image:
+    with open_image(path) as image:
         width, height = image.size
         lens = _lens(image)
-        image.draft("L", (LOOK, LOOK))  # JPEGs: all data is read, but little of it transformed
-        grey = _grey(image)
+        kind = panorama(image, path)
+        target = name if image.format in suffixes.COLMAP_FORMATS else f"{name}{'.png' if has_alpha(image) else '.jpg'}"
+        if image.format != "TIFF" and getattr(image, "is_animated", False) and image.format != "MPO":
+            warn(f"{path} is an animation; its first frame is taken as the photograph.")
+        with huge_lock if width * height > HUGE_PIXELS else nullcontext():
+            image.draft("L", (LOOK, LOOK))  # JPEGs: all data is read, but little of it transformed
+            grey = _grey(image)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else hashlib.sha256(file.read())
     return Photo(
-        name,
+        target,
         facts.st_size,
         facts.st_mtime_ns,
         width,
@@ -139,7 +178,14 @@ def _look(folder: Path, name: str, known: Photo | None) -> Photo:
         sharpness(grey),
         float(grey.mean()),
         digest.hexdigest(),
+        name,
+        kind,
     )
+
+
+def has_alpha(image: Any) -> bool:
+    """Whether a Pillow image says which of its pixels are background."""
+    return image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
 
 
 def _lens(image: Any) -> str:
@@ -185,54 +231,3 @@ def without_copies(photos: list[Photo]) -> tuple[list[Photo], dict[str, str]]:
         else:
             first[photo.digest] = photo.name
     return [photo for photo in photos if photo.name not in copies], copies
-
-
-def copy_photo(source: Path, target: Path, max_size: int | None) -> None:
-    """A copy, its longer side at most `max_size` pixels; the EXIF data, and so the focal length, stays with it."""
-    with replacing(target) as temporary:
-        if max_size is None or not _write_smaller(source, temporary, max_size):
-            shutil.copyfile(source, temporary)
-            shutil.copystat(source, temporary)
-
-
-def _write_smaller(source: Path, target: Path, max_size: int) -> bool:
-    from PIL import Image
-
-    from splatlearn.scene.photos.decode import read_image
-
-    with Image.open(source) as image:
-        if max(image.size) <= max_size:
-            return False
-        size = smaller(image.size, max_size)
-        exif = _exif_to_keep(image)
-        # An alpha channel says what is background: it must stay. All other kinds become plain RGB.
-        picture = image.copy() if image.mode in ("RGB", "RGBA", "L", "LA") else None
-    if picture is None:
-        picture = Image.fromarray(read_image(source).numpy())
-    picture.info.clear()
-    kind = {".jpg": {"quality": 95, "subsampling": 0}, ".jpeg": {"quality": 95, "subsampling": 0}}
-    options: dict[str, Any] = dict(kind.get(source.suffix.lower(), {}))
-    if source.suffix.lower() != ".bmp":
-        options["exif"] = exif
-    picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0).save(target, **options)
-    return True
-
-
-def _exif_to_keep(image: Any) -> bytes:
-    """Camera, lens, place and time; not what describes the file itself, which would make a TIFF claim its old size."""
-    from PIL import Image
-
-    old, new = image.getexif(), Image.Exif()
-    for tag in (EXIF_MAKE, EXIF_MODEL, EXIF_ORIENTATION, EXIF_TIME):
-        if tag in old:
-            new[tag] = old[tag]
-    for tag in (EXIF_IFD, EXIF_GPS):
-        if inner := old.get_ifd(tag):
-            new[tag] = dict(inner)
-    return new.tobytes()
-
-
-def smaller(size: tuple[int, int], max_size: int) -> tuple[int, int]:
-    """Width and height with the longer side at most `max_size`, in proportion."""
-    share = min(1.0, max_size / max(size))
-    return max(1, round(size[0] * share)), max(1, round(size[1] * share))

@@ -10,8 +10,11 @@ from typing import Any
 
 from splatlearn.errors import SplatlearnError
 from splatlearn.files import sweep
-from splatlearn.scene.reconstruct import gather
-from splatlearn.scene.reconstruct.checks import check_out, masks_for
+from splatlearn.notices import warn
+from splatlearn.scene.photos.panorama import warn_of_panoramas
+from splatlearn.scene.photos.suffixes import LeftOut, sentence
+from splatlearn.scene.reconstruct import copies, gather
+from splatlearn.scene.reconstruct.checks import check_in_place, check_masks_in_place, check_out, masks_for
 from splatlearn.scene.reconstruct.frames import check_video, extract_frames
 from splatlearn.scene.reconstruct.gather import Photo
 from splatlearn.scene.reconstruct.phases import RESERVE, SMALLEST_MODEL, Bench, camera_groups, matching_of, quiet
@@ -20,6 +23,7 @@ from splatlearn.scene.reconstruct.settings import Settings
 from splatlearn.scene.reconstruct.work import Work, hash_of
 from splatlearn.scene.sfm_library import load_pycolmap
 
+PANORAMA_REMEDY = "try --camera-model EQUIRECTANGULAR, or cut them into perspective views first"
 BYTES_A_FEATURE = 128 + 6 * 4 + 16  # in the database: descriptor, keypoint, and its share of the matches
 
 
@@ -52,16 +56,21 @@ def reconstruct(source: Path, out: Path, settings: Settings | None = None, *, pr
     in_place = source.resolve() == (out / "images").resolve()
     if in_place and settings.max_size is not None:
         raise SplatlearnError(f"max_size would change the photographs in {source}: name another folder for the result")
-    names = gather.find_images(source, [] if in_place else inside)
+    found = gather.find_images(source, [] if in_place else inside)
+    names = found.names
+    if found.left_out:
+        warn(f"{source}: {sentence(found.left_out)}.")
     photos = gather.look_at(source, names, work.known_photos(), settings.thread_count(), progress)
-    photos, copies = gather.without_copies(photos)
+    check_in_place(photos, source, in_place)
+    warn_of_panoramas({photo.file: photo.panorama for photo in photos}, settings.camera_model, PANORAMA_REMEDY)
+    photos, twins = gather.without_copies(photos)
     if len(photos) < 2:
         raise SplatlearnError(f"{source}: expected at least 2 different photographs, got {len(names)} copies of one")
     camera_groups(photos, settings.cameras)  # refuses what does not go together before anything is written
     masks = masks_for(photos, source, settings.masks)
     with work.locked():
         work.remember(photos)
-        return _Run(source, work, settings, progress, began).of_photos(photos, copies, masks, in_place)
+        return _Run(source, work, settings, progress, began).of_photos(photos, twins, masks, in_place, found.left_out)
 
 
 class _Run:
@@ -70,6 +79,7 @@ class _Run:
     def __init__(self, source: Path, work: Work, settings: Settings, progress: bool, began: float) -> None:
         self.source, self.work, self.settings, self.progress, self.began = source, work, settings, progress, began
         self.spent: dict[str, float] = {}
+        self.left_out: tuple[LeftOut, ...] = ()
 
     def of_video(self) -> Report:
         """The frames, then as with photographs."""
@@ -93,14 +103,22 @@ class _Run:
             work.complete("photos", key, names=names)
         names = work.fact("photos", "names")
         photos = gather.look_at(self._images(), names, work.known_photos(), settings.thread_count(), self.progress)
-        photos, copies = gather.without_copies(photos)
+        photos, twins = gather.without_copies(photos)
         if len(photos) < 2:
             raise SplatlearnError(f"{video}: expected a video in which something moves, got {len(names)} equal frames")
         work.remember(photos)
-        return self._of_images(photos, copies, key, in_place=False, video=True)
+        return self._of_images(photos, twins, key, in_place=False, video=True)
 
-    def of_photos(self, photos: list[Photo], copies: dict[str, str], masks: dict[str, Path], in_place: bool) -> Report:
+    def of_photos(
+        self,
+        photos: list[Photo],
+        twins: dict[str, str],
+        masks: dict[str, Path],
+        in_place: bool,
+        left_out: tuple[LeftOut, ...],
+    ) -> Report:
         """Copies, then the phases."""
+        self.left_out = left_out
         work, settings = self.work, self.settings
         stamps = sorted((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in masks.values())
         key = hash_of([(photo.name, photo.digest) for photo in photos], settings.max_size, stamps, in_place)
@@ -108,11 +126,12 @@ class _Run:
             if not work.begun("photos", key):
                 self._afresh("photos", key)
             masks_in_place = settings.masks and settings.masks.resolve() == (work.out / "masks").resolve()
+            check_masks_in_place(masks, photos, bool(masks_in_place))
             self._copy([] if in_place else photos, {} if masks_in_place else masks)
             work.complete("photos", key)
         if settings.max_size is not None:
             photos = [_resized(photo, settings.max_size) for photo in photos]
-        return self._of_images(photos, copies, key, in_place, video=False)
+        return self._of_images(photos, twins, key, in_place, video=False)
 
     def _afresh(self, phase: str, key: str) -> None:
         """Forgets what was made of other photographs: only ever what this program has made."""
@@ -131,7 +150,12 @@ class _Run:
         self._check_room(photos)
         for photo in tqdm(photos, "copy photos", unit="photo", disable=not self.progress):
             if not (work.images / photo.name).exists():
-                gather.copy_photo(self.source / photo.name, work.images / photo.name, settings.max_size)
+                copies.copy_photo(
+                    self.source / photo.file,
+                    work.images / photo.name,
+                    settings.max_size,
+                    convert=photo.name != photo.file,
+                )
         for name, path in masks.items():
             target = work.masks / f"{name}.png"
             if not target.exists():
@@ -154,7 +178,7 @@ class _Run:
         return self.work.images if self.work.images.is_dir() else self.work.out / "images"
 
     def _of_images(
-        self, photos: list[Photo], copies: dict[str, str], photos_key: str, in_place: bool, video: bool
+        self, photos: list[Photo], twins: dict[str, str], photos_key: str, in_place: bool, video: bool
     ) -> Report:
         pycolmap = load_pycolmap()
 
@@ -178,7 +202,7 @@ class _Run:
                 self._timed("matches", matches_key, lambda: bench.match(way))
                 self._timed("models", models_key, lambda: self._place(bench))
                 pairs = bench.pairs()
-        report = self._report(photos, copies, pairs, way)
+        report = self._report(photos, twins, pairs, way)
         self._finish(report, in_place)
         return report
 
@@ -211,7 +235,7 @@ class _Run:
             folder.mkdir(parents=True)
             model.write_binary(str(folder))
 
-    def _report(self, photos: list[Photo], copies: dict[str, str], pairs: Any, way: str) -> Report:
+    def _report(self, photos: list[Photo], twins: dict[str, str], pairs: Any, way: str) -> Report:
         pycolmap = load_pycolmap()
 
         folders = sorted(self.work.models.iterdir(), key=lambda folder: int(folder.name))
@@ -226,11 +250,12 @@ class _Run:
             mean_reprojection_error_px=finite(float(models[0].compute_mean_reprojection_error())),
             seconds=time.monotonic() - self.began,
             missing=diagnose(photos, placed, others, pairs),
-            copies=copies,
+            copies=twins,
             models=tuple(map(len, [placed, *others])),
             cameras=cameras_of(models[0]),
             matching=way,
             seconds_of_phases=self.spent,
+            left_out=self.left_out,
         )
 
     def _finish(self, report: Report, in_place: bool) -> None:
@@ -248,11 +273,11 @@ class _Run:
 
 
 def _resized(photo: Photo, max_size: int) -> Photo:
-    width, height = gather.smaller((photo.width, photo.height), max_size)
+    width, height = copies.smaller((photo.width, photo.height), max_size)
     return replace(photo, width=width, height=height)
 
 
 def _copy_mask(source: Path, target: Path, max_size: int | None) -> None:
     from splatlearn.scene.photos.masks import copy_mask
 
-    copy_mask(source, target, None if max_size is None else lambda size: gather.smaller(size, max_size))
+    copy_mask(source, target, None if max_size is None else lambda size: copies.smaller(size, max_size))

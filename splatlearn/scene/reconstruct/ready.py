@@ -7,8 +7,7 @@ from typing import Any
 
 from splatlearn.errors import SplatlearnError
 from splatlearn.loop import Interrupted
-
-VIDEOS = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".mts", ".3gp")
+from splatlearn.scene.photos.suffixes import VIDEOS
 
 
 def reconstruct_and_report(source: Path, out: Path, **settings: Any) -> None:
@@ -43,6 +42,8 @@ def ready(path: str, answer: str) -> str:
     """
     source = Path(path).expanduser()
     photos = None if answer == "no" or not path else _photographs_at(source)
+    if photos is None and path and source.is_dir() and not (source / "sparse").exists():
+        _refuse_left_out(source)
     if photos is None:
         return path
     whole = source.resolve()
@@ -69,6 +70,18 @@ def is_photographs(path: Path) -> bool:
     if path.is_dir():
         return (path / "sparse").is_dir() or _photographs_at(path) is not None
     return path.is_file() and path.suffix.lower() in VIDEOS
+
+
+def _refuse_left_out(folder: Path) -> None:
+    """Raise where a folder without a model has photographs that cannot be read: nothing else names them."""
+    from splatlearn.scene.reconstruct.gather import OnlyLeftOut, find_images
+
+    try:
+        find_images(folder)
+    except OnlyLeftOut:
+        raise
+    except SplatlearnError:
+        return
 
 
 def _photographs_at(source: Path) -> Path | None:

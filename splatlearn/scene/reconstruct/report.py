@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from splatlearn.files import replacing
-from splatlearn.scene.reconstruct.gather import Photo, some
+from splatlearn.scene.photos.suffixes import LeftOut, sentence, some
+from splatlearn.scene.reconstruct.gather import Photo
 from splatlearn.scene.reconstruct.phases import Pairs
 
 FEW_FEATURES = 100  # with fewer, a photograph hardly ever finds its place
@@ -37,6 +38,8 @@ ADVICE = {
     "loose": "Step aside between photographs: those from one spot, or with little in common, give no depth.",
 }  # fmt: skip
 
+MORE_PHOTOS = {"alone", "apart"}  # kinds whose advice asks for further photographs
+
 
 @dataclass(frozen=True)
 class Report:
@@ -53,6 +56,7 @@ class Report:
     cameras: tuple[Mapping[str, Any], ...] = ()
     matching: str = "exhaustive"
     seconds_of_phases: Mapping[str, float] = field(default_factory=dict)
+    left_out: tuple[LeftOut, ...] = ()  # files beside the photographs that were not tried
 
     @property
     def warning(self) -> str:
@@ -60,9 +64,8 @@ class Report:
         if not self.missing:
             return ""
         names = some([missing.name for missing in self.missing])
-        return (
-            f"{len(self.missing)} of {self.total} photographs could not be placed and are left out "
-            f"({names}); more overlap between neighbouring photographs helps"
+        return f"{len(self.missing)} of {self.total} photographs could not be placed and are left out ({names}); " + (
+            f"{sentence(self.left_out)}" if self.left_out else "more overlap between neighbouring photographs helps"
         )
 
     def text(self) -> str:
@@ -83,6 +86,8 @@ class Report:
                 f"{len(self.models)} separate groups were found; the largest is kept ({self.models[0]} photographs; "
                 f"the others have {others})."
             )
+        if self.left_out:
+            lines.append(f"{sentence(self.left_out)}.")
         if self.copies:
             twins = [f"{name} = {kept}" for name, kept in self.copies.items()]
             lines.append(f"Left out as exact copies: {some(twins)}.")
@@ -104,9 +109,15 @@ class Report:
 
     def advice(self) -> list[str]:
         """Sentences on what would make the result better; none where nothing is wrong."""
-        kinds = [missing.kind for missing in self.missing]
-        sentences = [ADVICE[kind] for kind in ADVICE if kind in kinds]
-        if self.registered < FEW_PHOTOS:
+        kinds = {missing.kind for missing in self.missing}
+        sentences = []
+        if self.left_out:  # they come first: more of what was left out is not needed
+            sentences.append(
+                "Make the files that are left out readable, and reconstruct again: they may be what lacks."
+            )
+            kinds -= MORE_PHOTOS
+        sentences += [ADVICE[kind] for kind in ADVICE if kind in kinds]
+        if self.registered < FEW_PHOTOS and not self.left_out:
             sentences.append(f"A scene of {self.registered} photographs is thin: 30 and more show it from all sides.")
         if self.matching == "sequential" and len(self.missing) > self.total // 10:
             sentences.append(

@@ -93,7 +93,7 @@ class Work:
         return value if isinstance(value, dict) else {}
 
     def known_photos(self) -> dict[str, Photo]:
-        """What an earlier run has seen of the photographs, by name."""
+        """What an earlier run has seen of the photographs, by file."""
         known = {}
         for name, facts in self._read("photos.json").items():
             with suppress(TypeError):
@@ -102,7 +102,7 @@ class Work:
 
     def remember(self, photos: list[Photo]) -> None:
         """Keeps what is known of the photographs for a later run."""
-        self._write("photos.json", {photo.name: asdict(photo) for photo in photos})
+        self._write("photos.json", {photo.file: asdict(photo) for photo in photos})
 
 
 def hash_of(*parts: Any) -> str:
