@@ -336,3 +336,22 @@ def _sync_folder(path: Path) -> None:
 def _not_written(path: Path, error: OSError) -> SplatlearnError:
     reason = error.strerror or str(error)
     return SplatlearnError(f"{path} could not be written ({reason}); what was there before is untouched.")
+
+
+# ---- reading ----
+
+
+def require_regular(path: Path) -> int:
+    """Check that ``path`` is a regular file: reading a pipe or a device may never end.
+
+    Returns:
+        Its size in bytes.
+
+    Raises:
+        OSError: there is nothing, or something else.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe or a device"
+        raise OSError(None, f"it must be a regular file, got {kind}", str(path))
+    return found.st_size

@@ -61,7 +61,7 @@ def test_names_without_their_prefix_are_the_same_model(reference: Any, saved: Pa
 def test_what_is_not_gpt2_is_told(saved: Path, tmp_path: Path) -> None:
     tensors = safetensors.torch.load_file(saved / "model.safetensors")
     for name, value, message in [
-        ("transformer.h.1.mlp.c_fc.weight", None, r"must hold 'h.1.mlp.c_fc.weight' as \[128, 32\], got none"),
+        ("transformer.h.1.mlp.c_fc.weight", None, r"must hold 'h.1.mlp.c_fc.weight' as \[32, 128\], got none"),
         ("transformer.h.1.ln_2.bias", torch.zeros(5), r"must hold 'h.1.ln_2.bias' as \[32\], got \[5\]"),
         ("transformer.wte.weight", None, "lacks a matrix 'wte.weight'"),
     ]:

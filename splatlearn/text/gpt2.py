@@ -6,15 +6,21 @@ Layout (``model.safetensors`` beside a ``config.json``): ``wte.weight`` [V, W], 
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from splatlearn.errors import SplatlearnError
+from splatlearn.errors import SplatlearnError, brief
+from splatlearn.files import require_regular
 
 HEAD = 64  # values per head in all public sizes
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+LAYER = re.compile(r"h\.(0|[1-9][0-9]{0,8})\.")
+MOST_LAYERS = 1000  # the largest public model has 48
+MOST_CONFIG = 1 << 20  # bytes of config.json
 BLOCKS = {  # our name: GPT-2's, and whether GPT-2 stores the transpose
     "attention.qkv_proj": ("attn.c_attn", True),
     "attention.o_proj": ("attn.c_proj", True),
@@ -45,7 +51,7 @@ class GPT2File:
             if name not in self.tensors or self.tensors[name].dim() != 2:
                 raise SplatlearnError(f"{self.file} must hold GPT-2's weights, but lacks a matrix '{name}'")
         vocabulary, width = self.tensors["wte.weight"].shape
-        self.layers = 1 + max(int(name.split(".")[1]) for name in self.tensors if name.startswith("h."))
+        self.layers = _layers(self.file, self.tensors)
         self.sizes: dict[str, Any] = {
             "vocabulary": vocabulary,
             "context": len(self.tensors["wpe.weight"]),
@@ -60,24 +66,39 @@ class GPT2File:
             "tie_weights": True,
             "bias": True,
         }
+        self._require_tensors()
 
     @torch.no_grad()
     def load_into(self, model: torch.nn.Module) -> None:
-        """Copy the weights to the parameters of a Transformer of these ``sizes``.
-
-        Raises:
-            SplatlearnError: a tensor is missing or has another shape.
-        """
+        """Copy the weights to the parameters of a Transformer of these ``sizes``."""
         names = self._names()
         for name, parameter in model.named_parameters():
             theirs, transposed = names[name]
-            tensor = self.tensors.get(theirs)
-            if tensor is not None and transposed and tensor.dim() == 2:
-                tensor = tensor.T
-            if tensor is None or tensor.shape != parameter.shape:
+            parameter.copy_(self.tensors[theirs].T if transposed else self.tensors[theirs])
+
+    def _require_tensors(self) -> None:
+        """Check every tensor before memory for a model of these sizes is taken.
+
+        Raises:
+            SplatlearnError: a tensor is missing, has another shape, is not of floating point or not finite.
+        """
+        width, hidden = self.sizes["width"], self.sizes["feed_forward"]
+        shapes = {name: list(self.tensors[name].shape) for name in ("wte.weight", "wpe.weight")}
+        shapes["wpe.weight"][1] = width
+        parts = {"ln_1": [width], "attn.c_attn": [width, 3 * width], "attn.c_proj": [width, width]}
+        parts |= {"ln_2": [width], "mlp.c_fc": [width, hidden], "mlp.c_proj": [hidden, width]}
+        blocks = {f"h.{layer}.{part}": shape for layer in range(self.layers) for part, shape in parts.items()}
+        for name, shape in {"ln_f": [width], **blocks}.items():
+            shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[-1:]}
+        for name, shape in shapes.items():
+            tensor = self.tensors.get(name)
+            if tensor is None or list(tensor.shape) != shape or 0 in shape:
                 got = "none" if tensor is None else str(list(tensor.shape))
-                raise SplatlearnError(f"{self.file} must hold '{theirs}' as {list(parameter.shape)}, got {got}")
-            parameter.copy_(tensor)
+                raise SplatlearnError(f"{self.file} must hold '{name}' as {shape}, got {got}")
+            if tensor.dtype not in FLOATS:
+                raise SplatlearnError(f"{self.file} must hold '{name}' in floating point, got {tensor.dtype}")
+            if not torch.isfinite(tensor).all():
+                raise SplatlearnError(f"{self.file} must hold finite numbers, but '{name}' has NaN or infinity")
 
     def _names(self) -> dict[str, tuple[str, bool]]:
         """Our parameter name: GPT-2's name, and whether GPT-2 stores the transpose."""
@@ -100,22 +121,34 @@ def _read(file: Path) -> dict[str, Tensor]:
     import safetensors.torch
 
     try:
+        require_regular(file)
         tensors = safetensors.torch.load_file(file)
     except OSError as error:
-        raise SplatlearnError(f"cannot read the weights {file}: {error.strerror or error}") from error
-    except safetensors.SafetensorError as error:
-        raise SplatlearnError(f"{file} must be a safetensors file, but {error}") from error
+        raise SplatlearnError(f"cannot read the weights {file}: {brief(error.strerror or error)}") from error
+    except Exception as error:  # SafetensorError, and what torch raises for dtypes that it does not know
+        raise SplatlearnError(f"{file} must be a safetensors file, but {brief(error)}") from error
     return {name.removeprefix("transformer."): value for name, value in tensors.items()}
+
+
+def _layers(file: Path, tensors: dict[str, Tensor]) -> int:
+    """The number of layers: one more than the highest in the names."""
+    layers = {int(found[1]) for name in tensors if (found := LAYER.match(name))}
+    if len(layers) != 1 + max(layers, default=-1) or len(layers) > MOST_LAYERS:
+        got = f"{len(layers):,} different ones up to {max(layers, default=-1):,}"
+        raise SplatlearnError(f"{file} must number its layers from 0 without a gap, at most {MOST_LAYERS:,}, got {got}")
+    return len(layers)
 
 
 def _heads(file: Path, width: int) -> int:
     """The number of heads in the ``config.json`` beside the file; without one, heads of `HEAD` values."""
     path = file.with_name("config.json")
     try:
+        if path.exists() and require_regular(path) > MOST_CONFIG:
+            raise OSError(None, f"it must have at most {MOST_CONFIG:,} bytes")
         config: Any = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         heads = config.get("n_head", max(1, width // HEAD))
-    except (OSError, ValueError, AttributeError) as error:
-        raise SplatlearnError(f"{path} must be the JSON of a model's config: {error}") from error
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise SplatlearnError(f"{path} must be the JSON of a model's config: {brief(error)}") from error
     if type(heads) is not int or heads < 1 or width % heads:
-        raise SplatlearnError(f"{path}: 'n_head' must divide the width {width}, got {heads!r}")
+        raise SplatlearnError(f"{path}: 'n_head' must divide the width {width}, got {brief(repr(heads), 60)}")
     return heads

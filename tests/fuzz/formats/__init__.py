@@ -1,0 +1,1 @@
+"""One module per format; `fuzz.harness` says what it declares."""
