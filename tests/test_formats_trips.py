@@ -222,7 +222,7 @@ def test_version_2_of_spz_is_read(tmp_path: Path) -> None:
     turned /= np.linalg.norm(turned, axis=1, keepdims=True) * np.where(turned[:, :1] < 0, -1, 1)
     streams[4] = np.rint(127.5 * turned[:, 1:] + 127.5).astype(np.uint8).tobytes()
     with open(tmp_path / "old.spz", "wb") as file:
-        spz._write_legacy(file, spz._Header(2, len(arrays["means"]), 1, fraction, 0), streams)
+        spz._write_legacy(file, spz.Header(2, len(arrays["means"]), 1, fraction, 0), streams)
     back = registry.read(tmp_path / "old.spz").tensors
     assert worst_psnr(pictures(scene), pictures(back)) > 30, "quaternions of version 2 are misread"
 

@@ -11,7 +11,7 @@ import torch
 
 from splatlearn.errors import SplatlearnError
 from splatlearn.scene.formats import ply
-from splatlearn.scene.formats.ply import read_ply, read_render_mode, write_ply
+from splatlearn.scene.formats.ply import read_ply, read_ply_with_mode, write_ply
 from splatlearn.scene.schema import GAUSSIAN
 
 
@@ -113,9 +113,9 @@ def test_any_order_type_and_extra_properties(tmp_path: Path, form: str, kind: st
 
 def test_render_mode_comment(tmp_path: Path) -> None:
     path = tmp_path / "a.ply"
-    for mode in (None, "default", "mip"):
+    for mode, antialiased in ((None, None), ("default", False), ("mip", True)):
         write_ply(path, gaussians(), mode)
-        assert read_render_mode(path) == mode, "an antialiased scene would be shown classically"
+        assert read_ply_with_mode(path)[1] is antialiased, "an antialiased scene would be shown classically"
     with pytest.raises(SplatlearnError, match="render_mode"):
         write_ply(path, gaussians(), "antialiased")
 

@@ -173,7 +173,8 @@ class Gaussians(nn.Module):
     def load(cls, path: Path | str, schema: Schema = GAUSSIAN) -> "Gaussians":
         """Read Gaussians from a PLY, .splat, SPZ or glTF file, by its suffix; errors as `formats.registry.read`.
 
-        Only PLY holds further parameters; from other files these start from their initial values.
+        Only PLY holds further parameters; from other files these start from their initial values. Whether the scene
+        was trained antialiased is not part of the Gaussians: `formats.registry.read` returns it.
         """
         return cls(read(path, schema=schema).tensors, schema)
 
@@ -184,9 +185,12 @@ class Gaussians(nn.Module):
             self.replace("shN", torch.cat([self.shN.detach(), self.shN.new_zeros(len(self), missing, 3)], dim=1))
         return self
 
-    def save_ply(self, path: Path | str) -> None:
-        """Write a PLY file of the original 3DGS, in the frame of the means, with further parameters as columns."""
-        write_ply(path, self.tensors(), schema=self.schema)
+    def save_ply(self, path: Path | str, render_mode: str | None = None) -> None:
+        """Write a PLY file of the original 3DGS, in the frame of the means, with further parameters as columns.
+
+        `render_mode` is that of `splatlearn.scene.formats.ply.write_ply`.
+        """
+        write_ply(path, self.tensors(), render_mode, self.schema)
 
     def replace(self, name: str, value: Tensor) -> None:
         """Make `value` the parameter `name`, of whatever N; `check` once all are replaced."""

@@ -5,9 +5,10 @@ sh0 [N,1,3], shN [N,K-1,3], float32, in COLMAP's frame.
 """
 
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -24,11 +25,32 @@ Tensors = Mapping[str, torch.Tensor | np.ndarray]
 
 
 def open_binary(path: Path) -> BinaryIO:
-    """Open a file for reading; raises SplatlearnError if that fails."""
+    """Open a regular file for reading; raises SplatlearnError if that fails, also for a pipe or a device.
+
+    Opening a pipe would wait for a writer, and a device may have no end.
+    """
     try:
-        return open(path, "rb")
-    except OSError as error:
-        raise SplatlearnError(f"{path} could not be read ({error.strerror}).") from error
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise SplatlearnError(f"{path} could not be read ({getattr(error, 'strerror', None) or error}).") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise SplatlearnError(f"{path} could not be read (it is not a regular file).")
+    return open(descriptor, "rb")
+
+
+def shown(value: Any, limit: int = 40) -> str:
+    """Quote a value of a file for a message: on one line, at most about `limit` characters long."""
+    if isinstance(value, int) and abs(value) >= 1 << 64:
+        return "an integer beyond 64 bits"
+    text = repr(value[: limit + 1] if isinstance(value, str) else value)
+    return text if len(text) <= limit + 2 else text[: limit - 1] + "…" + text[0] * (text[0] in "'\"")
+
+
+def listed(names: list[str], limit: int = 5) -> str:
+    """Join names of a file for a message: the first few, and how many more there are."""
+    first = ", ".join(shown(name, 32)[1:-1] for name in names[:limit])
+    return first + (f" and {len(names) - limit:,} more" if len(names) > limit else "")
 
 
 def file_size(file: BinaryIO) -> int:

@@ -8,8 +8,7 @@ viewers that want them. The frame is COLMAP's own; nothing is rotated.
 """
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,28 +17,27 @@ import torch
 
 from splatlearn.errors import SplatlearnError
 from splatlearn.files import replacing
+from splatlearn.notices import warn
 from splatlearn.scene.formats.checks import (
     LARGEST_LOGIT,
     SMALLEST_LOG_SCALE,
     Tensors,
     checked_arrays,
-    file_size,
+    listed,
+    logit,
     open_binary,
+    sigmoid,
     to_tensors,
 )
+from splatlearn.scene.formats.ply_header import Header, antialiased, read_header
+from splatlearn.scene.formats.ply_rows import check_color_space, check_size, pieces
 from splatlearn.scene.schema import GAUSSIAN, SH_REST, Parameter, Schema
 
 RENDER_MODES = ("default", "mip")  # classic, and antialiased (Mip-Splatting) rasterization
 ORDER = ("means", "sh0", "shN", "opacities", "scales", "quats")  # of the columns in the files of 3DGS
 NORMALS = ["nx", "ny", "nz"]  # stand behind the means
-HEADER_LIMIT = 1 << 16  # bytes: one of degree 4 has 2 KiB; without a limit a missing end reads a whole disk
 ROWS_AT_ONCE = 1 << 17  # rows are packed in pieces, so that saving needs no second copy of the scene
-TYPES = {
-    "char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1", "short": "i2", "int16": "i2", "ushort": "u2",
-    "uint16": "u2", "int": "i4", "int32": "i4", "uint": "u4", "uint32": "u4", "float": "f4", "float32": "f4",
-    "double": "f8", "float64": "f8",
-}  # fmt: skip
-BYTE_ORDERS = {"binary_little_endian": "<", "binary_big_endian": ">", "ascii": ""}
+FILTER = "filter_3d"  # the column of Mip-Splatting in lower case
 
 
 def write_ply(path: Path | str, tensors: Tensors, render_mode: str | None = None, schema: Schema = GAUSSIAN) -> None:
@@ -77,175 +75,149 @@ def write_ply(path: Path | str, tensors: Tensors, render_mode: str | None = None
 def read_ply(path: Path | str, drop: bool = False, schema: Schema = GAUSSIAN) -> dict[str, torch.Tensor]:
     """Read a 3DGS PLY into float32 CPU tensors with exactly the keys, shapes and meaning of `write_ply`.
 
-    Properties are found by name, in any order and of any numeric type; normals may be absent and unknown properties
-    are ignored. Binary of either byte order and ascii are read. An opacity of ±Inf and a scale of -Inf, which tools
-    write for wholly opaque, wholly transparent and flat, are held at ±`LARGEST_LOGIT` and `SMALLEST_LOG_SCALE`.
-    Nothing is allocated before the header's counts are checked against the file's size.
+    Properties are found by name, in any order and of any numeric type; normals may be absent. Binary of either byte
+    order and ascii are read. A warning names properties and elements that are not used. An opacity of ±Inf and a scale
+    of -Inf, which tools write for wholly opaque, wholly transparent and flat, are held at ±`LARGEST_LOGIT` and
+    `SMALLEST_LOG_SCALE`. The 3D filter of Mip-Splatting is applied to scales and opacities. Nothing is allocated
+    before the header's counts are checked against the file's size.
 
     Args:
         drop: leave out Gaussians with any other value that is not finite.
         schema: further parameters are read where the file has their first column, and are absent otherwise.
 
     Raises:
-        SplatlearnError: the file is not such a PLY or, without `drop`, has values that are not finite.
+        SplatlearnError: the file is not such a PLY, it is rendered in another way, or, without `drop`, it has values
+            that are not finite.
     """
+    return read_ply_with_mode(path, drop, schema)[0]
+
+
+def read_ply_with_mode(
+    path: Path | str, drop: bool = False, schema: Schema = GAUSSIAN
+) -> tuple[dict[str, torch.Tensor], bool | None]:
+    """Read the same, and whether the file says that the scene was trained antialiased (None: it does not say)."""
     path = Path(path)
     with open_binary(path) as file:
-        header = _read_header(file, path)
-        if any(name.startswith("packed_") for name, _ in header.properties):
-            raise SplatlearnError(
-                f"{path} is a compressed PLY (SuperSplat's packed_position), which is not read: export it uncompressed."
-            )
-        column = _columns(file, header, path)
-    rest = _rest_count(column, path)
+        header = read_header(file, path)
+        mode = antialiased(header.comments, path)
+        names = [name for name, _ in header.vertex.properties]
+        shapes = _shapes(names, path, schema)
+        filters = next((name for name in names if name.lower() == FILTER), None)
+        _warn_of_unused(header, {*_all_columns(schema, shapes), *NORMALS, filters or ""}, path)
+        check_size(file, header, path)
+        check_color_space(file, header, path)
+        arrays, widths = _arrays(file, header, shapes, schema, filters, path, drop)
+    if widths is not None:
+        mode = _apply_filter(arrays, widths, mode, path)
+    return to_tensors(arrays, path, drop), mode
+
+
+def _shapes(names: list[str], path: Path, schema: Schema) -> dict[str, tuple[int, ...]]:
+    """The shape of each parameter that the file holds, after a check that all its columns are there."""
+    if any(name.startswith("packed_") for name in names):
+        raise SplatlearnError(
+            f"{path} is a compressed PLY (SuperSplat's packed_position), which is not read: export it uncompressed."
+        )
+    if {"scale_0", "scale_1", "rot_0", "opacity"} <= set(names) and "scale_2" not in names:
+        raise SplatlearnError(f"{path} holds 2D Gaussians (2DGS: scale_0 and scale_1 alone), which are not read.")
+    rest = _rest_count(names, path)
     shapes: dict[str, tuple[int, ...]] = {}
-    for parameter in schema:
-        shape = tuple(rest // 3 if isinstance(size, tuple) else size for size in parameter.shape)
-        names = parameter.column_names(math.prod(shape))
-        if not parameter.rendered and names[0] not in column:
-            continue
-        shapes[parameter.name] = shape
     for parameter in _in_order(schema):
-        if parameter.name not in shapes:
+        shape = tuple(rest // 3 if isinstance(size, tuple) else size for size in parameter.shape)
+        columns = parameter.column_names(math.prod(shape))
+        if not parameter.rendered and columns[0] not in names:
             continue
-        for name in parameter.column_names(math.prod(shapes[parameter.name])):
-            if name not in column:
+        for name in columns:
+            if name not in names:
                 raise SplatlearnError(
                     f"{path} has no property {name!r}: it is not a PLY of 3D Gaussians as 3DGS writes it."
                 )
-    arrays = {}
+        shapes[parameter.name] = shape
+    return {parameter.name: shapes[parameter.name] for parameter in schema if parameter.name in shapes}
+
+
+def _all_columns(schema: Schema, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
     for name, shape in shapes.items():
-        values = _stacked(path, column, schema[name].column_names(math.prod(shape)), header.count, drop)
-        swapped = values.reshape(header.count, *shape[::-1])
-        arrays[name] = swapped.transpose(0, 2, 1) if len(shape) == 2 else swapped
-    return to_tensors(arrays, path, drop)
+        yield from schema[name].column_names(math.prod(shape))
 
 
-def _stacked(path: Path, column: dict[str, np.ndarray], names: list[str], count: int, drop: bool) -> np.ndarray:
-    """[count, columns] float32 of the named columns."""
-    out = np.empty((count, len(names)), np.float32)
-    for index, name in enumerate(names):
-        with np.errstate(over="ignore"):  # a double beyond float32 becomes inf and is reported just below
-            out[:, index] = column[name]
-        if name == "opacity":
-            out[column[name] == np.inf], out[column[name] == -np.inf] = LARGEST_LOGIT, -LARGEST_LOGIT
-        elif name.startswith("scale_"):
-            out[column[name] == -np.inf, index] = SMALLEST_LOG_SCALE
-        bad = np.flatnonzero(~np.isfinite(out[:, index]))
-        if bad.size and not drop:
-            raise SplatlearnError(
-                f"{path} has {bad.size} values that are not finite float32 numbers in property {name!r}, "
-                f"the first at vertex {bad[0]}; `splatlearn convert --drop-bad` leaves such out."
-            )
-    return out
+def _warn_of_unused(header: Header, used: set[str], path: Path) -> None:
+    """Name properties and elements that are not read: they may change the picture elsewhere."""
+    if properties := [name for name, _ in header.vertex.properties if name not in used]:
+        warn(f"{path} has properties that are not used: {listed(properties)}.")
+    others = [element.name for element in header.before + header.after if element.count]
+    if others := [name for name in others if name != "color_space"]:
+        warn(f"{path} has elements that are not read: {listed(others)}.")
 
 
-def read_render_mode(path: Path | str) -> str | None:
-    """The file's `SplatRenderMode` comment: "default" or "mip", or None where there is no such comment."""
-    path = Path(path)
-    with open_binary(path) as file:
-        mode = _read_header(file, path).render_mode
-    return mode if mode in RENDER_MODES else None
-
-
-@dataclass
-class _Header:
-    """What the text at the top of a PLY says: where the vertex records lie, how many, and what is in one."""
-
-    order: str | None = None  # a numpy byte order, "" for ascii
-    render_mode: str | None = None
-    skip: int = 0  # bytes (ascii: lines) of the elements before the vertices
-    count: int = -1
-    properties: list[tuple[str, str]] = field(default_factory=list)  # (name, numpy type) of a vertex
-
-    @property
-    def stride(self) -> int:
-        """Bytes a vertex takes, in ascii at least: a digit and a separator a value."""
-        return sum(int(kind[1:]) if self.order else 2 for _, kind in self.properties)
-
-
-def _read_header(file: BinaryIO, path: Path) -> _Header:
-    """Parse the header and leave `file` at the first byte after it."""
-    header, element, elements_done, records = _Header(), "", False, 0
-    if file.readline(HEADER_LIMIT).strip() != b"ply":
-        raise SplatlearnError(f"{path} is not a PLY file: it does not begin with 'ply'.")
-    while True:
-        if file.tell() > HEADER_LIMIT or not (line := file.readline(HEADER_LIMIT)).endswith(b"\n"):
-            raise SplatlearnError(f"{path} has a PLY header without end_header in its first {HEADER_LIMIT} bytes.")
-        words = line.decode("utf-8", "replace").split()
-        match words:
-            case ["end_header"]:
-                break
-            case [] | ["obj_info", *_]:
-                continue
-            case ["comment", *text]:
-                if text[:1] == ["SplatRenderMode:"] and len(text) == 2:
-                    header.render_mode = text[1]
-            case ["format", name, _] if name in BYTE_ORDERS:
-                header.order = BYTE_ORDERS[name]
-            case ["element", name, digits] if _is_count(digits) and header.order is not None:
-                elements_done = elements_done or element == "vertex"  # what follows the vertices is not read
-                element, records = name, int(digits)
-                if element == "vertex" and header.count < 0:
-                    header.count = records
-                elif not elements_done and header.order == "":
-                    header.skip += records
-            case ["property", "list", *_] if element and elements_done:
-                continue
-            case ["property", kind, name] if kind in TYPES and element:
-                if element == "vertex" and not elements_done:
-                    header.properties.append((name, TYPES[kind]))
-                elif not elements_done and header.order:
-                    header.skip += records * int(TYPES[kind][1:])
-            case ["property", "list", *_]:
-                raise SplatlearnError(
-                    f"{path} has a list property in element {element!r}, which 3DGS files never have."
-                )
-            case _:
-                shown = " ".join(words)[:60]
-                raise SplatlearnError(f"{path} has a PLY header line that cannot be understood: {shown!r}.")
-    if header.order is None or header.count < 0:
+def _arrays(
+    file: BinaryIO,
+    header: Header,
+    shapes: Mapping[str, tuple[int, ...]],
+    schema: Schema,
+    filters: str | None,
+    path: Path,
+    drop: bool,
+) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+    """Read the vertices into one array per parameter, and the 3D filter [N] of the property `filters`."""
+    count = header.vertex.count
+    arrays = {name: np.empty((count, *shape), np.float32) for name, shape in shapes.items()}
+    widths = np.empty(count, np.float32) if filters else None
+    bad: dict[str, tuple[int, int]] = {}  # how many values of a property are not finite, and the first vertex
+    start = 0
+    for piece in pieces(file, header, path):
+        rows = slice(start, start + len(piece))
+        for name, shape in shapes.items():
+            for index, column in enumerate(schema[name].column_names(math.prod(shape))):
+                values = _float32(piece[column], column)
+                target = arrays[name][rows]
+                if len(shape) == 2:  # channel by channel
+                    target[:, index % shape[0], index // shape[0]] = values
+                else:
+                    target.reshape(len(values), -1)[:, index] = values
+                if not drop:
+                    _note_bad(bad, column, values, start)
+        if widths is not None:
+            widths[rows] = _float32(piece[filters], FILTER)
+        start = rows.stop
+    for column, (many, first) in bad.items():
         raise SplatlearnError(
-            f"{path} has a PLY header without a {'format' if header.order is None else 'vertex element'}."
+            f"{path} has {many:,} values that are not finite float32 numbers in property {column!r}, "
+            f"the first at vertex {first}; `splatlearn convert --drop-bad` leaves such out."
         )
-    names = [name for name, _ in header.properties]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise SplatlearnError(f"{path} has the property {twice!r} twice.")
-    return header
+    return arrays, widths
 
 
-def _is_count(digits: str) -> bool:
-    return digits.isascii() and digits.isdigit() and len(digits) < 19
+def _float32(values: np.ndarray, column: str) -> np.ndarray:
+    with np.errstate(over="ignore", invalid="ignore"):  # a double beyond float32 becomes inf and is reported
+        found = values.astype(np.float32)
+    if column == "opacity":
+        found[values == np.inf], found[values == -np.inf] = LARGEST_LOGIT, -LARGEST_LOGIT
+    elif column.startswith("scale_"):
+        found[values == -np.inf] = SMALLEST_LOG_SCALE
+    return np.asarray(found)
 
 
-def _columns(file: BinaryIO, header: _Header, path: Path) -> dict[str, np.ndarray]:
-    """The vertex values by property name, after checking that the file is long enough to hold them."""
-    start = file.tell() + (header.skip if header.order else 0)
-    size = file_size(file)
-    needed = start + header.count * header.stride - (0 if header.order else 1)  # the last newline may be missing
-    if header.count and needed > size:
-        raise SplatlearnError(
-            f"{path} is too short: its header promises {header.count} vertices of {header.stride} bytes, "
-            f"{needed} bytes in all, but the file has {size}."
-        )
-    names = [name for name, _ in header.properties]
-    if not names or not header.count:
-        return {name: np.empty(0, np.float32) for name in names}
-    if header.order:
-        file.seek(start)
-        table = np.fromfile(file, [(name, header.order + kind) for name, kind in header.properties], header.count)
-        return {name: table[name] for name in names}
-    try:
-        rows = np.loadtxt(file, np.float64, comments=None, skiprows=header.skip, max_rows=header.count, ndmin=2)
-    except ValueError as error:
-        raise SplatlearnError(f"{path} has text among its vertices that is not a table of numbers.") from error
-    if rows.shape != (header.count, len(names)):
-        raise SplatlearnError(
-            f"{path} has {rows.shape[0]} rows of {rows.shape[1]} numbers, "
-            f"its header promises {header.count} of {len(names)}."
-        )
-    return dict(zip(names, rows.T, strict=True))
+def _note_bad(bad: dict[str, tuple[int, int]], column: str, values: np.ndarray, start: int) -> None:
+    if (rows := np.flatnonzero(~np.isfinite(values))).size:
+        many, first = bad.get(column, (0, start + int(rows[0])))
+        bad[column] = many + rows.size, first
+
+
+def _apply_filter(arrays: dict[str, np.ndarray], widths: np.ndarray, mode: bool | None, path: Path) -> bool:
+    """Widen the Gaussians by the 3D filter of Mip-Splatting, in place, and return how they are rendered.
+
+    A Gaussian is convolved with one of standard deviation `widths`; its opacity falls by the ratio of the volumes.
+    """
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        variances = np.exp(2 * arrays["scales"].astype(np.float64))
+        wider = variances + np.where(widths >= 0, widths, np.nan).astype(np.float64)[:, None] ** 2
+        shares = np.sqrt(np.prod(variances / wider, axis=1))
+        arrays["opacities"][:] = logit(shares * sigmoid(arrays["opacities"]))
+        arrays["scales"][:] = np.maximum(0.5 * np.log(wider), SMALLEST_LOG_SCALE)
+    rendered = "" if mode is not None else ", and as its writers do, the scene is rendered antialiased"
+    warn(f"{path} has a 3D filter (filter_3D): it is applied to scales and opacities{rendered}.")
+    return True if mode is None else mode
 
 
 def _in_order(schema: Schema) -> list[Parameter]:

@@ -1,5 +1,6 @@
 """Read and write a scene in the format that the file's suffix names."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -7,11 +8,12 @@ from typing import NamedTuple, Protocol
 import torch
 
 from splatlearn.errors import SplatlearnError
+from splatlearn.notices import warn
 from splatlearn.registry import WRITERS
 from splatlearn.scene.formats.checks import Tensors
 from splatlearn.scene.formats.gltf import write_gltf
 from splatlearn.scene.formats.gltf_reader import read_gltf
-from splatlearn.scene.formats.ply import read_ply, read_render_mode, write_ply
+from splatlearn.scene.formats.ply import read_ply_with_mode, write_ply
 from splatlearn.scene.formats.splat import read_splat, write_splat
 from splatlearn.scene.formats.spz import read_spz, write_spz
 from splatlearn.scene.schema import GAUSSIAN, Schema
@@ -28,9 +30,11 @@ class Format(Protocol):
     """How one kind of scene file is read and written. `splatlearn.registry.WRITERS` finds it by the file's suffix.
 
     sh_degree: the highest degree of spherical harmonics that a file holds.
+    antialiased: whether a file says that the scene was trained antialiased.
     """
 
     sh_degree: int
+    antialiased: bool
 
     @staticmethod
     def read(path: Path, drop: bool, schema: Schema) -> Splats:
@@ -54,11 +58,11 @@ class Ply:
     """PLY of the original 3DGS, with columns for further parameters."""
 
     sh_degree = 4
+    antialiased = True
 
     @staticmethod
     def read(path: Path, drop: bool, schema: Schema) -> Splats:
-        mode = read_render_mode(path)
-        return Splats(read_ply(path, drop, schema), None if mode is None else mode == "mip")
+        return Splats(*read_ply_with_mode(path, drop, schema))
 
     @staticmethod
     def write(path: Path, tensors: Tensors, options: WriteOptions) -> None:
@@ -70,6 +74,7 @@ class Splat:
     """Records of 32 bytes without colours by direction."""
 
     sh_degree = 0
+    antialiased = False
 
     @staticmethod
     def read(path: Path, drop: bool, schema: Schema) -> Splats:
@@ -84,6 +89,7 @@ class Spz:
     """SPZ, versions 1 to 4 read, 3 and 4 written."""
 
     sh_degree = 4
+    antialiased = True
 
     @staticmethod
     def read(path: Path, drop: bool, schema: Schema) -> Splats:
@@ -98,6 +104,7 @@ class Gltf:
     """glTF 2.0 with KHR_gaussian_splatting, as .gltf and .glb."""
 
     sh_degree = 3
+    antialiased = False
 
     @staticmethod
     def read(path: Path, drop: bool, schema: Schema) -> Splats:
@@ -151,7 +158,7 @@ def write(
     spz_version: int = 4,
     embed: bool = False,
 ) -> None:
-    """Write a scene atomically in the format that the suffix names.
+    """Write a scene atomically in the format that the suffix names; a warning names what the format cannot hold.
 
     Args:
         path: the file.
@@ -164,4 +171,13 @@ def write(
         SplatlearnError: the suffix is unknown, the tensors do not fit together, or the file cannot be written.
     """
     path = Path(path)
-    format_of(path, "write").write(path, tensors, WriteOptions(antialiased, spz_version, embed))
+    chosen = format_of(path, "write")
+    chosen.write(path, tensors, WriteOptions(antialiased, spz_version, embed))
+    if antialiased and not getattr(chosen, "antialiased", False):
+        warn(
+            f"{path} cannot hold that the scene was trained antialiased (mip): other viewers will render small "
+            "Gaussians too opaque."
+        )
+    degree = math.isqrt(tensors["shN"].shape[1] + 1) - 1
+    if degree > chosen.sh_degree:
+        warn(f"{path} keeps colours by direction up to degree {chosen.sh_degree} of {degree}.")

@@ -63,10 +63,14 @@ def rotate_sh(shN: np.ndarray, rotation: np.ndarray) -> np.ndarray:
 
 
 def rotate_quats(quats: np.ndarray, rotation: np.ndarray) -> np.ndarray:
-    """Rotate quaternions [N,4] (wxyz, any norm) by `rotation` [3,3]; returns float32, with the norms unchanged."""
+    """Rotate quaternions [N,4] (wxyz, any norm) by `rotation` [3,3]; returns float32, with the norms unchanged.
+
+    For a reflection, the result belongs to the reflected Gaussian, which its negative, a rotation, gives as well.
+    """
     from scipy.spatial.transform import Rotation
 
-    x, y, z, w = Rotation.from_matrix(rotation).as_quat()
+    proper = rotation if np.linalg.det(rotation) > 0 else -np.asarray(rotation)
+    x, y, z, w = Rotation.from_matrix(proper).as_quat()
     # the matrix of the quaternion product p q for p = (w, x, y, z)
     left = np.array([[w, -x, -y, -z], [x, w, -z, y], [y, z, w, -x], [z, -y, x, w]])
     left[np.abs(left) < 1e-15] = 0
@@ -74,7 +78,7 @@ def rotate_quats(quats: np.ndarray, rotation: np.ndarray) -> np.ndarray:
 
 
 def rotate_scene(arrays: dict[str, np.ndarray], rotation: np.ndarray) -> dict[str, np.ndarray]:
-    """Rotate means, quats and shN of a scene by `rotation` [3,3]; the other arrays are shared, not copied.
+    """Rotate or reflect means, quats and shN of a scene by `rotation` [3,3], orthogonal; other arrays are shared.
 
     Values that are not finite stay so; readers check for them afterwards.
     """

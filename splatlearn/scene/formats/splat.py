@@ -13,6 +13,7 @@ import torch
 
 from splatlearn.errors import SplatlearnError
 from splatlearn.files import replacing
+from splatlearn.notices import warn
 from splatlearn.scene.formats.checks import (
     Arrays,
     Tensors,
@@ -40,7 +41,10 @@ def write_splat(path: Path | str, tensors: Tensors) -> None:
     arrays = checked_arrays(tensors, path)
     table = np.empty(len(arrays["means"]), RECORD)
     table["mean"], table["scale"] = arrays["means"], np.exp(np.minimum(arrays["scales"], 88))
-    table["rgba"][:, :3] = _bytes(255 * (0.5 + SH0 * arrays["sh0"][:, 0].astype(np.float64)))
+    colors = 255 * (0.5 + SH0 * arrays["sh0"][:, 0].astype(np.float64))
+    if many := int(((colors < -0.5) | (colors > 255.5)).any(axis=1).sum()):
+        warn(f"{path} holds the colours of {many:,} Gaussians at the limits of .splat, 0 and 1.")
+    table["rgba"][:, :3] = _bytes(colors)
     table["rgba"][:, 3] = _bytes(255 * sigmoid(arrays["opacities"]))
     table["quat"] = _bytes(128 * normalized_quats(arrays["quats"]) + 128)
     with replacing(path) as temporary:

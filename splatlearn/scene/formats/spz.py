@@ -2,18 +2,18 @@
 
 Both versions store the same quantised attributes of N Gaussians in this order: positions 9N bytes | alphas N |
 colours 3N | scales 3N | rotations 4N (3N in version 2) | harmonics 3(K-1)N; `spz_attributes` describes their coding.
-Versions 2 and 3 are one gzip stream with this header inside: "NGSP" | version u32 | N u32 | SH degree u8 | fractional
+Versions 1 to 3 are one gzip stream with this header inside: "NGSP" | version u32 | N u32 | SH degree u8 | fractional
 bits u8 | flags u8 (1: trained antialiased, 2: extensions follow) | 0. Version 4 has one zstd stream per attribute and
 an uncompressed header: the same with the number of streams in the last byte | offset of the table of contents u32 |
-12 zeros. The table gives compressed and uncompressed size u64 of each stream. Extension records between header and
-table are skipped. Little-endian.
+12 zeros. The table gives compressed and uncompressed size u64 of each stream. Extension records (`spz_extensions`)
+stand behind the attributes, in version 4 between header and table. Little-endian.
 """
 
 import struct
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -21,25 +21,17 @@ import torch
 from splatlearn.errors import SplatlearnError
 from splatlearn.files import replacing
 from splatlearn.scene.formats.checks import Tensors, checked_arrays, file_size, open_binary, to_tensors
-from splatlearn.scene.formats.spz_attributes import decode, encode, sizes
+from splatlearn.scene.formats.spz_attributes import Header, decode, encode, sizes
+from splatlearn.scene.formats.spz_extensions import ANTIALIASED, EXTENSIONS, MOST_BYTES, check_flags, frame
 
 MAGIC = 0x5053474E
-VERSIONS = (3, 4)  # versions that are written; version 2 is only read
-LEGACY, NGSP = struct.Struct("<IIIBBBB"), struct.Struct("<IIIBBBBI12x")
+VERSIONS = (3, 4)  # versions that are written; 1 and 2 are only read
+LEGACY, NGSP = struct.Struct("<IIIBBBB"), struct.Struct("<IIIBBBBI12s")
 ENTRY = struct.Struct("<QQ")
-ANTIALIASED, EXTENSIONS = 1, 2
 ZSTD_LEVEL = 12  # as in Niantic's own writer
 # A Gaussian takes at least one byte of compressed file (real scenes: 8 to 25), so a header that announces more is
 # rejected before anything is allocated. Small files may compress further.
 FREE_COUNT = 1 << 16
-
-
-class _Header(NamedTuple):
-    version: int
-    points: int
-    degree: int
-    fraction: int  # fractional bits of a position
-    flags: int
 
 
 def write_spz(
@@ -71,141 +63,176 @@ def write_spz(
     arrays = checked_arrays(tensors, path)
     fraction, streams = encode(arrays, path, sh_bits)
     degree = int(np.sqrt(arrays["shN"].shape[1] + 1)) - 1
-    header = _Header(version, len(arrays["means"]), degree, fraction, ANTIALIASED if antialiased else 0)
+    header = Header(version, len(arrays["means"]), degree, fraction, ANTIALIASED if antialiased else 0)
     with replacing(path) as temporary, open(temporary, "wb") as file:
         (_write_legacy if version == 3 else _write_ngsp)(file, header, [stream for stream in streams if stream])
 
 
 def read_spz(path: Path | str, drop: bool = False) -> tuple[dict[str, torch.Tensor], bool]:
-    """Read SPZ of version 2, 3 or 4.
+    """Read SPZ of version 1, 2, 3 or 4.
 
     The header's counts are checked against the file's size before anything is allocated, and no stream is decompressed
     beyond the size that the header declares.
 
     Args:
         path: the file.
-        drop: unused, as every byte decodes to a finite number; all readers have this parameter.
+        drop: leave out Gaussians with values that are not finite, which only version 1 can hold.
 
     Returns:
         float32 tensors as `read_ply` returns them, and whether the scene was trained antialiased.
 
     Raises:
-        SplatlearnError: the file is not such an SPZ or is damaged.
+        SplatlearnError: the file is not such an SPZ, is damaged, or has a flag or an extension that is unknown.
     """
     path = Path(path)
     with open_binary(path) as file:
         start = file.read(4)
         file.seek(0)
         if start[:2] == b"\x1f\x8b":
-            header, payload = _read_legacy(file, path)
+            header, streams, records = _read_legacy(file, path)
         elif start == struct.pack("<I", MAGIC):
-            header, payload = _read_ngsp(file, path)
+            header, streams, records = _read_ngsp(file, path)
         else:
             raise SplatlearnError(f"{path} is not an SPZ file: it begins neither with gzip's mark nor with 'NGSP'.")
-    arrays = decode(payload, header.points, header.degree, header.fraction, header.version)
+    arrays = decode(streams, header, frame(records, path))
     return to_tensors(arrays, path, drop), bool(header.flags & ANTIALIASED)
 
 
 # ---- versions 2 and 3: one gzip stream ----
 
 
-def _write_legacy(file: BinaryIO, header: _Header, streams: Sequence[bytes]) -> None:
+def _write_legacy(file: BinaryIO, header: Header, streams: Sequence[bytes]) -> None:
     compressor = zlib.compressobj(6, zlib.DEFLATED, 31)
     for piece in (LEGACY.pack(MAGIC, *header, 0), *streams):
         file.write(compressor.compress(piece))
     file.write(compressor.flush())
 
 
-def _read_legacy(file: BinaryIO, path: Path) -> tuple[_Header, bytes]:
-    size, packed = file_size(file), file.read()
-    decompressor = zlib.decompressobj(31)
+def _read_legacy(file: BinaryIO, path: Path) -> tuple[Header, list[bytes], bytes]:
+    """Read the header, the six attributes, and the extension records."""
+    size = file_size(file)
+    inflated = _Inflated(file)
     try:
-        head = decompressor.decompress(packed, LEGACY.size)
+        head = inflated.read(LEGACY.size)
         if len(head) < LEGACY.size:
             raise SplatlearnError(f"{path} is not a whole SPZ file: its gzip stream ends within the header.")
-        magic, *fields, _ = LEGACY.unpack(head)
+        magic, *fields, reserved = LEGACY.unpack(head)
         if magic != MAGIC:
             raise SplatlearnError(f"{path} is a gzip file, but not of SPZ: it holds no 'NGSP'.")
-        header = _checked_header(_Header(*fields), (2, 3), size, path)
-        promised = sum(sizes(header.points, header.degree, header.version))
-        payload = decompressor.decompress(decompressor.unconsumed_tail, promised) if promised else b""
-        rest = decompressor.decompress(
-            decompressor.unconsumed_tail, 1
-        )  # expected to be empty; this reads gzip's checksum
+        header = _checked_header(Header(*fields), (1, 2, 3), size, bytes([reserved]), path)
+        expected = sizes(header.points, header.degree, header.version)
+        streams = [inflated.read(length) for length in expected]
+        records = inflated.read(MOST_BYTES) if header.flags & EXTENSIONS else b""
+        rest = inflated.read(1)  # expected to be empty; this reads gzip's checksum
     except zlib.error as error:
         raise SplatlearnError(f"{path} has a damaged gzip stream ({error}).") from error
-    if len(payload) < promised:
+    if (found := sum(map(len, streams))) < sum(expected):
         raise SplatlearnError(
-            f"{path} is too short: {header.points:,} Gaussians of SH degree {header.degree} take {promised:,} bytes, "
-            f"its gzip stream holds {len(payload):,}."
+            f"{path} is too short: {header.points:,} Gaussians of SH degree {header.degree} take {sum(expected):,} "
+            f"bytes, its gzip stream holds {found:,}."
         )
-    if not header.flags & EXTENSIONS and (rest or not decompressor.eof):
+    if rest or not inflated.ended:
         raise SplatlearnError(f"{path} was cut, or holds more than the {header.points:,} Gaussians that it promises.")
-    return header, payload
+    return header, streams, records
+
+
+class _Inflated:
+    """A gzip stream that is decompressed as far as it is read, from a file that is read as far as that needs."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.decompressor, self.packed = file, zlib.decompressobj(31), b""
+
+    def read(self, length: int) -> bytes:
+        """Return the next `length` bytes, fewer at the end; raises zlib.error."""
+        pieces = []
+        while length and not self.decompressor.eof:
+            self.packed = self.packed or self.file.read(1 << 20)
+            piece = self.decompressor.decompress(self.packed, min(length, 1 << 24))
+            if not piece and not self.packed:
+                break
+            self.packed = self.decompressor.unconsumed_tail
+            pieces.append(piece)
+            length -= len(piece)
+        return b"".join(pieces)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the stream is complete and nothing follows it."""
+        return self.decompressor.eof and not self.decompressor.unused_data and not self.file.read(1)
 
 
 # ---- version 4: one zstd stream per attribute ----
 
 
-def _write_ngsp(file: BinaryIO, header: _Header, streams: Sequence[bytes]) -> None:
+def _write_ngsp(file: BinaryIO, header: Header, streams: Sequence[bytes]) -> None:
     import zstandard
 
     compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True)
     packed = [compressor.compress(stream) for stream in streams]
-    file.write(NGSP.pack(MAGIC, *header, len(streams), NGSP.size))
+    file.write(NGSP.pack(MAGIC, *header, len(streams), NGSP.size, b""))
     file.write(b"".join(ENTRY.pack(len(p), len(s)) for p, s in zip(packed, streams, strict=True)))
     file.writelines(packed)
 
 
-def _read_ngsp(file: BinaryIO, path: Path) -> tuple[_Header, bytes]:
+def _read_ngsp(file: BinaryIO, path: Path) -> tuple[Header, list[bytes], bytes]:
+    """Read the header, the six attributes, and the extension records."""
     size = file_size(file)
     head = file.read(NGSP.size)
     if len(head) < NGSP.size:
         raise SplatlearnError(f"{path} is not a whole SPZ file: {size} bytes are less than its header.")
-    _, *fields, streams, table = NGSP.unpack(head)
-    header = _checked_header(_Header(*fields), (4,), size, path)
-    expected = [length for length in sizes(header.points, header.degree, header.version) if length]
-    if streams != len(expected) or table < NGSP.size or table + streams * ENTRY.size > size:
+    _, *fields, count, table, reserved = NGSP.unpack(head)
+    header = _checked_header(Header(*fields), (4,), size, reserved, path)
+    expected = sizes(header.points, header.degree, header.version)
+    used = [length for length in expected if length]
+    if count != len(used) or table < NGSP.size or table + count * ENTRY.size > size:
         raise SplatlearnError(
-            f"{path} has a damaged SPZ header: {streams} streams by a table at byte {table}, expected {len(expected)} "
+            f"{path} has a damaged SPZ header: {count} streams by a table at byte {table}, expected {len(used)} "
             f"within its {size:,} bytes."
         )
-    file.seek(table)
-    entries = list(ENTRY.iter_unpack(file.read(streams * ENTRY.size)))
+    if table > (NGSP.size + MOST_BYTES if header.flags & EXTENSIONS else NGSP.size):
+        raise SplatlearnError(f"{path} has {table - NGSP.size:,} bytes behind its header that are no SPZ extensions.")
+    records = file.read(table - NGSP.size)
+    entries = list(ENTRY.iter_unpack(file.read(count * ENTRY.size)))
     end = file.tell() + sum(packed for packed, _ in entries)
-    if [plain for _, plain in entries] != expected or end != size:
+    if [plain for _, plain in entries] != used or end != size:
         raise SplatlearnError(
             f"{path} has a table of contents that does not fit its {header.points:,} Gaussians of SH degree "
             f"{header.degree}, or was cut at {size:,} bytes."
         )
-    return header, b"".join(_plain(file.read(packed), plain, path) for packed, plain in entries)
+    plain = iter([_plain(file, packed, length, path) for packed, length in entries])
+    return header, [next(plain) if length else b"" for length in expected], records
 
 
-def _plain(packed: bytes, promised: int, path: Path) -> bytes:
-    """Decompress a zstd frame, never to much more than the `promised` size."""
+def _plain(file: BinaryIO, packed: int, promised: int, path: Path) -> bytes:
+    """Decompress a zstd frame of `packed` bytes, never to much more than the `promised` size."""
     import zstandard
 
     window = min(1 << 27, max(1 << 23, 1 << promised.bit_length()))  # the decoder's history buffer
     decompressor = zstandard.ZstdDecompressor(max_window_size=window).decompressobj(write_size=1 << 20)
-    pieces, length = [], 0
+    pieces, length, left = [], 0, packed
     try:
-        for start in range(0, len(packed), 1 << 10):  # one kilobyte of zstd decompresses to at most 32 MiB
-            piece = decompressor.decompress(packed[start : start + (1 << 10)])
+        while left and length <= promised and not decompressor.eof:
+            block = file.read(min(left, 1 << 10))  # one kilobyte of zstd decompresses to at most 32 MiB
+            left -= len(block)
+            piece = decompressor.decompress(block)
             pieces.append(piece)
             length += len(piece)
-            if length > promised or (decompressor.eof and start + (1 << 10) < len(packed)):
+            if not block:
                 break
     except zstandard.ZstdError as error:
         raise SplatlearnError(f"{path} has a damaged zstd stream ({error}).") from error
-    if length != promised or not decompressor.eof or decompressor.unused_data:
+    if length != promised or left or not decompressor.eof or decompressor.unused_data:
         raise SplatlearnError(f"{path} has a stream that holds not the {promised:,} bytes that its table promises.")
     return b"".join(pieces)
 
 
-def _checked_header(header: _Header, versions: tuple[int, ...], size: int, path: Path) -> _Header:
+def _checked_header(header: Header, versions: tuple[int, ...], size: int, reserved: bytes, path: Path) -> Header:
     if header.version not in versions:
-        shown = " or ".join(map(str, versions))
-        raise SplatlearnError(f"{path} says that it is SPZ version {header.version}, where {shown} can be read.")
+        known = " or ".join(map(str, versions))
+        raise SplatlearnError(f"{path} says that it is SPZ version {header.version}, where {known} can be read.")
+    check_flags(header.flags, path)
+    if any(reserved):
+        raise SplatlearnError(f"{path} has data in the reserved bytes of its SPZ header, which are not known.")
     if header.degree > 4 or not 0 <= header.fraction <= 24:
         raise SplatlearnError(
             f"{path} has a damaged SPZ header: SH degree {header.degree} (0 to 4 are known), "

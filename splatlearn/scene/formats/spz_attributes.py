@@ -5,27 +5,41 @@ Position: 24-bit two's complement with the header's number of fractional bits. S
 Alpha: a byte, 255 sigmoid. Colour: a byte, 255 (0.15 sh0 + 1/2). Rotation from version 3 on: the largest of
 (x, y, z, w) is made positive and omitted. Its index takes the upper 2 bits of a u32; below follow the others in order,
 each a sign bit and 9 bits of |q| sqrt(2) 511. In version 2: three bytes 127.5 q + 127.5 of x, y, z with w >= 0.
-Harmonics: a byte, 128 f + 128, channel innermost.
+Harmonics: a byte, 128 f + 128, channel innermost. Version 1 has positions of three float16.
 """
 
 import math
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from splatlearn.errors import SplatlearnError
+from splatlearn.notices import warn
 from splatlearn.scene.formats.checks import Arrays, logit, normalized_quats, sigmoid
 from splatlearn.scene.formats.sh_rotation import HALF_TURN, rotate_scene
 
 COLOR_SCALE = 0.15  # scale of sh0 in a colour byte
 FRACTION, MAX_FRACTION = 12, 20  # fractional bits of a position: Niantic's choice, and the most that is ever needed
 LARGEST = (1 << 23) - 1  # of a position's 24 bits
+ROWS_AT_ONCE = 1 << 16
 STEPS = 16  # positions are rounded to at most 1/STEPS of the median Gaussian's size, if the bits allow it
+
+
+class Header(NamedTuple):
+    """The fields of both headers."""
+
+    version: int
+    points: int
+    degree: int
+    fraction: int  # fractional bits of a position
+    flags: int
 
 
 def sizes(count: int, degree: int, version: int) -> list[int]:
     """Return the sizes in bytes of positions, alphas, colours, scales, rotations and harmonics."""
-    return [length * count for length in (9, 1, 3, 3, 4 if version >= 3 else 3, 3 * ((degree + 1) ** 2 - 1))]
+    position, rotation = 9 if version >= 2 else 6, 4 if version >= 3 else 3
+    return [length * count for length in (position, 1, 3, 3, rotation, 3 * ((degree + 1) ** 2 - 1))]
 
 
 def encode(arrays: Arrays, path: Path, sh_bits: tuple[int, int]) -> tuple[int, list[bytes]]:
@@ -37,6 +51,7 @@ def encode(arrays: Arrays, path: Path, sh_bits: tuple[int, int]) -> tuple[int, l
     rotated = rotate_scene(arrays, HALF_TURN)
     fraction = _fraction(rotated, path)
     fixed = np.rint(rotated["means"].astype(np.float64) * (1 << fraction)).astype("<i4")
+    _warn_of_clipping(rotated, path)
     harmonics = 128 * np.clip(rotated["shN"], -2, 2) + 128  # in float32, as these are most of a scene
     harmonics[:, :3] = _quantized(harmonics[:, :3], sh_bits[0])
     harmonics[:, 3:] = _quantized(harmonics[:, 3:], sh_bits[1])
@@ -51,25 +66,51 @@ def encode(arrays: Arrays, path: Path, sh_bits: tuple[int, int]) -> tuple[int, l
     return fraction, [stream.tobytes() for stream in streams]
 
 
-def decode(payload: bytes, count: int, degree: int, fraction: int, version: int) -> Arrays:
-    """Decode the concatenated six attributes to arrays in COLMAP's frame."""
-    lengths = sizes(count, degree, version)
-    ends = np.cumsum(lengths)
-    raw = np.frombuffer(payload, np.uint8)
-    parts = [
-        raw[end - length : end].reshape(count, -1 if count else 0) for length, end in zip(lengths, ends, strict=True)
-    ]
-    wide = np.zeros((count, 3, 4), np.uint8)
-    wide[..., 1:] = parts[0].reshape(count, 3, 3)
+def _warn_of_clipping(arrays: Arrays, path: Path) -> None:
+    """Name values beyond the range of their byte, which are held at its end."""
+    limits = {"scales": (-10 - 1 / 32, 255 / 16 - 10 + 1 / 32), "sh0": (-3.35, 3.35), "shN": (-1.004, 1.004)}
+    for name, (low, high) in limits.items():
+        values = arrays[name]
+        beyond = ((values < low) | (values > high)).any(axis=tuple(range(1, values.ndim)))
+        if many := int(beyond.sum()):
+            warn(f"{path} holds {name} of {many:,} Gaussians at the limits of SPZ, {low:.3g} and {high:.3g}.")
+
+
+def decode(streams: list[bytes], header: Header, matrix: np.ndarray) -> Arrays:
+    """Decode the six attributes to arrays in COLMAP's frame, into which `matrix` [3,3] turns the stored coordinates."""
+    count, bases = header.points, (header.degree + 1) ** 2
+    parts = [np.frombuffer(stream, np.uint8).reshape(count, -1 if count else 0) for stream in streams]
     arrays = {
-        "means": (wide.view("<i4")[..., 0] >> 8).astype(np.float32) / (1 << fraction),
-        "opacities": logit(parts[1].reshape(count) / 255),
-        "sh0": ((parts[2].reshape(count, 1, 3) / 255 - 0.5) / COLOR_SCALE).astype(np.float32),
-        "scales": parts[3].reshape(count, 3).astype(np.float32) / 16 - 10,
-        "quats": _unpack_quats(parts[4].reshape(count, 4 if version >= 3 else 3)),
-        "shN": (parts[5].reshape(count, (degree + 1) ** 2 - 1, 3).astype(np.float32) - 128) / 128,
+        "means": np.empty((count, 3), np.float32), "scales": np.empty((count, 3), np.float32),
+        "quats": np.empty((count, 4), np.float32), "opacities": np.empty(count, np.float32),
+        "sh0": np.empty((count, 1, 3), np.float32), "shN": np.empty((count, bases - 1, 3), np.float32),
+    }  # fmt: skip
+    for start in range(0, count, ROWS_AT_ONCE):  # in pieces, so that the float64 temporaries stay small
+        rows = slice(start, start + ROWS_AT_ONCE)
+        for name, values in _decoded([part[rows] for part in parts], header, matrix).items():
+            arrays[name][rows] = values
+    return arrays
+
+
+def _decoded(parts: list[np.ndarray], header: Header, matrix: np.ndarray) -> Arrays:
+    positions, alphas, colors, scales, rotations, harmonics = parts
+    count = len(positions)
+    means: np.ndarray
+    if header.version == 1:
+        means = np.ascontiguousarray(positions).view("<f2").astype(np.float32)
+    else:
+        wide = np.zeros((count, 3, 4), np.uint8)
+        wide[..., 1:] = positions.reshape(count, 3, 3)
+        means = (wide.view("<i4")[..., 0] >> 8).astype(np.float32) / (1 << header.fraction)
+    arrays: Arrays = {
+        "means": means,
+        "opacities": logit(alphas[:, 0] / 255),
+        "sh0": ((colors.reshape(count, 1, 3) / 255 - 0.5) / COLOR_SCALE).astype(np.float32),
+        "scales": scales.astype(np.float32) / 16 - 10,
+        "quats": _unpack_quats(rotations),
+        "shN": (harmonics.reshape(count, (header.degree + 1) ** 2 - 1, 3).astype(np.float32) - 128) / 128,
     }
-    return rotate_scene(arrays, HALF_TURN)  # a half turn is its own inverse
+    return rotate_scene(arrays, matrix)
 
 
 def _fraction(arrays: Arrays, path: Path) -> int:
