@@ -34,8 +34,8 @@ def assert_same_model(folder: Path) -> None:
         assert size == (camera.width, camera.height), "width and height are swapped"
         np.testing.assert_array_equal(mine.intrinsics.params, camera.params, err_msg="parameters are misread")
     points = [theirs.points3D[key] for key in sorted(theirs.points3D)]
-    expected = np.array([[*np.float32(point.xyz), *point.color] for point in points])
-    got = np.concatenate([ours.points.astype(np.float64), ours.point_colors], axis=1)
+    expected = np.array([[*point.xyz, *point.color] for point in points])
+    got = np.concatenate([ours.points, ours.point_colors], axis=1)
     in_order = got[np.lexsort(got.T)]  # the files' order is free, and fern has points that share a place
     np.testing.assert_array_equal(in_order, expected[np.lexsort(expected.T)], err_msg="points or colours are misread")
 
@@ -114,9 +114,12 @@ def test_points_and_extent(tmp_path: Path) -> None:
     images = [SampleImage("a.png", translation=(1, 0, 0)), SampleImage("b.png", translation=(-1, 0, 0))]
     write_scene(tmp_path, images=images)
     scene = load(tmp_path, holdout="none")
-    assert scene.points.dtype == np.float32 and scene.points.shape == (5, 3)
+    assert scene.points.dtype == np.float64 and scene.points.shape == (5, 3)
+    places = [(0.25 * i, -0.5 * i, 3.0 + i) for i in range(5)]
+    assert sorted(map(tuple, scene.frame.capture_points(scene.points))) == places, "float64 loses nothing"
     assert scene.point_colors.dtype == np.uint8 and scene.point_colors[2].tolist() == [20, 20, 253]
-    assert scene.extent == pytest.approx(1.1), "centres at x = -1 and 1: a radius of 1, and a tenth more"
+    radius = scene.extent * scene.frame.scale
+    assert radius == pytest.approx(1.1), "centres at x = -1 and 1: a radius of 1, and a tenth more"
 
 
 def test_nothing_is_written_into_the_folder(tmp_path: Path) -> None:

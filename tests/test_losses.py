@@ -170,7 +170,7 @@ def test_two_photometric_terms_do_not_share_a_gradient(folder: Path) -> None:
 
 
 class DepthTask(SceneTask):
-    """A scene whose views have a depth map, that of a plane 3 units away, unknown in the upper half."""
+    """A scene whose views have a depth map, that of a plane 3 units of the capture away, unknown in the upper half."""
 
     def maps(self, camera: Camera) -> dict[str, Tensor]:
         depth = torch.full((camera.height, camera.width), 3.0)
@@ -184,13 +184,13 @@ def depth_error(task: SceneTask) -> float:
         with torch.no_grad():
             depth = task.gaussians(camera, render_mode="RGB+ED").depth
         assert depth is not None
-        lower = depth[camera.height // 2 :]
+        lower = task.frame.scale * depth[camera.height // 2 :]
         errors.append(float((lower - 3)[lower > 0].abs().mean()))
     return sum(errors) / len(errors)
 
 
 def test_depth_is_learned(folder: Path) -> None:
-    plain, task = (make(folder, DepthTask, steps=60, **more) for more in ({}, {"losses.depth.weight": 2}))
+    plain, task = (make(folder, DepthTask, steps=60, **more) for more in ({}, {"losses.depth.weight": 8}))
     for each in (plain, task):
         loop.fit(each, 60, progress=False)
     assert depth_error(task) < 0.7 * depth_error(plain), "depth is no nearer to its map than without the term"

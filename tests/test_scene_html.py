@@ -216,7 +216,8 @@ def test_wheel_shift_keys_and_buttons(tab: Browser) -> None:
     assert not np.allclose(state(tab)["eye"], aside["eye"]), "arrow keys do nothing"
     tab.click("#next")
     tab.wait("document.querySelector('#which').textContent === '2 / 5'")
-    eye = cameras()[1].center
+    frame = tab.ask("scene.frame")
+    eye = (cameras()[1].center - frame["offset"]) / frame["scale"]
     tab.wait(f"Math.hypot(...viewer.pose.eye.map((v, i) => v - {eye.tolist()}[i])) < 1e-6")
     assert np.allclose(state(tab)["turn"], cameras()[1].world_to_camera[:3, :3], atol=1e-6), (
         "it arrives at another pose"

@@ -169,8 +169,10 @@ def test_other_beginnings(folder: Path, tmp_path: Path, init: str) -> None:
         source = lambda: str(tmp_path / "start.ply")  # noqa: E731
     task = make(folder, init=source())
     if init == "ply":
-        wanted = tiny_scene.gaussians().arranged()
-        assert torch.equal(task.gaussians.means, wanted.means), "training starts from something else"
+        frame, wanted = task.frame, tiny_scene.gaussians().arranged()
+        assert frame.scale == 4, "a ring of cameras of radius 3.5"
+        begun = frame.capture_tensors(task.gaussians.tensors())["means"].float()
+        assert torch.equal(begun, wanted.means), "training starts from something else"
     else:
         assert task.gaussians.scales.std(dim=-1).min() > 0 and task.gaussians.quats.std() > 0.5, "nothing is random"
     loop.fit(task, 3, progress=False)

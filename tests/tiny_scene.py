@@ -1,6 +1,7 @@
 """A COLMAP folder small enough to train on in a second: pictures of known Gaussians, drawn by the rasterizer itself."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -41,8 +42,8 @@ def cameras(count: int = 9) -> list[Camera]:
     return out
 
 
-def write(root: Path, count: int = 9) -> Path:
-    """A COLMAP folder with a text model at `root`; returns it."""
+def write(root: Path, count: int = 9, scale: float = 1.0, shift: Sequence[float] = (0, 0, 0)) -> Path:
+    """A COLMAP folder with a text model at `root`, scaled, then moved, which changes no pixel; returns it."""
     from scipy.spatial.transform import Rotation
 
     truth, lines = gaussians(), []
@@ -53,12 +54,13 @@ def write(root: Path, count: int = 9) -> Path:
             picture = truth(camera).image.clamp(0, 1)
         iio.imwrite(root / "images" / camera.name, (picture.numpy() * 255).round().astype(np.uint8))
         x, y, z, w = Rotation.from_matrix(camera.world_to_camera[:3, :3]).as_quat()
-        pose = " ".join(f"{value:.17g}" for value in (w, x, y, z, *camera.world_to_camera[:3, 3]))
+        translation = -camera.world_to_camera[:3, :3] @ (camera.center * scale + shift)
+        pose = " ".join(f"{value:.17g}" for value in (w, x, y, z, *translation))
         lines.append(f"{index} {pose} 1 {camera.name}\n\n")
     model = root / "sparse" / "0"
     (model / "cameras.txt").write_text(f"1 PINHOLE {WIDTH} {HEIGHT} 45 45 {WIDTH / 2} {HEIGHT / 2}\n")
     (model / "images.txt").write_text("".join(lines))
-    points = truth.means.detach().numpy()
-    rows = [f"{i} {p[0]:.9g} {p[1]:.9g} {p[2]:.9g} 128 128 128 0.5\n" for i, p in enumerate(points, start=1)]
+    points = truth.means.detach().double().numpy() * scale + shift
+    rows = [f"{i} {p[0]:.17g} {p[1]:.17g} {p[2]:.17g} 128 128 128 0.5\n" for i, p in enumerate(points, start=1)]
     (model / "points3D.txt").write_text("".join(rows))
     return root

@@ -39,11 +39,15 @@ class Inputs:
 
 def image_folder(folder: Path, gaussians: Path | None) -> Inputs:
     """The training images of a COLMAP folder, and the Gaussians of a PLY file or run, or at the model's points."""
-    from splatlearn.scene.load import load_gaussians
+    from splatlearn.scene.load import load_placed
     from splatlearn.scene.readers.colmap import ColmapScene
 
     scene = ColmapScene(ColmapScene.Config(path=str(folder)))
-    model = load_gaussians(gaussians) if gaussians else Gaussians.from_points(scene.points, scene.point_colors)
+    if gaussians:
+        model, frame, _ = load_placed(gaussians)
+        scene.place(frame)
+    else:
+        model = Gaussians.from_points(scene.points, scene.point_colors)
     views = [View(camera, {"image": scene.photo(camera)}) for camera in scene.train]
     return Inputs(model.arranged(), views, folder)
 

@@ -9,7 +9,9 @@ from splatlearn import config
 from splatlearn.commands.arguments import Parser
 from splatlearn.errors import SplatlearnError
 from splatlearn.scene.formats.checks import checked_arrays
+from splatlearn.scene.formats.place import sentence
 from splatlearn.scene.formats.registry import format_of, suffixes, write
+from splatlearn.scene.frame import Frame
 from splatlearn.scene.load import load_splats, scene_config
 
 PAGES = (".html", ".htm")
@@ -58,13 +60,16 @@ def convert(source: Path, out: Path, options: Namespace) -> None:
         had, 3 if suffix in PAGES else format_of(out).sh_degree, 4 if options.sh_degree is None else options.sh_degree
     )
     tensors = {**tensors, "shN": tensors["shN"][:, : (degree + 1) ** 2 - 1]}
-    count = len(tensors["means"])
+    count, place = len(tensors["means"]), Frame()
     if suffix in PAGES:
         count = _write_page(source, out, tensors, bool(splats.antialiased), options.limit)
     else:
-        write(out, tensors, antialiased=splats.antialiased, spz_version=options.spz_version, embed=options.embed)
+        more = {"spz_version": options.spz_version, "embed": options.embed}
+        place = write(out, tensors, antialiased=splats.antialiased, **more)
     lost = "" if degree == had else f", colours by direction up to degree {degree} of {had}"
     print(f"wrote {count:,} Gaussians to {out} ({out.stat().st_size / 1e6:,.1f} MB{lost})")
+    if place.moves:
+        print(sentence(place, out))
 
 
 def _write_page(source: Path, out: Path, tensors: Any, antialiased: bool, limit: int | None) -> int:
@@ -83,7 +88,8 @@ def _write_page(source: Path, out: Path, tensors: Any, antialiased: bool, limit:
         background = settings.data.background
         try:
             scene = READERS.find(settings.reader, "reader")(settings.data)
-            cameras = scene.train + scene.test
+            frame = getattr(scene, "frame", Frame())
+            cameras = [frame.capture_camera(camera) for camera in scene.train + scene.test]
         except SplatlearnError as error:  # the page is worth having without the photographs' folder too
             print(f"the page opens with a view of everything, as the run's photographs are not found: {error}")
     title = source.resolve().name if source.is_dir() else source.stem

@@ -163,7 +163,7 @@ def path_cameras(task: Any, path: str, frames: int | None) -> tuple[list[Camera]
             raise SplatlearnError(f"--path {path} has a picture for each photograph: leave --frames and --seconds out")
         return cameras, FPS
     if path.endswith(".json"):
-        recorded = read_path(path)
+        recorded = read_path(path).mapped(task.frame.normalised_points)
         return recorded.cameras(frames), recorded.fps
     if path not in FLIGHTS:
         raise SplatlearnError(f"--path must be one of {', '.join(FLIGHTS + PHOTOS)}, or a .json file, got {path!r}")
@@ -217,9 +217,10 @@ def _depth(task: Any, camera: Camera) -> np.ndarray:
     viewmat, K = (torch.from_numpy(m).float().to(device)[None] for m in (camera.world_to_camera, camera.K))
     depth, alpha, _ = rasterization(
         g.means, g.quats, g.scales.exp(), g.opacities.sigmoid(), g.means, viewmat, K, camera.width, camera.height,
-        render_mode="ED", rasterize_mode="antialiased" if task.config.antialiased else "classic",
+        render_mode="ED", **task.options,
     )  # fmt: skip
-    return np.asarray(torch.where(alpha < COVERED, 0, depth)[0, ..., 0].cpu().numpy())
+    lengths = np.float32(task.frame.scale) * torch.where(alpha < COVERED, 0, depth)[0, ..., 0].cpu().numpy()
+    return np.asarray(lengths, np.float32)
 
 
 def _range(task: Any, cameras: Sequence[Camera]) -> tuple[float, float]:

@@ -8,9 +8,10 @@ from splatlearn import config
 from splatlearn.commands.arguments import Parser
 from splatlearn.devices import choose_device
 from splatlearn.errors import SplatlearnError
-from splatlearn.scene.load import load_splats, scene_config
+from splatlearn.scene.load import load_placed, scene_config
 
 if TYPE_CHECKING:
+    from splatlearn.scene.frame import Frame
     from splatlearn.viewer.surroundings import Surroundings
     from splatlearn.viewer.viewer import Viewer
 
@@ -39,7 +40,6 @@ def run(words: list[str]) -> None:
 
 def open_viewer(source: Path, host: str, port: int, out: Path | None = None, device: str = "auto") -> "Viewer":
     """A viewer of a run folder or splat file; raises SplatlearnError where there is nothing to see, or no port."""
-    from splatlearn.scene.gaussians import Gaussians
     from splatlearn.viewer.drawing import Snapshot
     from splatlearn.viewer.server import check
     from splatlearn.viewer.surroundings import Surroundings
@@ -49,31 +49,35 @@ def open_viewer(source: Path, host: str, port: int, out: Path | None = None, dev
     place = choose_device(device)
     if not source.exists():
         raise SplatlearnError(f"{source} does not exist: expected a run folder or a splat file")
-    splats = load_splats(source)
-    gaussians = Gaussians(splats.tensors).arranged().to(place)
+    scene = load_placed(source)
+    gaussians = scene.gaussians.arranged().to(place)
     if not len(gaussians):
         raise SplatlearnError(f"{source} holds no Gaussians: there is nothing to see")
-    around = _of_run(source, out) if source.is_dir() else Surroundings(folder=out or Path("renders"))
+    around = _of_run(source, out, scene.frame) if source.is_dir() else Surroundings(folder=out or Path("renders"))
     return Viewer(
-        Snapshot(gaussians, antialiased=bool(splats.antialiased)), around, host=host, port=port, label=source.name
-    )
+        Snapshot(gaussians, antialiased=bool(scene.antialiased), frame=scene.frame), around, host=host, port=port,
+        label=source.name,
+    )  # fmt: skip
 
 
-def _of_run(folder: Path, out: Path | None) -> "Surroundings":
+def _of_run(folder: Path, out: Path | None, frame: "Frame") -> "Surroundings":
     """The photographs of a run, if they are still where they were."""
     from splatlearn.scene.training.task import SceneTask
 
     settings = config.load(SceneTask.Config, scene_config(folder))
     from splatlearn.viewer.live import surroundings
 
-    return surroundings(settings, _photographs(settings), out or folder / "renders")
+    return surroundings(settings, _photographs(settings, frame), out or folder / "renders")
 
 
-def _photographs(settings: Any) -> Any:
+def _photographs(settings: Any, frame: "Frame") -> Any:
     from splatlearn.registry import READERS
 
     try:
-        return READERS.find(settings.reader, "reader")(settings.data)
+        scene = READERS.find(settings.reader, "reader")(settings.data)
+        if hasattr(scene, "place"):
+            scene.place(frame)
+        return scene
     except SplatlearnError as error:
         print(f"without photographs: {error}")
         return None

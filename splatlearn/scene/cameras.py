@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 SMALLEST_EXTENT = 1e-3
+FAR = 10.0  # times the median distance from the median, beyond which a camera is far off
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,10 +46,25 @@ def scene_extent(cameras: Sequence[Camera]) -> float:
     """The scene's radius: 1.1 times the largest distance of a camera's centre from the mean of all centres.
 
     The original 3D Gaussian splatting scales the learning rate of positions and its size thresholds by this
-    length. It is never below `SMALLEST_EXTENT`, so that a scene of one camera can still learn.
+    length. Cameras that are `far_off` do not count: one wrong pose would make every step of the others too large. It
+    is never below `SMALLEST_EXTENT`, so that a scene of one camera can still learn.
     """
     if not cameras:
         return SMALLEST_EXTENT
-    centers = np.stack([camera.center for camera in cameras])
-    distances = np.linalg.norm(centers - centers.mean(axis=0), axis=1)
-    return max(1.1 * float(distances.max()), SMALLEST_EXTENT)
+    return max(1.1 * radius_of(np.stack([camera.center for camera in cameras])), SMALLEST_EXTENT)
+
+
+def radius_of(centers: np.ndarray) -> float:
+    """The largest distance of centres [C, 3] from their mean, without those that are `far_off`."""
+    kept = centers[~far_off(centers)]
+    return float(np.linalg.norm(kept - kept.mean(axis=0), axis=1).max())
+
+
+def far_off(centers: np.ndarray, factor: float = FAR) -> np.ndarray:
+    """Find centres [C, 3] that lie more than `factor` times as far from the median as most others; [C] bool.
+
+    The median bears up to half of them. Where most centres are at one place, none is far off.
+    """
+    distances = np.linalg.norm(centers - np.median(centers, axis=0), axis=1)
+    typical = float(np.median(distances))
+    return distances > factor * typical if typical > 0 else np.zeros(len(centers), bool)

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from splatlearn.run import HeldOut
 from splatlearn.scene import metrics
 from splatlearn.scene.cameras import Camera
+from splatlearn.scene.frame import Frame
 from splatlearn.scene.gaussians import Rendering
 from splatlearn.scene.metrics import HIGHEST_PSNR
 from splatlearn.scene.space import space_record
@@ -67,7 +68,8 @@ def evaluate(task: Renderer, writer: RunWriter | None = None, lpips: bool = Fals
             writer.save(f"eval/renders/{view['picture']}", render)
         views.append(view)
     if writer is not None:
-        record = space_record(scene.train, scene.test, scene.points, scene.point_colors)
+        frame = getattr(scene, "frame", Frame())
+        record = space_record(scene.train, scene.test, scene.points, scene.point_colors, frame)
         writer.save("eval/space.json", json.dumps(record, allow_nan=False) + "\n")
     names = [name for name in ("psnr", "ssim", "psnr_corrected", "lpips") if name in views[0]]
     means: dict[str, Any] = {name: math.fsum(view[name] for view in views) / len(views) for name in names}

@@ -5,8 +5,8 @@ The frame is that of `Camera`: x right, y down, z forward. Quaternions wxyz rota
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ FORMAT = {"format": "splatlearn camera path", "version": 1}
 MOST_FRAMES = 100_000  # about an hour of video: more is a typing error
 LARGEST_FILE = 16 << 20  # bytes
 SHORTEST = 1e-3  # seconds between keyframes
-FARTHEST = 1e9  # distance from the origin, so that a spline does not overflow
+FARTHEST = 1e18  # distance from the origin, so that a spline does not overflow
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +78,12 @@ class KeyframePath:
         for i, key in enumerate(self.keyframes):
             if not (np.abs(key.position) < FARTHEST).all() or not 1e-6 < np.linalg.norm(key.wxyz) < FARTHEST:
                 raise SplatlearnError(f"keyframe {i} of a camera path must have a finite position and a rotation")
+
+    def mapped(self, move: Callable[[np.ndarray], np.ndarray]) -> "KeyframePath":
+        """The path in another frame: `move` maps positions [N, 3], as `Frame.normalised_points` does."""
+        places = move(np.array([key.position for key in self.keyframes], np.float64))
+        keys = (replace(key, position=place) for key, place in zip(self.keyframes, places, strict=True))
+        return replace(self, keyframes=tuple(keys))
 
     @property
     def seconds(self) -> float:

@@ -16,7 +16,8 @@ class View(NamedTuple):
 
     image: [H, W, 3] uint8, or float32 in 0..1 where it was reduced. mask: [H, W] uint8, zero where the image is
         ignored;
-    absent: nowhere. Loss terms read further maps, such as depth [H, W] float32 in world units, zero where unknown.
+    absent: nowhere. Loss terms read further maps, such as depth [H, W] float32 in normalised lengths, zero where
+        unknown.
     """
 
     camera: Camera

@@ -8,7 +8,7 @@ N Gaussians, along a Z-order curve so that neighbours are alike, one array after
 - N u32: three times 10 bits of sh0, `colors[0] + colors[1] v`
 - for each coefficient above the constant and each channel a plane of N bytes: `reach[degree - 1] (b - 128) / 127`
 
-Gaussians that are nowhere above the alpha cut-off of 1/255 are left out. Frame: COLMAP's.
+Gaussians that are nowhere above the alpha cut-off of 1/255 are left out. Frame: that of `Frame`, normalised.
 """
 
 import gzip

@@ -13,7 +13,9 @@ from splatlearn.ops import native
 from splatlearn.ops.rasterization import rasterization
 from splatlearn.scene.cameras import Camera
 from splatlearn.scene.formats.checks import Arrays, Tensors, checked_arrays
+from splatlearn.scene.formats.place import at_origin
 from splatlearn.scene.formats.splat import SH0
+from splatlearn.scene.frame import frame_of_cameras, frame_of_means
 from splatlearn.show.packed_scene import packed, seen
 from splatlearn.show.pages import render, write_page
 
@@ -34,8 +36,10 @@ def scene_html(
     """A whole HTML document that shows a scene and loads nothing.
 
     Args:
-        tensors: means, scales, quats, opacities, sh0, shN as of `Gaussians.tensors()`, raw, in COLMAP's frame.
-        cameras: the page opens with the first one's view and can fly to the others; without, it shows everything.
+        tensors: means, scales, quats, opacities, sh0, shN as of `Gaussians.tensors()`, raw, in COLMAP's frame; means
+            also in float64.
+        cameras: in the same frame; the page opens with the first one's view and can fly to the others; without, it
+            shows everything.
         title: plain text.
         background: colour behind the scene, 0..1.
         antialiased: the scene was trained with opacities scaled for the low-pass filter.
@@ -46,15 +50,18 @@ def scene_html(
         SplatlearnError: tensors that do not fit together or are not finite, or no Gaussian that could be seen.
     """
     arrays = seen(checked_arrays(tensors, Path("the page")), limit)
+    frame = frame_of_cameras(cameras, arrays["means"]) if cameras else frame_of_means(arrays["means"])
+    arrays = at_origin(arrays, frame)
     had = math.isqrt(arrays["shN"].shape[1] + 1) - 1
     degree = min(had, MAX_DEGREE, MAX_DEGREE if sh_degree is None else sh_degree)
     told, coded = packed(arrays, degree)
     places = np.linspace(0, len(cameras) - 1, min(len(cameras), MOST_VIEWS)).round().astype(int)
-    chosen = [cameras[place] for place in places]
+    chosen = [frame.normalised_camera(cameras[place]) for place in places]
     told |= {
         "background": [float(value) for value in background],
         "antialiased": antialiased,
-        "blend": blend_constants(),
+        "blend": blend_constants() | {"near_plane": frame.near},
+        "frame": frame.record(),
         "up": _up(chosen),
         "views": [_view(camera, arrays) for camera in chosen] or [_overview(arrays)],
     }
@@ -64,13 +71,15 @@ def scene_html(
 
 
 def blend_constants() -> dict[str, float]:
-    """The constants of the rasterizer that the page's shaders need: those of csrc/abi.h, and its default options."""
+    """The constants of the rasterizer that the page's shaders need: those of csrc/abi.h, and its default options.
+
+    The near plane is that of the scene's frame.
+    """
     defaults = inspect.signature(rasterization).parameters
     return {
         "alpha_threshold": native.ALPHA_THRESHOLD,
         "alpha_max": native.ALPHA_MAX,
         "eps2d": defaults["eps2d"].default,
-        "near_plane": defaults["near_plane"].default,
         "sh0": SH0,
     }
 

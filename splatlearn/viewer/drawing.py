@@ -15,6 +15,7 @@ from torch import Tensor
 from splatlearn.ops.quaternions import rotation_rows
 from splatlearn.ops.rasterization import rasterization
 from splatlearn.scene.cameras import Camera
+from splatlearn.scene.frame import Frame
 from splatlearn.scene.gaussians import Gaussians
 from splatlearn.show.pictures import ERROR_COLORS
 from splatlearn.viewer.count import blended
@@ -61,14 +62,18 @@ class Shown(NamedTuple):
 class Snapshot:
     """The Gaussians of one moment: a copy, so that no later training step changes what a thread is drawing.
 
-    step: updates made until then, None where it is not known. antialiased: how they were trained.
+    step: updates made until then, None where it is not known. antialiased: how they were trained. frame: the way back
+    from their frame, in which all cameras of the viewer are too, to that of the capture, for what users read and save.
     """
 
-    def __init__(self, gaussians: Gaussians, *, step: int | None = None, antialiased: bool = False) -> None:
+    def __init__(
+        self, gaussians: Gaussians, *, step: int | None = None, antialiased: bool = False, frame: Frame | None = None
+    ) -> None:
         self.tensors = {name: value.clone() for name, value in gaussians.tensors().items()}
         self.sh_degree = gaussians.sh_degree
         self.step = step
         self.antialiased = antialiased
+        self.frame = frame or Frame()
         self._shown: dict[Any, Shown] = {}
 
     def __len__(self) -> int:
@@ -107,7 +112,8 @@ def draw(snapshot: Snapshot, camera: Camera, look: Look) -> Picture:
     device = shown.means.device
     viewmat = torch.from_numpy(camera.world_to_camera).float().to(device)[None]
     K = torch.from_numpy(camera.K).float().to(device)[None]
-    options = {"packed": False, "rasterize_mode": "antialiased" if snapshot.antialiased else "classic"}
+    rasterize_mode = "antialiased" if snapshot.antialiased else "classic"
+    options = {"packed": False, "rasterize_mode": rasterize_mode, "near_plane": snapshot.frame.near}
     return mode(_Call(shown, viewmat, K, camera.width, camera.height, options), snapshot, look)
 
 
@@ -150,7 +156,8 @@ def _depth(call: _Call, snapshot: Snapshot, look: Look) -> Picture:
     near, far = (max(float(value), 1e-12) for value in _quantiles(covered, 0.02, 0.98))
     span = max(math.log(far / near), 1e-6)
     nearness = 1 - (depth.clamp(min=1e-12) / near).log() / span
-    legend = f"from **{near:.3g}** (bright) to **{far:.3g}** (dark), in units of the scene"
+    unit = snapshot.frame.scale
+    legend = f"from **{unit * near:.3g}** (bright) to **{unit * far:.3g}** (dark), in units of the capture"
     return Picture(_uint8(_over(_ramp(nearness), alpha, call, look)), legend)
 
 
@@ -196,7 +203,7 @@ def _colors(call: _Call, s: Shown, degree: int) -> Tensor:
 
     projection = project(
         s.means, s.quats, s.scales, s.opacities, s.sh0, s.shN, call.viewmat, call.K, call.width, call.height,
-        sh_degree=degree,
+        sh_degree=degree, near_plane=call.options["near_plane"],
     )  # fmt: skip
     assert projection.colors is not None
     return projection.colors[0]

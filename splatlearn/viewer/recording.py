@@ -127,7 +127,8 @@ class Recording:
             view.flight.along(self.path().keyframes)
 
     def _save(self, view: BrowserView, _: Any) -> None:
-        name, path = self._checked_name(), self.path()
+        frame = self.session.snapshot.frame
+        name, path = self._checked_name(), self.path().mapped(frame.capture_points)
         file = self.session.around.folder / f"{name}.json"
         write_path(file, path)
         view.client.add_notification("Saved", f"{file} (splatlearn render --path takes it)", auto_close_seconds=20)
@@ -141,7 +142,7 @@ class Recording:
         if len(path.keyframes) > MOST_KEYS:
             raise SplatlearnError(f"a recorded path has at most {MOST_KEYS} keyframes, got {len(path.keyframes):,}")
         with self._lock:
-            self.keys = list(path.keyframes)
+            self.keys = list(path.mapped(self.session.snapshot.frame.normalised_points).keyframes)
         self._fps.value = round(within(path.fps, *FPS))
         self._show()
 

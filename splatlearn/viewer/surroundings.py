@@ -17,7 +17,8 @@ from splatlearn.viewer.drawing import Snapshot
 class Surroundings:
     """What is known of a scene beside its Gaussians.
 
-    train, test: the cameras of its photographs, which `photo` gives as [H, W, 3] uint8; none for a bare file.
+    train, test: the cameras of its photographs in the frame of the Gaussians, which `photo` gives as [H, W, 3] uint8;
+    none for a bare file.
     background: RGB, 0..1, that it was trained on. folder: where camera paths and videos are written.
     """
 

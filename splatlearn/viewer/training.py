@@ -125,7 +125,7 @@ class LiveView(Callback):
         self._copying = time.perf_counter() - began
 
     def _copy(self, step: int, task: Any) -> Snapshot:
-        return Snapshot(task.gaussians, step=step, antialiased=task.config.antialiased)
+        return Snapshot(task.gaussians, step=step, antialiased=task.config.antialiased, frame=task.frame)
 
     def _measure(self, snapshot: Snapshot, views: list[Camera]) -> None:
         """Adds a point to the chart of PSNR; in the drawing thread, and on its bill."""

@@ -116,7 +116,7 @@ class BrowserView:
         c["size"] = gui.add_slider("Splat size", *SIZE, 0.05, 1.0)
         c["fov"] = gui.add_slider("Field of view", *FOV, 0.1, round(float(np.clip(self.pose.fov, *FOV)), 1))
         c["crop"] = gui.add_checkbox("Crop to a box", False)
-        low, high = crop_range(snapshot.tensors["means"])
+        low, high = snapshot.frame.capture_points(np.stack([*crop_range(snapshot.tensors["means"])]))
         c["box"] = [
             gui.add_multi_slider(axis, float(a), float(b), float((b - a) / 200), (float(a), float(b)), visible=False)
             for axis, a, b in zip("xyz", low, high, strict=True)
@@ -145,7 +145,9 @@ class BrowserView:
 
     def _look_changed(self, _: Any) -> None:
         c = self._controls
-        box = tuple(map(_crop, c["box"])) if c["crop"].value else None
+        frame = self.session.snapshot.frame
+        axes = zip(c["box"], frame.offset, strict=True)
+        box = tuple(_crop(slider, zero, frame.scale) for slider, zero in axes) if c["crop"].value else None
         red, green, blue = (within(channel, 0, 255) / 255 for channel in c["background"].value)
         degree = int(within(c["degree"].value, 0, self.session.snapshot.sh_degree)) if "degree" in c else 0
         mode = c["mode"].value if c["mode"].value in MODES else self.look.mode
@@ -166,7 +168,13 @@ def within(value: Any, low: float, high: float) -> float:
     return float(np.clip(np.nan_to_num(float(value), nan=low), low, high))
 
 
-def _crop(slider: Any) -> tuple[float, float]:
-    """The range of a crop slider; an end of the control cuts nothing off there."""
+def _crop(slider: Any, zero: float, unit: float) -> tuple[float, float]:
+    """The range of a crop slider, which is in the capture's frame, in that of the Gaussians.
+
+    An end of the control cuts nothing off there.
+    """
     low, high = (within(value, slider.min, slider.max) for value in slider.value)
-    return (-np.inf if low <= slider.min else low), (np.inf if high >= slider.max else high)
+    return (
+        -np.inf if low <= slider.min else (low - zero) / unit,
+        np.inf if high >= slider.max else (high - zero) / unit,
+    )

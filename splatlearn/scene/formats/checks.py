@@ -61,6 +61,8 @@ def file_size(file: BinaryIO) -> int:
 def checked_arrays(tensors: Tensors, path: Path, schema: Schema = GAUSSIAN) -> Arrays:
     """Convert the tensors of the schema to float32 arrays, before they are written to `path`.
 
+    Means of float64 stay so: where float32 would round them, the file is written relative to an offset (`place`).
+
     Raises:
         SplatlearnError: a tensor is missing, has a wrong shape, or has a value that is not finite.
     """
@@ -70,17 +72,22 @@ def checked_arrays(tensors: Tensors, path: Path, schema: Schema = GAUSSIAN) -> A
             value = tensors[key]
             array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
             with np.errstate(over="ignore"):
-                arrays[key] = array.astype(np.float32, copy=False)
+                wide = key == "means" and array.dtype == np.float64
+                arrays[key] = array if wide else array.astype(np.float32, copy=False)
     if problem := schema.problem({key: array.shape for key, array in arrays.items()}):
         raise SplatlearnError(f"{path} cannot be written: {problem}.")
     for key, array in arrays.items():
-        if not np.isfinite(array).all():
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(array.astype(np.float32, copy=False)).all()
+        if not finite:
             raise SplatlearnError(f"{path} cannot be written: {key} has values that are not finite.")
     return arrays
 
 
 def to_tensors(arrays: Arrays, path: Path, drop: bool) -> dict[str, torch.Tensor]:
     """Convert a reader's arrays to contiguous float32 tensors in their order, every value finite.
+
+    Means of float64 stay so.
 
     Args:
         arrays: one array per key.
@@ -101,7 +108,8 @@ def to_tensors(arrays: Arrays, path: Path, drop: bool) -> dict[str, torch.Tensor
             f"the first at {bad[0]}; `splatlearn convert --drop-bad` leaves them out."
         )
     kept = arrays if not bad.size else {key: array[good] for key, array in arrays.items()}
-    return {key: torch.from_numpy(np.ascontiguousarray(kept[key], np.float32)) for key in arrays}
+    kinds = {key: np.float64 if key == "means" and arrays[key].dtype == np.float64 else np.float32 for key in arrays}
+    return {key: torch.from_numpy(np.ascontiguousarray(kept[key], kinds[key])) for key in arrays}
 
 
 def normalized_quats(quats: np.ndarray) -> np.ndarray:

@@ -22,8 +22,10 @@ import numpy as np
 from splatlearn.errors import SplatlearnError
 from splatlearn.files import replacing
 from splatlearn.scene.formats.checks import Arrays, Tensors, checked_arrays, normalized_quats, sigmoid
+from splatlearn.scene.formats.place import at_origin, place_of
 from splatlearn.scene.formats.sh_rotation import HALF_TURN, rotate_scene
 from splatlearn.scene.formats.splat import SH0
+from splatlearn.scene.frame import Frame
 
 EXTENSION = "KHR_gaussian_splatting"
 MAX_DEGREE = 3  # the highest of the extension
@@ -33,7 +35,7 @@ FLOAT, BYTE, UNSIGNED_BYTE, SHORT, UNSIGNED_SHORT = 5126, 5120, 5121, 5122, 5123
 KINDS = {1: "SCALAR", 3: "VEC3", 4: "VEC4"}
 
 
-def write_gltf(path: Path | str, tensors: Tensors, *, embed: bool = False) -> None:
+def write_gltf(path: Path | str, tensors: Tensors, *, embed: bool = False) -> Frame:
     """Write a scene as `.glb` or `.gltf`, by the suffix, atomically.
 
     A `.gltf` refers to a `.bin` beside it, which is complete before the `.gltf` appears.
@@ -43,6 +45,9 @@ def write_gltf(path: Path | str, tensors: Tensors, *, embed: bool = False) -> No
         tensors: as for `write_ply`.
         embed: store the data within the `.gltf`, as base64 a third larger.
 
+    Returns:
+        The frame of the positions; the translation of their node leads back.
+
     Raises:
         SplatlearnError: the tensors do not fit together, there are no Gaussians or more than a `.glb` can store, or
             the file cannot be written.
@@ -51,8 +56,11 @@ def write_gltf(path: Path | str, tensors: Tensors, *, embed: bool = False) -> No
     arrays = checked_arrays(tensors, path)
     if not len(arrays["means"]):
         raise SplatlearnError(f"{path} cannot be written: glTF knows no primitive of 0 points.")
-    columns = list(_attributes(rotate_scene(arrays, HALF_TURN)))
+    place = place_of(arrays)
+    columns = list(_attributes(rotate_scene(at_origin(arrays, place), HALF_TURN)))
     document = _document(columns)
+    if place.moves:  # in glTF's frame
+        document["nodes"][0]["translation"] = [float(x) + 0.0 for x in HALF_TURN @ np.array(place.offset)]
     data = b"".join(np.ascontiguousarray(values).tobytes() for _, values in columns)
     if path.suffix.lower() == ".glb":
         text = _padded(json.dumps(document, separators=(",", ":")).encode(), b" ")
@@ -63,7 +71,7 @@ def write_gltf(path: Path | str, tensors: Tensors, *, embed: bool = False) -> No
             file.write(struct.pack("<IIIII", GLB, 2, length, len(text), JSON_CHUNK) + text)
             file.write(struct.pack("<II", len(data), BINARY_CHUNK))
             file.write(data)
-        return
+        return place
     buffer = document["buffers"][0]
     with replacing(path) as temporary:
         if embed:
@@ -74,6 +82,7 @@ def write_gltf(path: Path | str, tensors: Tensors, *, embed: bool = False) -> No
             with replacing(binary) as beside:
                 beside.write_bytes(data)
         temporary.write_text(json.dumps(document, indent=1), encoding="utf-8")
+    return place
 
 
 def _attributes(arrays: Arrays) -> Iterator[tuple[str, np.ndarray]]:

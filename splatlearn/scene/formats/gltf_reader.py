@@ -42,6 +42,7 @@ from splatlearn.scene.formats.gltf import (
     UNSIGNED_BYTE,
     UNSIGNED_SHORT,
 )
+from splatlearn.scene.formats.place import compact
 from splatlearn.scene.formats.sh_rotation import HALF_TURN, rotate_scene
 
 TYPES = {FLOAT: "<f4", BYTE: "i1", UNSIGNED_BYTE: "u1", SHORT: "<i2", UNSIGNED_SHORT: "<u2"}
@@ -93,7 +94,7 @@ def read_gltf(path: Path | str, drop: bool = False) -> dict[str, torch.Tensor]:
     bases = max(part["shN"].shape[1] for part in parts)
     for part in parts:
         part["shN"] = np.pad(part["shN"], ((0, 0), (0, bases - part["shN"].shape[1]), (0, 0)))
-    arrays = {key: np.concatenate([part[key] for part in parts]) for key in KEYS}
+    arrays = {key: np.concatenate([part[key] for part in parts]) for key in KEYS}  # float64 wins among means
     return to_tensors(rotate_scene(arrays, HALF_TURN), path, drop)  # a half turn is its own inverse
 
 
@@ -288,5 +289,5 @@ def _transformed(arrays: Arrays, matrix: np.ndarray, path: Path) -> Arrays:
         return arrays
     rotated = rotate_scene(arrays, linear / scale)
     with np.errstate(over="ignore", invalid="ignore"):  # `to_tensors` checks the result
-        means = (scale * rotated["means"].astype(np.float64) + matrix[:3, 3]).astype(np.float32)
+        means = compact(scale * rotated["means"].astype(np.float64) + matrix[:3, 3])
     return {**rotated, "means": means, "scales": rotated["scales"] + np.float32(np.log(scale))}

@@ -29,8 +29,10 @@ from splatlearn.scene.formats.checks import (
     sigmoid,
     to_tensors,
 )
-from splatlearn.scene.formats.ply_header import Header, antialiased, read_header
+from splatlearn.scene.formats.place import at_origin, back, compact, place_of
+from splatlearn.scene.formats.ply_header import Header, antialiased, read_header, splat_offset
 from splatlearn.scene.formats.ply_rows import check_color_space, check_size, pieces
+from splatlearn.scene.frame import Frame
 from splatlearn.scene.schema import GAUSSIAN, SH_REST, Parameter, Schema
 
 RENDER_MODES = ("default", "mip")  # classic, and antialiased (Mip-Splatting) rasterization
@@ -40,13 +42,17 @@ ROWS_AT_ONCE = 1 << 17  # rows are packed in pieces, so that saving needs no sec
 FILTER = "filter_3d"  # the column of Mip-Splatting in lower case
 
 
-def write_ply(path: Path | str, tensors: Tensors, render_mode: str | None = None, schema: Schema = GAUSSIAN) -> None:
+def write_ply(path: Path | str, tensors: Tensors, render_mode: str | None = None, schema: Schema = GAUSSIAN) -> Frame:
     """Write Gaussians as a 3DGS PLY, atomically.
 
     Args:
         tensors: means [N,3], scales [N,3] (log), quats [N,4] (wxyz), opacities [N] (logit), sh0 [N,1,3], shN [N,K-1,3],
             and further parameters of the schema; finite, any float dtype, any device; written as little-endian float32.
+            Means of float64 that float32 cannot hold are written relative to the comment `SplatOffset: X Y Z`.
         render_mode: "default" or "mip" adds the comment that tells viewers whether it was trained antialiased.
+
+    Returns:
+        The frame of the file: the identity, or one with that offset.
 
     Raises:
         SplatlearnError: a tensor is missing, has a wrong shape or a value that is not finite, or the disk refuses.
@@ -55,8 +61,10 @@ def write_ply(path: Path | str, tensors: Tensors, render_mode: str | None = None
     if render_mode is not None and render_mode not in RENDER_MODES:
         raise SplatlearnError(f"render_mode must be one of {', '.join(RENDER_MODES)}, not {render_mode!r}.")
     arrays = checked_arrays(tensors, path, schema)
-    count = len(arrays["means"])
+    count, place = len(arrays["means"]), place_of(arrays)
+    arrays = at_origin(arrays, place)
     comments = [f"comment SplatRenderMode: {render_mode}"] if render_mode else []
+    comments += ["comment SplatOffset: {!r} {!r} {!r}".format(*place.offset)] if place.moves else []
     sizes = {name: math.prod(array.shape[1:]) for name, array in arrays.items()}
     properties = [f"property float {name}" for name in _column_names(schema, sizes)]
     lines = ["ply", "format binary_little_endian 1.0", *comments, f"element vertex {count}", *properties]
@@ -70,6 +78,7 @@ def write_ply(path: Path | str, tensors: Tensors, render_mode: str | None = None
                 if parameter.name == "means":
                     columns.append(np.zeros((len(part), len(NORMALS)), np.float32))
             file.write(np.concatenate(columns, axis=1).astype("<f4", copy=False).tobytes())
+    return place
 
 
 def read_ply(path: Path | str, drop: bool = False, schema: Schema = GAUSSIAN) -> dict[str, torch.Tensor]:
@@ -79,7 +88,8 @@ def read_ply(path: Path | str, drop: bool = False, schema: Schema = GAUSSIAN) ->
     order and ascii are read. A warning names properties and elements that are not used. An opacity of ±Inf and a scale
     of -Inf, which tools write for wholly opaque, wholly transparent and flat, are held at ±`LARGEST_LOGIT` and
     `SMALLEST_LOG_SCALE`. The 3D filter of Mip-Splatting is applied to scales and opacities. Nothing is allocated
-    before the header's counts are checked against the file's size.
+    before the header's counts are checked against the file's size. Means that float32 would round are float64: those
+    in columns of doubles, and those with a `SplatOffset`.
 
     Args:
         drop: leave out Gaussians with any other value that is not finite.
@@ -109,7 +119,7 @@ def read_ply_with_mode(
         arrays, widths = _arrays(file, header, shapes, schema, filters, path, drop)
     if widths is not None:
         mode = _apply_filter(arrays, widths, mode, path)
-    return to_tensors(arrays, path, drop), mode
+    return to_tensors(back(arrays, splat_offset(header.comments, path)), path, drop), mode
 
 
 def _shapes(names: list[str], path: Path, schema: Schema) -> dict[str, tuple[int, ...]]:
@@ -162,6 +172,9 @@ def _arrays(
     """Read the vertices into one array per parameter, and the 3D filter [N] of the property `filters`."""
     count = header.vertex.count
     arrays = {name: np.empty((count, *shape), np.float32) for name, shape in shapes.items()}
+    kinds = dict(header.vertex.properties)
+    if any(kinds[axis] == "f8" for axis in schema["means"].column_names(3)):
+        arrays["means"] = arrays["means"].astype(np.float64)
     widths = np.empty(count, np.float32) if filters else None
     bad: dict[str, tuple[int, int]] = {}  # how many values of a property are not finite, and the first vertex
     start = 0
@@ -169,8 +182,9 @@ def _arrays(
         rows = slice(start, start + len(piece))
         for name, shape in shapes.items():
             for index, column in enumerate(schema[name].column_names(math.prod(shape))):
-                values = _float32(piece[column], column)
                 target = arrays[name][rows]
+                wide = target.dtype == np.float64
+                values = np.asarray(piece[column], np.float64) if wide else _float32(piece[column], column)
                 if len(shape) == 2:  # channel by channel
                     target[:, index % shape[0], index // shape[0]] = values
                 else:
@@ -185,6 +199,7 @@ def _arrays(
             f"{path} has {many:,} values that are not finite float32 numbers in property {column!r}, "
             f"the first at vertex {first}; `splatlearn convert --drop-bad` leaves such out."
         )
+    arrays["means"] = compact(arrays["means"])
     return arrays, widths
 
 

@@ -13,6 +13,7 @@ from typing import BinaryIO
 from splatlearn.errors import SplatlearnError
 from splatlearn.notices import warn
 from splatlearn.scene.formats.checks import shown
+from splatlearn.scene.frame import Frame
 
 HEADER_LIMIT = 1 << 16  # bytes: one of degree 4 has 2 KiB; without a limit a missing end reads a whole disk
 TYPES = {
@@ -152,6 +153,24 @@ def antialiased(comments: list[str], path: Path) -> bool | None:
     if len(set(found)) > 1:
         warn(f"{path} has comments that disagree on antialiasing; the last one is taken: {found[-1]}.")
     return found[-1] if found else None
+
+
+def splat_offset(comments: list[str], path: Path) -> Frame:
+    """Find the frame of the comment `SplatOffset: X Y Z`, which `write_ply` adds; the identity where there is none.
+
+    Raises:
+        SplatlearnError: it is not three finite numbers.
+    """
+    words = [comment.split()[1:] for comment in comments if comment.lower().startswith("splatoffset:")]
+    if not words:
+        return Frame()
+    try:
+        x, y, z = map(float, words[-1])
+        return Frame(offset=(x, y, z))
+    except (ValueError, SplatlearnError):
+        raise SplatlearnError(
+            f"{path} has a SplatOffset that is not three finite numbers: {shown(' '.join(words[-1]), 60)}."
+        ) from None
 
 
 def _known_mode(value: str, comment: str, path: Path) -> bool:

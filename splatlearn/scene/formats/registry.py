@@ -16,6 +16,7 @@ from splatlearn.scene.formats.gltf_reader import read_gltf
 from splatlearn.scene.formats.ply import read_ply_with_mode, write_ply
 from splatlearn.scene.formats.splat import read_splat, write_splat
 from splatlearn.scene.formats.spz import read_spz, write_spz
+from splatlearn.scene.frame import Frame
 from splatlearn.scene.schema import GAUSSIAN, Schema
 
 
@@ -41,7 +42,7 @@ class Format(Protocol):
         """Read a file; see `read`."""
 
     @staticmethod
-    def write(path: Path, tensors: Tensors, options: "WriteOptions") -> None:
+    def write(path: Path, tensors: Tensors, options: "WriteOptions") -> Frame:
         """Write a file; see `write`."""
 
 
@@ -65,9 +66,9 @@ class Ply:
         return Splats(*read_ply_with_mode(path, drop, schema))
 
     @staticmethod
-    def write(path: Path, tensors: Tensors, options: WriteOptions) -> None:
+    def write(path: Path, tensors: Tensors, options: WriteOptions) -> Frame:
         mode = None if options.antialiased is None else "mip" if options.antialiased else "default"
-        write_ply(path, tensors, mode)
+        return write_ply(path, tensors, mode)
 
 
 class Splat:
@@ -81,8 +82,8 @@ class Splat:
         return Splats(read_splat(path, drop), None)
 
     @staticmethod
-    def write(path: Path, tensors: Tensors, options: WriteOptions) -> None:
-        write_splat(path, tensors)
+    def write(path: Path, tensors: Tensors, options: WriteOptions) -> Frame:
+        return write_splat(path, tensors)
 
 
 class Spz:
@@ -96,8 +97,8 @@ class Spz:
         return Splats(*read_spz(path, drop))
 
     @staticmethod
-    def write(path: Path, tensors: Tensors, options: WriteOptions) -> None:
-        write_spz(path, tensors, version=options.spz_version, antialiased=bool(options.antialiased))
+    def write(path: Path, tensors: Tensors, options: WriteOptions) -> Frame:
+        return write_spz(path, tensors, version=options.spz_version, antialiased=bool(options.antialiased))
 
 
 class Gltf:
@@ -111,8 +112,8 @@ class Gltf:
         return Splats(read_gltf(path, drop), None)
 
     @staticmethod
-    def write(path: Path, tensors: Tensors, options: WriteOptions) -> None:
-        write_gltf(path, tensors, embed=options.embed)
+    def write(path: Path, tensors: Tensors, options: WriteOptions) -> Frame:
+        return write_gltf(path, tensors, embed=options.embed)
 
 
 def suffixes() -> list[str]:
@@ -157,22 +158,26 @@ def write(
     antialiased: bool | None = None,
     spz_version: int = 4,
     embed: bool = False,
-) -> None:
+) -> Frame:
     """Write a scene atomically in the format that the suffix names; a warning names what the format cannot hold.
 
     Args:
         path: the file.
-        tensors: as `read_ply` returns them.
+        tensors: as `read_ply` returns them, means also in float64.
         antialiased: whether training compensated opacities for the low-pass filter; PLY and SPZ store it.
         spz_version: 3 or 4.
         embed: store the data of a `.gltf` within it, as base64.
+
+    Returns:
+        The frame of the positions in the file: the identity, or what leads back from an origin near the scene, where
+        the file's numbers cannot hold the positions. `read` undoes it.
 
     Raises:
         SplatlearnError: the suffix is unknown, the tensors do not fit together, or the file cannot be written.
     """
     path = Path(path)
     chosen = format_of(path, "write")
-    chosen.write(path, tensors, WriteOptions(antialiased, spz_version, embed))
+    place = chosen.write(path, tensors, WriteOptions(antialiased, spz_version, embed))
     if antialiased and not getattr(chosen, "antialiased", False):
         warn(
             f"{path} cannot hold that the scene was trained antialiased (mip): other viewers will render small "
@@ -181,3 +186,4 @@ def write(
     degree = math.isqrt(tensors["shN"].shape[1] + 1) - 1
     if degree > chosen.sh_degree:
         warn(f"{path} keeps colours by direction up to degree {chosen.sh_degree} of {degree}.")
+    return place

@@ -83,7 +83,8 @@ def rotate_scene(arrays: dict[str, np.ndarray], rotation: np.ndarray) -> dict[st
     Values that are not finite stay so; readers check for them afterwards.
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        means = np.asarray(arrays["means"].astype(np.float64) @ np.asarray(rotation, np.float64).T, np.float32)
+        wide = np.float64 if arrays["means"].dtype == np.float64 else np.float32
+        means = np.asarray(arrays["means"].astype(np.float64) @ np.asarray(rotation, np.float64).T, wide)
         quats, shN = rotate_quats(arrays["quats"], rotation), rotate_sh(arrays["shN"], rotation)
     return {**arrays, "means": means, "quats": quats, "shN": shN}
 

@@ -26,19 +26,26 @@ from splatlearn.scene.formats.checks import (
     sigmoid,
     to_tensors,
 )  # fmt: skip
+from splatlearn.scene.formats.place import at_origin, back, place_of, read_beside, write_beside
+from splatlearn.scene.frame import Frame
 
 RECORD = np.dtype([("mean", "<f4", 3), ("scale", "<f4", 3), ("rgba", "u1", 4), ("quat", "u1", 4)])
 SH0 = 0.28209479177387814  # the basis function of degree 0: colour = 1/2 + SH0 * sh0
 
 
-def write_splat(path: Path | str, tensors: Tensors) -> None:
+def write_splat(path: Path | str, tensors: Tensors) -> Frame:
     """Write a scene (tensors as for `write_ply`) as a `.splat` file, atomically, in the Gaussians' order.
+
+    Returns:
+        The frame of the file, which a NAME.frame.json beside it holds unless it is the identity.
 
     Raises:
         SplatlearnError: the tensors do not fit together, or the file cannot be written.
     """
     path = Path(path)
     arrays = checked_arrays(tensors, path)
+    place = place_of(arrays)
+    arrays = at_origin(arrays, place)
     table = np.empty(len(arrays["means"]), RECORD)
     table["mean"], table["scale"] = arrays["means"], np.exp(np.minimum(arrays["scales"], 88))
     colors = 255 * (0.5 + SH0 * arrays["sh0"][:, 0].astype(np.float64))
@@ -49,6 +56,8 @@ def write_splat(path: Path | str, tensors: Tensors) -> None:
     table["quat"] = _bytes(128 * normalized_quats(arrays["quats"]) + 128)
     with replacing(path) as temporary:
         table.tofile(temporary)
+    write_beside(path, place)
+    return place
 
 
 def read_splat(path: Path | str, drop: bool = False) -> dict[str, torch.Tensor]:
@@ -79,7 +88,7 @@ def read_splat(path: Path | str, drop: bool = False) -> dict[str, torch.Tensor]:
         "sh0": ((table["rgba"][:, :3] / 255 - 0.5) / SH0)[:, None],
         "shN": np.empty((len(table), 0, 3), np.float32),
     }
-    return to_tensors(arrays, path, drop)
+    return to_tensors(back(arrays, read_beside(path)), path, drop)
 
 
 def _bytes(values: np.ndarray) -> np.ndarray:

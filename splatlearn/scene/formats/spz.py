@@ -21,8 +21,11 @@ import torch
 from splatlearn.errors import SplatlearnError
 from splatlearn.files import replacing
 from splatlearn.scene.formats.checks import Tensors, checked_arrays, file_size, open_binary, to_tensors
+from splatlearn.scene.formats.place import at_origin, back, read_beside, write_beside
 from splatlearn.scene.formats.spz_attributes import Header, decode, encode, sizes
 from splatlearn.scene.formats.spz_extensions import ANTIALIASED, EXTENSIONS, MOST_BYTES, check_flags, frame
+from splatlearn.scene.formats.spz_place import pulled_in, spz_place
+from splatlearn.scene.frame import Frame
 
 MAGIC = 0x5053474E
 VERSIONS = (3, 4)  # versions that are written; 1 and 2 are only read
@@ -41,7 +44,7 @@ def write_spz(
     version: int = 4,
     antialiased: bool = False,
     sh_bits: tuple[int, int] = (8, 8),
-) -> None:
+) -> Frame:
     """Write a scene as SPZ, atomically.
 
     Args:
@@ -50,6 +53,9 @@ def write_spz(
         version: 3 or 4.
         antialiased: set the flag with which viewers render as in antialiased training.
         sh_bits: bits kept of the harmonics of degree 1 and of the higher degrees, 1 to 8; fewer bits compress better.
+
+    Returns:
+        The frame of the file, which a NAME.frame.json beside it holds unless it is the identity.
 
     Raises:
         SplatlearnError: the tensors do not fit together, a position is beyond ±8,388,607, `version` or `sh_bits` is
@@ -61,11 +67,15 @@ def write_spz(
     if not all(1 <= bits <= 8 for bits in sh_bits):
         raise SplatlearnError(f"sh_bits must be two numbers from 1 to 8, got {sh_bits}.")
     arrays = checked_arrays(tensors, path)
+    place = spz_place(arrays)
+    arrays = pulled_in(at_origin(arrays, place), path)
     fraction, streams = encode(arrays, path, sh_bits)
     degree = int(np.sqrt(arrays["shN"].shape[1] + 1)) - 1
     header = Header(version, len(arrays["means"]), degree, fraction, ANTIALIASED if antialiased else 0)
     with replacing(path) as temporary, open(temporary, "wb") as file:
         (_write_legacy if version == 3 else _write_ngsp)(file, header, [stream for stream in streams if stream])
+    write_beside(path, place)
+    return place
 
 
 def read_spz(path: Path | str, drop: bool = False) -> tuple[dict[str, torch.Tensor], bool]:
@@ -95,7 +105,7 @@ def read_spz(path: Path | str, drop: bool = False) -> tuple[dict[str, torch.Tens
         else:
             raise SplatlearnError(f"{path} is not an SPZ file: it begins neither with gzip's mark nor with 'NGSP'.")
     arrays = decode(streams, header, frame(records, path))
-    return to_tensors(arrays, path, drop), bool(header.flags & ANTIALIASED)
+    return to_tensors(back(arrays, read_beside(path)), path, drop), bool(header.flags & ANTIALIASED)
 
 
 # ---- versions 2 and 3: one gzip stream ----

@@ -15,6 +15,7 @@ from splatlearn.config import key
 from splatlearn.errors import SplatlearnError
 from splatlearn.notices import warn
 from splatlearn.scene.cameras import Camera, scene_extent
+from splatlearn.scene.frame import Frame, frame_of_cameras
 from splatlearn.scene.photos.decode import image_size
 from splatlearn.scene.photos.masks import mask_path
 from splatlearn.scene.photos.store import ImageSource, ImageStore
@@ -39,10 +40,11 @@ class ColmapScene:
         config: the folder and how to read it.
 
     Attributes:
+        frame: the way back from the normalised frame, in which all of the following are, to that of the capture.
         train, test: the cameras (ideal pinholes), sorted by name.
-        points: [P, 3] float32, the reconstructed points in the world frame.
+        points: [P, 3] float64, the reconstructed points.
         point_colors: [P, 3] uint8 RGB.
-        extent: the radius of the training cameras in the world's unit (see `scene_extent`).
+        extent: the radius of the training cameras (see `scene_extent`).
 
     Raises:
         SplatlearnError: a file is missing or damaged, or a key of the config has no valid value. One error lists all
@@ -104,6 +106,15 @@ class ColmapScene:
                 "none is left to learn from ('none' keeps none)."
             )
         self.points, self.point_colors = model.points, model.point_colors
+        self._capture = self.train, self.test, self.points
+        self.place(frame_of_cameras(self.train + self.test, self.points))
+
+    def place(self, frame: Frame) -> None:
+        """Take another frame, such as that of the run that goes on: all cameras and points are mapped to it."""
+        train, test, points = self._capture
+        self.frame = frame
+        self.train, self.test = ([frame.normalised_camera(camera) for camera in group] for group in (train, test))
+        self.points = frame.normalised_points(points)
         self.extent = scene_extent(self.train)
 
     def photo(self, camera: Camera) -> torch.Tensor:

@@ -46,7 +46,7 @@ class RegisteredImage:
 
 @dataclass(frozen=True)
 class Model:
-    """A checked COLMAP model: images sorted by name, points [P, 3] float32 and their colours [P, 3] uint8."""
+    """A checked COLMAP model: images sorted by name, points [P, 3] float64 and their colours [P, 3] uint8."""
 
     images: list[RegisteredImage]
     points: np.ndarray
@@ -179,8 +179,7 @@ def _checked_points(raw: ModelRecords, file: Path, images_file: Path) -> np.ndar
     if not len(points.ids):
         raise SplatlearnError(f"{file} holds no points, but Gaussians start at the points of the reconstruction.")
     with np.errstate(all="ignore"):
-        xyz = points.xyz.astype(np.float32)
-    finite = np.isfinite(xyz).all(axis=1)
+        finite = np.isfinite(points.xyz.astype(np.float32)).all(axis=1)
     if not finite.all():
         first = int(np.argmin(finite))
         raise SplatlearnError(
@@ -206,7 +205,7 @@ def _checked_points(raw: ModelRecords, file: Path, images_file: Path) -> np.ndar
             f"{file} and {images_file.name} do not belong together: a point is seen by image {unknown[0]}, "
             "which is not there."
         )
-    return xyz
+    return points.xyz
 
 
 def _unknown_ids(ids: np.ndarray, known: np.ndarray) -> np.ndarray:

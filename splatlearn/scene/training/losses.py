@@ -172,7 +172,7 @@ class Depth(Term):
 
     @dataclass
     class Config(TermConfig):
-        weight: float = key(0.1, "factor of the term in the loss, per world unit of depth")
+        weight: float = key(0.1, "factor of the term in the loss, per normalised length of depth")
 
     options = {"render_mode": "RGB+ED"}
     recordable = True
@@ -199,7 +199,7 @@ class OpacityRegulariser(Term):
 
 
 class ScaleRegulariser(Term):
-    """Mean standard deviation along the axes, in world units (Kheradmand et al. 2024)."""
+    """Mean standard deviation along the axes, in normalised lengths (Kheradmand et al. 2024)."""
 
     @dataclass
     class Config(TermConfig):

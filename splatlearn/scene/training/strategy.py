@@ -36,7 +36,7 @@ class Strategy:
         config: an instance of `Config`.
         gaussians: the scene.
         optimizer: adds and removes Gaussians with their moments (`rearrange`).
-        extent: radius of the scene, world units.
+        extent: radius of the scene, in normalised lengths (`scene.frame`).
         steps: all steps of the training.
         survey: the shares [N] of the Gaussians in the errors of so many images (`scene.training.survey`).
         """

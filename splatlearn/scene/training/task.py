@@ -13,6 +13,9 @@ from splatlearn.ops.recording import CudaRecorder
 from splatlearn.registry import LOSSES, READERS, STRATEGIES
 from splatlearn.scene import evaluate as evaluation
 from splatlearn.scene.cameras import Camera
+from splatlearn.scene.formats import registry as formats
+from splatlearn.scene.formats.ply import write_ply
+from splatlearn.scene.frame import Frame
 from splatlearn.scene.gaussians import Gaussians, Rendering
 from splatlearn.scene.metrics import HIGHEST_PSNR, psnr
 from splatlearn.scene.photos.exposure import Exposures
@@ -72,7 +75,8 @@ class SceneTask(Task[View, Rendering]):
         self.learned = Learned(self.gaussians, self.exposures)
         self.losses = self._losses()
         self.background = torch.tensor(config.data.background, device=self.device)
-        self.options = {"rasterize_mode": "antialiased" if config.antialiased else "classic"}
+        mode = "antialiased" if config.antialiased else "classic"
+        self.options = {"rasterize_mode": mode, "near_plane": self.frame.near}
         self.training_step = TrainingStep(
             self.gaussians,
             self.losses,
@@ -98,6 +102,22 @@ class SceneTask(Task[View, Rendering]):
     def strategy(self, strategy: Strategy) -> None:
         self.training_step.strategy = strategy
 
+    @property
+    def frame(self) -> Frame:
+        """The frame in which the Gaussians are learned; that of a reader that has none is the capture's."""
+        frame: Frame = getattr(self.scene, "frame", Frame())
+        return frame
+
+    def _place(self, frame: Frame) -> None:
+        """Go on in the frame of a checkpoint, whatever frame the reader chose."""
+        if frame != self.frame:
+            if not hasattr(self.scene, "place"):
+                reader = self.config.reader
+                raise SplatlearnError(f"the checkpoint is of a reader with frames (`place`), but {reader!r} has none")
+            self.scene.place(frame)
+        self.options["near_plane"] = self.training_step.options["near_plane"] = self.frame.near
+        self.strategy.extent = self.scene.extent
+
     def _initial(self) -> Gaussians:
         config = self.config
         if config.init in ("sfm", "random"):
@@ -111,7 +131,8 @@ class SceneTask(Task[View, Rendering]):
             )
         if not Path(config.init).is_file():
             raise SplatlearnError(f"'init' must be sfm, random or a file of Gaussians, got {config.init!r}")
-        return Gaussians.load(config.init, self.schema).at_least(config.sh_degree)
+        tensors = formats.read(config.init, schema=self.schema).tensors
+        return Gaussians(self.frame.normalised_tensors(tensors), self.schema).at_least(config.sh_degree)
 
     def _losses(self) -> Losses:
         """The terms of the config, and with learned exposures their penalty."""
@@ -129,14 +150,22 @@ class SceneTask(Task[View, Rendering]):
         if not self.queue:
             self.queue = torch.randperm(len(self.scene.train), generator=self.generator).tolist()
         camera = self.scene.train[self.queue.pop()]
-        maps = self.staging.take(camera.name, lambda: self.maps(camera))
+        maps = self.staging.take(camera.name, lambda: self._maps(camera))
         self.scene.prefetch([self.scene.train[index] for index in self.queue[-AHEAD:]])
         return self._reduced(View(camera, maps))
 
     def maps(self, camera: Camera) -> dict[str, Tensor]:
-        """The maps of a training view, on the CPU, see `View`: its image, and its mask if it has one."""
+        """The maps of a training view, on the CPU, see `View`: its image, and its mask if it has one.
+
+        A subclass adds others. Lengths in a map `depth` are those of the capture.
+        """
         image, mask = self.scene.photo(camera), self.scene.mask(camera)
         return {"image": image} if mask is None else {"image": image, "mask": mask}
+
+    def _maps(self, camera: Camera) -> dict[str, Tensor]:
+        """The maps with lengths of the normalised frame, as the renderings have them."""
+        maps = self.maps(camera)
+        return {**maps, "depth": maps["depth"] / self.frame.scale} if "depth" in maps else maps
 
     def _reduced(self, view: View) -> View:
         """The view at the size that this step learns from."""
@@ -156,7 +185,7 @@ class SceneTask(Task[View, Rendering]):
         self.training_step.update()
         if self.queue:  # the next image is in transfer while the device works on this step
             camera = self.scene.train[self.queue[-1]]
-            self.staging.send(camera.name, lambda: self.maps(camera))
+            self.staging.send(camera.name, lambda: self._maps(camera))
 
     def after_update(self, step: int) -> None:
         if self.training_step.resize(self.generator):
@@ -182,7 +211,7 @@ class SceneTask(Task[View, Rendering]):
         return shares_of_errors(self._rendered(camera) for camera in cameras)
 
     def _rendered(self, camera: Camera) -> tuple[Rendering, View]:
-        maps = {name: values.to(self.device) for name, values in self.maps(camera).items()}
+        maps = {name: values.to(self.device) for name, values in self._maps(camera).items()}
         view = self._reduced(View(camera, maps))
         with torch.enable_grad():
             rendering = self.render(view.camera, sh_degree=self._degree())
@@ -242,10 +271,11 @@ class SceneTask(Task[View, Rendering]):
         tensors = self.gaussians.tensors() | self.optimizer.state() | self.strategy.state()
         if self.exposures is not None:
             tensors |= self.exposures.state()
-        return tensors | {"generator": self.generator.get_state()}, {"queue": self.queue}
+        return tensors | {"generator": self.generator.get_state()}, {"queue": self.queue, "frame": self.frame.record()}
 
     def load_state(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         self.training_step.invalidate()
+        self._place(Frame.of_record(state.get("frame"), "a scene's checkpoint"))
         for name in self.schema.names:
             if name not in tensors:
                 raise SplatlearnError(f"a scene's checkpoint must hold '{name}', got none")
@@ -269,7 +299,8 @@ class SceneTask(Task[View, Rendering]):
         return evaluation.summarize(figures)
 
     def artifacts(self, writer: RunWriter) -> None:
-        writer.save("point_cloud.ply", self.gaussians.save_ply)
+        tensors = self.frame.capture_tensors(self.gaussians.tensors())
+        writer.save("point_cloud.ply", lambda path: write_ply(path, tensors, schema=self.schema))
 
     def images(self, step: int) -> dict[str, Tensor]:
         """The render of the first held-out view; at the start, its photograph, too."""

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from splatlearn.scene.cameras import Camera
+from splatlearn.scene.frame import frame_of_cameras
 from splatlearn.scene.space import MOST_POINTS
 from splatlearn.show.report.format import byte_size, decibels
 from splatlearn.show.report.run_folder import RunFolder, is_number
@@ -37,9 +38,14 @@ class EmbeddedScene:
 
 def space_section(run: RunFolder) -> Space | None:
     """The cameras and points, or None for a run that does not say where its cameras are."""
-    cameras, points = read_cameras(run), _read_points(run)
-    if not cameras:
+    captured, points = read_cameras(run), _read_points(run)
+    if not captured:
         return None
+    places = np.array([row[:3] for row in points], np.float64).reshape(-1, 3)
+    frame = frame_of_cameras([camera for camera, _ in captured], places)  # a canvas has five digits
+    places = frame.normalised_points(places)
+    points = [[*map(_rounded, place), *row[3:]] for place, row in zip(places.tolist(), points, strict=True)]
+    cameras = [(frame.normalised_camera(camera), split) for camera, split in captured]
     tested = {camera.name for camera, split in cameras if split == "test"}
     rows = {str(row["name"]): row for row in run.view_scores()[1]}
     drawn = []
