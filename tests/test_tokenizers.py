@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from splatlearn.errors import SplatlearnError
 from splatlearn.text.tokenizers import (
     KINDS,
+    LONGEST_WORD,
     BPETokenizer,
     ByteTokenizer,
     CharacterTokenizer,
@@ -75,6 +77,47 @@ def test_byte_pairs_are_learned_the_same_each_time() -> None:
     assert one == two, "the same text teaches different tokens, so that a resumed run would not be the same"
 
 
+def test_ordinary_words_teach_what_the_library_learns_from_them() -> None:
+    """Only words longer than `LONGEST_WORD` are cut."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    texts = [TEXT, *strings(200), "word" * (LONGEST_WORD // 4)]
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer, inner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    inner.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, show_progress=False)
+    )
+    assert BPETokenizer.train(texts, 400).state()["definition"] == inner.to_str(), "ordinary words are cut"
+
+
+@pytest.mark.parametrize("letters", ["ACGT", "a", " ", "漢字仮名", "\n"])
+def test_one_long_word_is_learned_from(letters: str) -> None:
+    """In one piece, 300,000 letters took minutes, and four times as many ten times as long."""
+    text = "".join(random.Random(0).choices(letters, k=300_000))
+    tokenizer = BPETokenizer.train([text], 300)
+    tokens = tokenizer.array(text)
+    assert len(tokens) < 0.6 * len(text.encode()), "no pairs were learned from a long word"
+    assert tokenizer.spell(tokens.tolist()) == text.encode(), "a long word is not given back"
+
+
+def test_learning_hears_ctrl_c() -> None:
+    import _thread
+    import threading
+
+    ended = threading.Event()
+
+    def texts() -> Iterator[str]:
+        yield TEXT
+        _thread.interrupt_main()
+        ended.wait(30)
+
+    with pytest.raises(KeyboardInterrupt):
+        BPETokenizer.train(texts(), 300)
+    assert not ended.is_set(), "Ctrl-C is heard only after the learning"
+    ended.set()
+
+
 def test_a_cut_character_is_marked() -> None:
     assert ByteTokenizer().decode("é".encode()[:1]) == "\ufffd", "an incomplete character is dropped or raises"
 
@@ -125,6 +168,83 @@ def test_a_definition_with_special_tokens(tmp_path: Path) -> None:
         BPETokenizer.read(tmp_path / "nowhere.json")
 
 
+def edited(**changes: object) -> str:
+    """The definition of a valid tokenizer after changes; a name with two underscores is a path into its JSON."""
+    definition = json.loads(BPETokenizer.train([TEXT], 300).state()["definition"])
+    for path, value in changes.items():
+        parent = definition
+        *keys, last = path.split("__")
+        for each in keys:
+            parent = parent[each]
+        parent[last] = value
+    return json.dumps(definition)
+
+
+SPLIT = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model__vocab": {"a": 0}}, "tokenizer: Token .* out of vocabulary"),
+        ({"model__vocab": {"a": 0}, "model__merges": []}, "no token for the byte 0x"),
+        ({"model__vocab": {"a": 1, "b": 1}, "model__merges": []}, "numbered from 0 without a gap"),
+        ({"model__dropout": 0.5}, "at random"),
+        ({"normalizer": {"type": "Replace", "pattern": {"String": ""}, "content": "x" * 99}}, "it has a normalizer"),
+        ({"pre_tokenizer": None}, "must be ByteLevel, got none"),
+        ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [BYTE_LEVEL] * 9}}, "must be ByteLevel"),
+        ({"pre_tokenizer": {**BYTE_LEVEL, "add_prefix_space": True}}, "adds a space in front"),
+        ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [SPLIT] * 99 + [BYTE_LEVEL]}}, "at most 16"),
+        ({"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}}, "its model is 'WordLevel'"),
+    ],
+)
+def test_a_definition_that_loses_text_is_refused(
+    changes: dict[str, object], message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SplatlearnError, match=message) as raised:
+        BPETokenizer(edited(**changes))
+    assert len(str(raised.value)) < 300 and "\n" not in str(raised.value)
+    assert capfd.readouterr().err == "", "the library prints its own message"
+
+
+def test_a_panic_of_the_library_is_an_error() -> None:
+    """Its regular expressions end in a panic after ten million steps."""
+    definition = edited(pre_tokenizer={"type": "Sequence", "pretokenizers": [SPLIT, BYTE_LEVEL]})
+    tokenizer = BPETokenizer(definition)
+    with pytest.raises(SplatlearnError, match="the tokenizer fails: .*retry-limit"):
+        tokenizer.encode("a" * 3000 + "b")
+
+
+def test_settings_that_cut_or_fill_texts_have_no_effect() -> None:
+    cut = {"max_length": 2, "strategy": "LongestFirst", "stride": 0, "direction": "Right"}
+    fill = {"strategy": {"Fixed": 10**12}, "direction": "Right", "pad_id": 0, "pad_type_id": 0, "pad_token": "!"}
+    fill["pad_to_multiple_of"] = None
+    tokenizer = BPETokenizer(edited(truncation=cut, padding=fill))
+    assert tokenizer.decode(tokenizer.encode(TEXT)) == TEXT
+
+
+def test_added_tokens_that_swallow_blanks_are_noticed() -> None:
+    token = {"id": 300, "content": "<x>", "lstrip": True, "rstrip": True, "single_word": False}
+    tokenizer = BPETokenizer(edited(added_tokens=[{**token, "normalized": False, "special": True}]))
+    assert tokenizer.decode(tokenizer.encode("a<x>b")) == "a<x>b"
+    with pytest.raises(SplatlearnError, match="does not give back this text"):
+        tokenizer.encode("a  <x>  b")
+
+
+def test_a_file_that_never_ends_is_refused(tmp_path: Path) -> None:
+    import os
+
+    os.mkfifo(tmp_path / "pipe")
+    with (tmp_path / "huge").open("wb") as file:
+        file.truncate(1 << 33)
+    for path, message in (("pipe", "must be a regular file"), ("huge", "at most .* bytes")):
+        with pytest.raises(SplatlearnError, match=message):
+            BPETokenizer.read(tmp_path / path)
+    with pytest.raises(SplatlearnError, match="must be a regular file"):
+        BPETokenizer.read(Path("/dev/zero"))
+
+
 @pytest.mark.parametrize(
     ("state", "message"),
     [
@@ -133,7 +253,7 @@ def test_a_definition_with_special_tokens(tmp_path: Path) -> None:
         ({"kind": "character"}, "with its content"),
         ({"kind": "character", "characters": ""}, "at least one character"),
         ({"kind": "bpe", "definition": "{}"}, "not the definition of a BPE tokenizer"),
-        ({"kind": "bpe", "definition": "words"}, "does not give back every text"),
+        ({"kind": "bpe", "definition": "words"}, "its model is 'WordLevel'"),
         ({"kind": "bpe", "definition": "lower"}, "does not give back every text"),
     ],
 )

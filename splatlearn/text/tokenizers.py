@@ -5,20 +5,25 @@ middle of a character. A tokenizer's `state` is JSON, so that a run carries its 
 """
 
 import json
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+from tqdm import tqdm
 
 from splatlearn.errors import SplatlearnError
+from splatlearn.files import require_regular
+from splatlearn.text import byte_level
+from splatlearn.text.byte_level import BYTES
 
 TokenizerKind = Literal["byte", "character", "bpe"]
 KINDS: tuple[str, ...] = get_args(TokenizerKind)
 PROBE = "Probe  é漢🐈\t\r\n\0 e\u0301"  # who changes, drops or cannot spell a thing shows it here
-BYTES = 256  # what a byte can be, and so the least vocabulary of byte pairs
+LONGEST_WORD = 1000  # bytes that byte pairs are learned from at once
 
 
 class Tokenizer(ABC):
@@ -111,59 +116,83 @@ class BPETokenizer(Tokenizer):
 
     def __init__(self, definition: str) -> None:
         """``definition`` is the JSON of a byte-level tokenizer of the `tokenizers` library (a ``tokenizer.json``)."""
-        import tokenizers
-
-        try:
-            self._inner = tokenizers.Tokenizer.from_str(definition)
-        except Exception as error:  # the library raises Exception itself
-            raise SplatlearnError(f"not the definition of a BPE tokenizer: {error}") from error
-        self._definition = definition
-        self.vocabulary = self._inner.get_vocab_size()
-        try:
-            kept = self.decode(self.encode(PROBE)) == PROBE
-        except KeyError:
-            kept = False
-        if not kept:
-            raise SplatlearnError("not the definition of a BPE tokenizer over bytes: it does not give back every text")
+        with byte_level.quiet():
+            self._inner = byte_level.load(definition)
+            self._pieces = byte_level.pieces(self._inner)
+            self._lengths = np.array([len(piece) for piece in self._pieces])
+            self.vocabulary = len(self._pieces)
+            self._definition = definition
+            if self.decode(self._arrays([PROBE], byte_level.SECONDS)[0].tolist()) != PROBE:
+                raise SplatlearnError(f"{byte_level.WHAT} over bytes: it does not give back every text")
 
     @classmethod
     def read(cls, path: Path) -> "BPETokenizer":
         """The tokenizer of a ``tokenizer.json``, such as GPT-2's. Raises SplatlearnError naming the file."""
         try:
-            return cls(path.read_text(encoding="utf-8"))
+            size = require_regular(path)
+            if size > byte_level.MOST_BYTES:
+                raise SplatlearnError(f"{path} must have at most {byte_level.MOST_BYTES:,} bytes, got {size:,}")
+            content = path.read_text(encoding="utf-8")
         except OSError as error:
             raise SplatlearnError(f"cannot read the tokenizer {path}: {error.strerror}") from error
         except UnicodeDecodeError as error:
             raise SplatlearnError(
                 f"{path} is not UTF-8 text: byte {error.start:,} does not begin a character"
             ) from error
+        try:
+            return cls(content)
         except SplatlearnError as error:
             raise SplatlearnError(f"{path} is {error}") from error
 
     @classmethod
     def train(cls, texts: Iterable[str], vocabulary: int) -> "BPETokenizer":
-        """Learns up to ``vocabulary`` tokens, at least the 256 bytes; fewer if the texts hold no more pairs."""
+        """Learn byte pairs from texts.
+
+        A word longer than `LONGEST_WORD` bytes (DNA, base64, a line of JSON, Chinese without a comma) is learned from
+        in pieces of that length, because the time for one word grows with the square of its length. Pairs across the
+        ends of pieces do not count; words are encoded whole. Ctrl-C ends the wait at any time.
+
+        Args:
+            texts: read once.
+            vocabulary: number of tokens, at least the 256 bytes; fewer are learned if the texts have no more pairs.
+        """
+        from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
         from tokenizers import Tokenizer as Inner
-        from tokenizers import decoders, models, pre_tokenizers, trainers
 
         if vocabulary < BYTES:
             raise SplatlearnError(f"the vocabulary of byte pairs must be at least {BYTES}, got {vocabulary}")
         inner = Inner(models.BPE())
-        inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        words = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        cut = pre_tokenizers.Split(Regex(f".{{1,{LONGEST_WORD}}}"), "isolated")
+        inner.pre_tokenizer = pre_tokenizers.Sequence([words, cut])
         inner.decoder = decoders.ByteLevel()
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
         trainer = trainers.BpeTrainer(vocab_size=vocabulary, initial_alphabet=alphabet, show_progress=False)
-        inner.train_from_iterator(texts, trainer)
+        stop = threading.Event()
+        with tqdm(desc="learning byte pairs", unit=" characters", unit_scale=True, leave=False, delay=1) as bar:
+            learn = partial(inner.train_from_iterator, _counted(texts, bar, stop), trainer)
+            try:
+                byte_level.guarded(learn, "byte pairs cannot be learned", tick=bar.refresh)
+            finally:
+                stop.set()
+        inner.pre_tokenizer = words
         return cls(inner.to_str())
 
     def array(self, text: str) -> np.ndarray:
         return self.arrays([text])[0]
 
     def arrays(self, texts: Sequence[str]) -> list[np.ndarray]:
-        for text in texts:
-            _utf8(text)
-        encoded = self._inner.encode_batch_fast(list(texts), add_special_tokens=False)  # on all cores, without offsets
-        return [np.array(each.ids, dtype=np.uint32) for each in encoded]
+        return self._arrays(texts)
+
+    def _arrays(self, texts: Sequence[str], seconds: float | None = None) -> list[np.ndarray]:
+        sizes = [len(_utf8(text)) for text in texts]
+        encode = partial(self._inner.encode_batch_fast, list(texts), add_special_tokens=False)  # on all cores
+        encoded = byte_level.guarded(encode, "the tokenizer fails", seconds)
+        found = [np.array(each.ids, dtype=np.uint32) for each in encoded]
+        for tokens, size in zip(found, sizes, strict=True):
+            if self._lengths[tokens].sum() != size:
+                raise SplatlearnError("the tokenizer does not give back this text: its added tokens take in blanks")
+        return found
 
     def spell(self, tokens: Iterable[int]) -> bytes:
         return b"".join(self._pieces[token] for token in tokens)
@@ -171,24 +200,16 @@ class BPETokenizer(Tokenizer):
     def state(self) -> dict[str, Any]:
         return {"kind": self.kind, "definition": self._definition}
 
-    @cached_property
-    def _pieces(self) -> list[bytes]:
-        """The bytes of each token: the library writes each byte as a printable character."""
-        byte_of = _bytes_of_characters()
-        added = {token for token, _ in self._inner.get_added_tokens_decoder().items()}
-        words = [self._inner.id_to_token(token) or "" for token in range(self.vocabulary)]
-        return [
-            word.encode("utf-8") if token in added else bytes(byte_of[character] for character in word)
-            for token, word in enumerate(words)
-        ]
 
-
-def _bytes_of_characters() -> dict[str, int]:
-    """GPT-2's way to write bytes as printable characters, inverted: those that print in Latin-1 are themselves, the
-    others, in order, are the characters from U+0100 on."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(BYTES) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(0x100 + i): byte for i, byte in enumerate(others)}
+def _counted(texts: Iterable[str], bar: "tqdm[Any]", stop: threading.Event) -> Iterator[str]:
+    """The texts, until ``stop``; their characters are counted on the bar."""
+    for text in texts:
+        if stop.is_set():
+            raise SplatlearnError("the learning of byte pairs was stopped")
+        _utf8(text)
+        yield text
+        bar.update(len(text))
+    bar.set_description("learning byte pairs (all is read)", refresh=False)
 
 
 def _utf8(text: str) -> bytes:
