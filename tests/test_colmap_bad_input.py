@@ -192,7 +192,7 @@ class TestPhotographs:
     def test_folder_in_place_of_a_photograph(self, root: Path) -> None:
         (root / "images" / "b.png").unlink()
         (root / "images" / "b.png").mkdir()
-        refused(root, r"1 of 3 photographs cannot be used: .*b\.png is missing")
+        refused(root, r"1 of 3 photographs cannot be used: .*b\.png is a folder")
 
     @pytest.mark.parametrize("size", [(30, 40), (40, 20), (20, 30), (43, 30)])
     def test_wrong_size(self, root: Path, size: tuple[int, int]) -> None:

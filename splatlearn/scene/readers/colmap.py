@@ -21,9 +21,9 @@ from splatlearn.scene.photos.masks import mask_path
 from splatlearn.scene.photos.store import ImageSource, ImageStore
 from splatlearn.scene.photos.undistort import Undistortion, undistortions
 from splatlearn.scene.readers.colmap_files import Model, RegisteredImage, read_model
+from splatlearn.scene.readers.folders import LAYOUT, find_folders, warn_of_unposed
 
 DEFAULT_HOLDOUT = 8
-_LAYOUT = "expected a COLMAP folder with the photographs in images/ and the model in sparse/0/ (or sparse/)"
 
 
 class ColmapScene:
@@ -58,6 +58,7 @@ class ColmapScene:
         path: str = key("", "a COLMAP folder; or a folder of photographs or a video, to be reconstructed first")
         reconstruct: Literal["ask", "yes", "no"] = key("ask", "whether to reconstruct photographs that have no model")
         images: str | None = key(None, "folder of the photographs in it, such as images_2; null: images")
+        model: int | str | None = key(None, "the model in sparse/ to learn from, such as 1; null: the largest")
         masks: str | None = key(None, "folder of masks in it, photo.jpg.png for photo.jpg, black: ignored; null: none")
         downscale: int = key(1, "whole factor by which loading reduces the photographs, by averaging")
         holdout: str = key("auto", "held out: auto (test.txt, else every:8), every:N, fraction:F, file, none")
@@ -70,11 +71,13 @@ class ColmapScene:
         _check_config(config)
         self.config = config
         self.path = Path(config.path).expanduser()
-        self.model_folder, self.image_folder = _find_folders(self.path, config.images)
+        self.model_folder, self.image_folder = find_folders(self.path, config.images, config.model)
         model = read_model(self.model_folder)
         sizes, failed = _stored_sizes(model.images, self.image_folder)
         by_image = _undistortions(model.images, sizes, self.image_folder, config.downscale)
         masks = _masks(model.images, self.path, config.masks)
+        mask_folder = self.path / config.masks if config.masks else None
+        warn_of_unposed(self.image_folder, (image.name for image in model.images), mask_folder)
         sources, self._names = {}, {}
         cameras: dict[str, list[Camera]] = {}
         for image in model.images:
@@ -172,7 +175,8 @@ class ColmapScene:
 
     def _held_out(self, names: list[str], model: Model) -> set[str]:
         kind, _, value = self.config.holdout.partition(":")
-        file = self.model_folder / "test.txt"
+        places = [self.model_folder, self.path / "sparse" / "0", self.path / "sparse"]
+        file = next((file for place in places if (file := place / "test.txt").is_file()), places[0] / "test.txt")
         if kind == "none":
             return set()
         if kind == "file" or (kind == "auto" and file.is_file()):
@@ -203,7 +207,7 @@ class ColmapScene:
 
 def _check_config(config: ColmapScene.Config) -> None:
     if not config.path:
-        raise SplatlearnError(f"path is not set: {_LAYOUT}.")
+        raise SplatlearnError(f"path is not set: {LAYOUT}.")
     kind, colon, value = config.holdout.partition(":")
     usable = kind in ("auto", "file", "none") and not colon
     if kind == "every":
@@ -224,21 +228,6 @@ def _check_config(config: ColmapScene.Config) -> None:
         raise SplatlearnError(f"memory_gib must be a number of at least 0, but is {config.memory_gib}.")
     if len(config.background) != 3 or not all(0 <= value <= 1 for value in config.background):
         raise SplatlearnError(f"background must be three numbers from 0 to 1, but is {config.background}.")
-
-
-def _find_folders(path: Path, images: str | None) -> tuple[Path, Path]:
-    """Find the folders of the model and of the images."""
-    if not path.is_dir():
-        raise SplatlearnError(f"{path} is not there or is no folder: {_LAYOUT}.")
-    candidates = [path / "sparse" / "0", path / "sparse"]
-    stems = ("cameras.bin", "cameras.txt", "images.bin", "images.txt", "points3D.bin", "points3D.txt")
-    model = next((folder for folder in candidates if any((folder / stem).is_file() for stem in stems)), None)
-    if model is None:
-        raise SplatlearnError(f"{path} holds no model in sparse/0/ or sparse/: {_LAYOUT}.")
-    image_folder = path / (images or "images")
-    if not image_folder.is_dir():
-        raise SplatlearnError(f"{image_folder} is not there or is no folder: {_LAYOUT}.")
-    return model, image_folder
 
 
 def _stored_sizes(

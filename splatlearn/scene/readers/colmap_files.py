@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from splatlearn.errors import SplatlearnError
+from splatlearn.notices import warn
 from splatlearn.scene.readers import colmap_binary, colmap_text
 from splatlearn.scene.readers.colmap_records import (
     Frame,
@@ -29,6 +30,7 @@ from splatlearn.scene.readers.colmap_records import (
 
 LARGEST_SIDE = 1 << 20  # pixels; bounds the time of pycolmap's loops over an image's border
 QUATERNION_TOLERANCE = 1e-3  # loose enough for text models written with few digits
+TEXT_TOLERANCE = 1e-5  # between .bin and .txt, which may be written with few digits
 POSE_TOLERANCE = 1e-3  # between images.bin and frames.bin: rotation entries; translation relative to its length
 LARGEST_LENGTH = 1e18  # its square still fits into float32
 LONGEST_NAME = 1024
@@ -87,18 +89,61 @@ def _read(folder: Path) -> tuple[ModelRecords, str]:
             continue
         cameras, images, points, rigs, frames = paths
         try:
-            return ModelRecords(
+            records = ModelRecords(
                 reader.read_cameras(cameras),
                 reader.read_images(images),
                 reader.read_points(points),
                 reader.read_rigs(rigs) if rigs.is_file() else None,
                 reader.read_frames(frames) if frames.is_file() else None,
-            ), suffix
+            )
+            if suffix == ".bin":
+                _compare_with_text(records, folder)
+            return records, suffix
         except OSError as error:
             raise SplatlearnError(f"{error.filename or folder} cannot be read: {error.strerror or error}.") from None
     raise SplatlearnError(
         f"{folder} holds no COLMAP model: expected cameras.bin, images.bin and points3D.bin there, or the same as .txt."
     )
+
+
+def _compare_with_text(records: ModelRecords, folder: Path) -> None:
+    """Warn where cameras or images of .txt files beside the .bin files are others."""
+    cameras, images = folder / "cameras.txt", folder / "images.txt"
+    if not (cameras.is_file() and images.is_file()):
+        return
+    try:
+        others, other_images = colmap_text.read_cameras(cameras), colmap_text.read_images(images)
+        what = _difference(records, others, other_images)
+    except SplatlearnError as error:
+        what = str(error).rstrip(".")
+    if what:
+        warn(
+            f"{folder} holds a model as .bin and another as .txt, which differ ({what}); the .bin files are read: "
+            "remove those of one kind."
+        )
+
+
+def _difference(records: ModelRecords, cameras: list[Intrinsics], images: list[ImageRecord]) -> str:
+    if len(records.images) != len(images):
+        return f"{len(records.images):,} images and {len(images):,}"
+    if len(records.cameras) != len(cameras):
+        return f"{len(records.cameras):,} cameras and {len(cameras):,}"
+    by_name = {image.name: image for image in images}
+    for image in records.images:
+        other = by_name.get(image.name)
+        if other is None:
+            return f"image {_short(image.name)} is only in images.bin"
+        ours, theirs = (each.pose.quaternion + each.pose.translation for each in (image, other))
+        if not np.allclose(ours, theirs, rtol=TEXT_TOLERANCE, atol=TEXT_TOLERANCE, equal_nan=True):
+            return f"the pose of image {_short(image.name)}"
+    by_id = {camera.id: camera for camera in cameras}
+    for camera in records.cameras:
+        twin = by_id.get(camera.id)
+        if twin is None or (camera.model, camera.width, camera.height) != (twin.model, twin.width, twin.height):
+            return f"camera {camera.id}"
+        if not np.allclose(camera.params, twin.params, rtol=TEXT_TOLERANCE, equal_nan=True):
+            return f"the parameters of camera {camera.id}"
+    return ""
 
 
 def _check_unique(ids: Iterable[object], what: str, file: Path) -> None:
