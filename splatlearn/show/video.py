@@ -102,7 +102,8 @@ def _even(frame: np.ndarray) -> np.ndarray:
 def _ffmpeg_command(ffmpeg: str, out: Path, width: int, height: int, fps: float) -> list[str]:
     """Raw RGB frames from standard input to an MP4 with tagged colours, so that players agree on them."""
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{fps:g}", "-i", "-"]
-    colors = ["-vf", "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p"]
+    meant = "setparams=color_primaries=bt709:color_trc=bt709"  # ffmpeg takes these tags from the frames
+    colors = ["-vf", f"scale=out_color_matrix=bt709:out_range=tv,format=yuv420p,{meant}"]
     tags = ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"]
     codec = ["-c:v", "libx264", "-crf", str(QUALITY), "-movflags", "+faststart"]
     return [ffmpeg, "-y", "-loglevel", "error", *source, *colors, *tags, *codec, f"file:{out}"]

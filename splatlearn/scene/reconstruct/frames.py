@@ -9,13 +9,16 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from splatlearn.errors import SplatlearnError
+from splatlearn.notices import warn
 from splatlearn.scene.reconstruct.gather import sharpness
+from splatlearn.scene.reconstruct.video_colors import VideoColors, color_filters, deinterlacing, parse_colors
 
 LOOK_WIDTH, LOOK_HEIGHT = 960, 540  # at which sharpness is judged; shape does not matter, as all frames have one
 PER_SECOND, FEWEST, MOST = 2, 30, 150  # frames taken of a video of any length, unless their number is given
@@ -42,16 +45,20 @@ def extract_frames(
 
     Raises SplatlearnError for what is no video, or has fewer than three frames.
     """
-    seconds, expected = check_video(video)
+    facts = check_video(video)
+    color_filters(video, facts.colors)  # refuses what cannot be converted before a long look
+    if facts.colors.interlaced:
+        warn(f"{video} is interlaced: each of its frames is made whole by ffmpeg's filter bwdif.")
+    seconds, expected = facts.seconds, facts.frames
     with tqdm(total=expected, desc="look at frames", unit="frame", disable=not progress) as bar:
         sharpnesses = []
-        for grey in _grey_frames(video):
+        for grey in _grey_frames(video, facts.colors):
             sharpnesses.append(sharpness(grey))
             bar.update()
     if len(sharpnesses) < LEAST:
         raise SplatlearnError(f"{video}: expected a video of at least {LEAST} frames, got {len(sharpnesses)}")
     numbers = choose(sharpnesses, chosen_count(len(sharpnesses), seconds, frames))
-    return _write_frames(video, folder, numbers, max_size, progress)
+    return _write_frames(video, folder, numbers, facts.colors, max_size, progress)
 
 
 def _ffmpeg(*words: str) -> list[str]:
@@ -60,8 +67,17 @@ def _ffmpeg(*words: str) -> list[str]:
     return [get_ffmpeg_exe(), "-hide_banner", "-nostdin", "-y", *words]
 
 
-def check_video(video: Path) -> tuple[float, int | None]:
-    """Seconds of the video as its header says, and about how many frames that is; SplatlearnError where it is none."""
+@dataclass(frozen=True)
+class VideoFacts:
+    """What a video's header says: its length, about how many frames that is, and what its colours mean."""
+
+    seconds: float
+    frames: int | None
+    colors: VideoColors
+
+
+def check_video(video: Path) -> VideoFacts:
+    """Read a video's header; SplatlearnError where the file is no video."""
     try:
         with video.open("rb"):
             pass
@@ -69,18 +85,21 @@ def check_video(video: Path) -> tuple[float, int | None]:
         raise SplatlearnError(f"{video} cannot be read: {error.strerror}") from None
     # Without an output ffmpeg prints what it sees and ends with an error, which is meant.
     told = subprocess.run(_ffmpeg("-i", f"file:{video}"), capture_output=True, text=True, errors="replace").stderr
-    if not re.search(r"^\s*Stream #0.*: Video:", told, re.MULTILINE):
+    stream = re.search(r"^\s*Stream #0.*: Video:.*$", told, re.MULTILINE)
+    if stream is None:
         raise SplatlearnError(f"{video}: expected a video, got a file without a video stream that ffmpeg can read")
     clock = re.search(r"Duration: (\d+):(\d+):(\d+(?:\.\d+)?)", told)
     rate = re.search(r"([\d.]+) (?:fps|tbr)", told)
     seconds = sum(float(part) * unit for part, unit in zip(clock.groups(), (3600, 60, 1), strict=True)) if clock else 0
-    return seconds, round(seconds * float(rate[1])) if rate and seconds else None
+    frames = round(seconds * float(rate[1])) if rate and seconds else None
+    return VideoFacts(seconds, frames, parse_colors(stream[0]))
 
 
-def _grey_frames(video: Path) -> Iterator[np.ndarray]:
+def _grey_frames(video: Path, colors: VideoColors) -> Iterator[np.ndarray]:
     """Every frame as [LOOK_HEIGHT, LOOK_WIDTH] uint8."""
     words = ["-i", f"file:{video}", "-map", "0:v:0", "-fps_mode", "passthrough"]
-    words += ["-vf", f"scale={LOOK_WIDTH}:{LOOK_HEIGHT}:flags=area,format=gray", "-f", "rawvideo", "-"]
+    look = [*deinterlacing(colors), f"scale={LOOK_WIDTH}:{LOOK_HEIGHT}:flags=area", "format=gray"]
+    words += ["-vf", ",".join(look), "-f", "rawvideo", "-"]
     with tempfile.TemporaryFile() as complaints:
         process = subprocess.Popen(_ffmpeg("-v", "error", *words), stdout=subprocess.PIPE, stderr=complaints)
         assert process.stdout is not None
@@ -95,13 +114,15 @@ def _grey_frames(video: Path) -> Iterator[np.ndarray]:
             process.stdout.close()
 
 
-def _write_frames(video: Path, folder: Path, numbers: list[int], max_size: int | None, progress: bool) -> list[str]:
+def _write_frames(
+    video: Path, folder: Path, numbers: list[int], colors: VideoColors, max_size: int | None, progress: bool
+) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     wanted = "+".join(f"eq(n\\,{number})" for number in numbers)
-    filters = f"select={wanted}"
+    filters = [*deinterlacing(colors), f"select={wanted}", *color_filters(video, colors)]
     if max_size is not None:
-        filters += f",scale=w='min(iw,{max_size})':h='min(ih,{max_size})':force_original_aspect_ratio=decrease"
-    words = ["-i", f"file:{video.resolve()}", "-map", "0:v:0", "-fps_mode", "passthrough", "-vf", filters]
+        filters.append(f"scale=w='min(iw,{max_size})':h='min(ih,{max_size})':force_original_aspect_ratio=decrease")
+    words = ["-i", f"file:{video.resolve()}", "-map", "0:v:0", "-fps_mode", "passthrough", "-vf", ",".join(filters)]
     words += ["-pix_fmt", "yuvj444p", "-q:v", "2", "-start_number", "0"]
     command = _ffmpeg("-v", "error", *words, "chosen_%06d.jpg")  # a folder's name may hold a % too
     with tqdm(total=len(numbers), desc="write frames", unit="frame", disable=not progress) as bar:
