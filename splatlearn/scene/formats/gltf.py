@@ -16,11 +16,12 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
 from splatlearn.errors import SplatlearnError
-from splatlearn.files import replacing
+from splatlearn.files import replace_with_part, replacing
 from splatlearn.scene.formats.checks import Arrays, Tensors, checked_arrays, normalized_quats, sigmoid
 from splatlearn.scene.formats.place import at_origin, place_of
 from splatlearn.scene.formats.sh_rotation import HALF_TURN, rotate_scene
@@ -28,6 +29,7 @@ from splatlearn.scene.formats.splat import SH0
 from splatlearn.scene.frame import Frame
 
 EXTENSION = "KHR_gaussian_splatting"
+KERNEL, COLOR_SPACE = "ellipse", "srgb_rec709_display"
 MAX_DEGREE = 3  # the highest of the extension
 GLB, JSON_CHUNK, BINARY_CHUNK = 0x46546C67, 0x4E4F534A, 0x004E4942
 LARGEST = (1 << 32) - 1  # bytes of a .glb, whose length is a u32
@@ -35,15 +37,17 @@ FLOAT, BYTE, UNSIGNED_BYTE, SHORT, UNSIGNED_SHORT = 5126, 5120, 5121, 5122, 5123
 KINDS = {1: "SCALAR", 3: "VEC3", 4: "VEC4"}
 
 
-def write_gltf(path: Path | str, tensors: Tensors, *, embed: bool = False) -> Frame:
+def write_gltf(path: Path | str, tensors: Tensors, *, embed: bool = False, antialiased: bool | None = None) -> Frame:
     """Write a scene as `.glb` or `.gltf`, by the suffix, atomically.
 
-    A `.gltf` refers to a `.bin` beside it, which is complete before the `.gltf` appears.
+    A `.gltf` refers to a `.bin` beside it. Both are written so that a kill leaves the old pair or the new one.
 
     Args:
         path: the file.
         tensors: as for `write_ply`.
         embed: store the data within the `.gltf`, as base64 a third larger.
+        antialiased: whether the scene was trained antialiased; the standard has no field for it, so it becomes an
+            `extras` that splatlearn reads.
 
     Returns:
         The frame of the positions; the translation of their node leads back.
@@ -58,7 +62,7 @@ def write_gltf(path: Path | str, tensors: Tensors, *, embed: bool = False) -> Fr
         raise SplatlearnError(f"{path} cannot be written: glTF knows no primitive of 0 points.")
     place = place_of(arrays)
     columns = list(_attributes(rotate_scene(at_origin(arrays, place), HALF_TURN)))
-    document = _document(columns)
+    document = _document(columns, antialiased)
     if place.moves:  # in glTF's frame
         document["nodes"][0]["translation"] = [float(x) + 0.0 for x in HALF_TURN @ np.array(place.offset)]
     data = b"".join(np.ascontiguousarray(values).tobytes() for _, values in columns)
@@ -72,16 +76,16 @@ def write_gltf(path: Path | str, tensors: Tensors, *, embed: bool = False) -> Fr
             file.write(struct.pack("<II", len(data), BINARY_CHUNK))
             file.write(data)
         return place
-    buffer = document["buffers"][0]
-    with replacing(path) as temporary:
-        if embed:
-            buffer["uri"] = "data:application/octet-stream;base64," + base64.b64encode(data).decode("ascii")
-        else:
-            binary = path.with_suffix(".bin")
-            buffer["uri"] = _quoted(binary.name)
-            with replacing(binary) as beside:
-                beside.write_bytes(data)
-        temporary.write_text(json.dumps(document, indent=1), encoding="utf-8")
+
+    def write(file: Path, uri: str) -> None:
+        document["buffers"][0]["uri"] = uri
+        file.write_text(json.dumps(document, indent=1), encoding="utf-8")
+
+    if embed:
+        with replacing(path) as temporary:
+            write(temporary, "data:application/octet-stream;base64," + base64.b64encode(data).decode("ascii"))
+    else:
+        replace_with_part(path, path.with_suffix(".bin"), lambda file, name: write(file, quote(name)), data)
     return place
 
 
@@ -100,7 +104,7 @@ def _attributes(arrays: Arrays) -> Iterator[tuple[str, np.ndarray]]:
     yield "COLOR_0", np.clip(np.rint(255 * color), 0, 255).astype(np.uint8)
 
 
-def _document(columns: list[tuple[str, np.ndarray]]) -> dict[str, Any]:
+def _document(columns: list[tuple[str, np.ndarray]], antialiased: bool | None) -> dict[str, Any]:
     """Build the JSON: one accessor and one buffer view per attribute, all in one buffer."""
     accessors: list[Any] = []
     views: list[Any] = []
@@ -115,12 +119,14 @@ def _document(columns: list[tuple[str, np.ndarray]]) -> dict[str, Any]:
         accessors.append(accessor)
         views.append({"buffer": 0, "byteOffset": start, "byteLength": values.nbytes, "target": 34962})
         start += values.nbytes
-    extension = {
-        "kernel": "ellipse",
-        "colorSpace": "srgb_rec709_display",
+    extension: dict[str, Any] = {
+        "kernel": KERNEL,
+        "colorSpace": COLOR_SPACE,
         "projection": "perspective",
         "sortingMethod": "cameraDistance",
     }
+    if antialiased is not None:
+        extension["extras"] = {"antialiased": antialiased}
     attributes = {name: index for index, (name, _) in enumerate(columns)}
     return {
         "asset": {"version": "2.0", "generator": "splatlearn"},
@@ -137,9 +143,3 @@ def _document(columns: list[tuple[str, np.ndarray]]) -> dict[str, Any]:
 
 def _padded(text: bytes, filler: bytes) -> bytes:
     return text + filler * (-len(text) % 4)
-
-
-def _quoted(name: str) -> str:
-    from urllib.parse import quote
-
-    return quote(name)

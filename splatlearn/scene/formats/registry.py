@@ -109,11 +109,11 @@ class Gltf:
 
     @staticmethod
     def read(path: Path, drop: bool, schema: Schema) -> Splats:
-        return Splats(read_gltf(path, drop), None)
+        return Splats(*read_gltf(path, drop))
 
     @staticmethod
     def write(path: Path, tensors: Tensors, options: WriteOptions) -> Frame:
-        return write_gltf(path, tensors, embed=options.embed)
+        return write_gltf(path, tensors, embed=options.embed, antialiased=options.antialiased)
 
 
 def suffixes() -> list[str]:
@@ -148,7 +148,10 @@ def read(path: Path | str, drop: bool = False, schema: Schema = GAUSSIAN) -> Spl
             not finite.
     """
     path = Path(path)
-    return format_of(path).read(path, drop, schema)
+    try:
+        return format_of(path).read(path, drop, schema)
+    except MemoryError as error:
+        raise SplatlearnError(f"{path} does not fit into memory.") from error
 
 
 def write(
