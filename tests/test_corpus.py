@@ -1,7 +1,9 @@
 """Corpora: nothing held out is learned from, cached tokens are those of the text, bad text is told in a sentence."""
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -216,7 +218,12 @@ def test_bad_text_is_told_in_a_sentence(tmp_path: Path) -> None:
         (written("latin.txt", b"caf\xe9 au lait"), "latin.txt is not UTF-8 text: byte 3 does not"),
         (written("cut.txt", "né".encode()[:-1]), "cut.txt is not UTF-8 text: byte 1 does not"),
         (written("far.txt", b"a" * (1 << 20) + b"\xff"), "far.txt is not UTF-8 text: byte 1,048,576 does"),
-        (written("wide.txt", "wide".encode("utf-16")), "wide.txt is not UTF-8 text: byte 0 does"),
+        (written("wide.txt", "wide".encode("utf-16")), "wide.txt is not UTF-8 text: it begins as UTF-16"),
+        (written("nul.txt", b"a text\n" * 9 + b"\0\0"), "nul.txt is not UTF-8 text: byte 63 is NUL"),
+        (Path("a\0b"), r"'data.path' must be a path, got 'a.x00b': it has a NUL character"),
+        (Path("\udce9\ud800"), "'data.path' must be a path"),
+        (Path("~nobody-of-this-name/a"), "'data.path' must be a path, got '~nobody"),
+        (Path("/dev/zero"), "/dev/zero is no file or folder"),
         (tmp_path / "empty", "empty holds no text"),
         (written("pictures/a.jpg", b"\xff\xd8\xff\xe0").parent, "pictures holds no text"),
         (written("hidden/.a.txt", b"hidden").parent, "hidden holds no text"),
@@ -265,3 +272,83 @@ def test_nothing_half_written_is_left(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(SplatlearnError, match="byte 3,000,000"):
         read(path, tokenizer="byte", cache=str(tmp_path / "cache"))
     assert not list((tmp_path / "cache").rglob("*.*")), "tokens of half a text are left in the cache"
+
+
+# ---- files from strangers ----
+
+
+def test_a_hole_ends_the_reading_at_once(tmp_path: Path) -> None:
+    """A sparse file of 1 TiB takes no disk, but would take hours."""
+    (tmp_path / "a.txt").write_text(lines(10))
+    with (tmp_path / "a.txt").open("rb+") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(SplatlearnError, match="a.txt is not UTF-8 text: byte [0-9]+ is NUL"):
+        read(tmp_path / "a.txt")
+
+
+def test_pipes_and_circles_of_links_in_a_folder_are_passed(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "a.txt").write_text(lines(200))
+    (tmp_path / "deep" / "up").symlink_to(tmp_path)
+    (tmp_path / "circle.txt").symlink_to(tmp_path / "circle.txt")
+    os.mkfifo(tmp_path / "pipe.txt")
+    assert "1 document," in read(tmp_path).summary
+    with pytest.raises(SplatlearnError, match="pipe.txt is no file or folder of text"):
+        read(tmp_path / "pipe.txt")
+
+
+def test_too_many_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "MOST_FILES", 3)
+    for name in "abcd":
+        (tmp_path / f"{name}.txt").write_text(lines(9))
+    with pytest.raises(SplatlearnError, match="must hold at most 3 files of text"):
+        read(tmp_path)
+
+
+def reseal(folder: Path, index: dict[str, Any]) -> None:
+    """Write an index with the right hashes and the right seal, as a forger does."""
+    for side in ("train", "test"):
+        index["files"][side]["sha256"] = documents.sha256_of(folder / f"{side}.bin")
+    index.pop("seal", None)
+    (folder / "tokens.json").write_text(json.dumps({**index, "seal": corpora._hash_of(index)}))
+
+
+@pytest.mark.parametrize(
+    ("forgery", "message"),
+    [
+        ({"dtype": "O"}, "its index is damaged"),
+        ({"dtype": "float64"}, "its index is damaged"),
+        ({"tokenizer": {"kind": "byte"}}, "its index is damaged"),
+        ({"tokenizer": {"kind": "character", "characters": "ab"}}, "not in the vocabulary of 2"),
+        ({"tokenizer": []}, "the state of a tokenizer must be"),
+        ({"format": 2}, "its index is damaged"),
+        ({"train.bin": b"\xff\xff"}, "not in the vocabulary"),
+        ({"train.bin": b"abc"}, "train.bin is damaged"),
+        ({"test.bin": b""}, "test.bin is damaged"),
+    ],
+)
+def test_a_forged_cache_is_made_again(
+    forgery: dict[str, Any], message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.txt").write_text(lines(300))
+    good = read(tmp_path / "a.txt")
+    index = json.loads((good.folder / "tokens.json").read_text())
+    for key, value in forgery.items():
+        if isinstance(value, bytes):
+            (good.folder / key).write_bytes(value)
+        else:
+            index[key] = value
+    reseal(good.folder, index)
+    again = read(tmp_path / "a.txt")
+    assert again.tokenizer.state() == good.tokenizer.state() and again.train.dtype == np.uint16
+    assert again.tokenizer.decode([*again.train, *again.test]) == lines(300), "forged tokens are learned from"
+    assert message in capfd.readouterr().err, "the cache is made again without a word"
+
+
+def test_a_pipe_in_the_cache_does_not_wait(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(lines(300))
+    folder = read(tmp_path / "a.txt").folder
+    (folder / "tokens.json").unlink()
+    os.mkfifo(folder / "tokens.json")
+    with pytest.raises(SplatlearnError, match="tokens.json could not be written"):
+        read(tmp_path / "a.txt")

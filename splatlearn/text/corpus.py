@@ -20,13 +20,17 @@ import numpy as np
 from tqdm import tqdm
 
 from splatlearn.config import key
-from splatlearn.errors import SplatlearnError
-from splatlearn.files import replacing
-from splatlearn.text.documents import Document, Part, gather, sha256_of, split, text_of
-from splatlearn.text.tokenizers import BYTES, BPETokenizer, Tokenizer, TokenizerKind, from_state, make_tokenizer
+from splatlearn.errors import SplatlearnError, brief
+from splatlearn.files import replacing, require_regular
+from splatlearn.notices import warn
+from splatlearn.text.byte_level import BYTES, MOST_BYTES
+from splatlearn.text.documents import Document, Part, gather, place_of, sha256_of, split, text_of
+from splatlearn.text.tokenizers import BPETokenizer, Tokenizer, TokenizerKind, from_state, make_tokenizer
 
 FORMAT = 1
 INDEX = "tokens.json"
+MOST_INDEX = 4 * MOST_BYTES  # bytes of an index, which has the definition of a tokenizer
+DTYPES = ("uint16", "uint32")
 AT_ONCE = 8  # pieces, of about a million characters each, that are encoded together
 
 
@@ -62,25 +66,24 @@ class Corpus:
     def __init__(self, config: Config) -> None:
         self.config = config
         place = cache_folder(config.cache)
-        if config.path and place.resolve().is_relative_to(Path(config.path).expanduser().resolve()):
+        if config.path and place.resolve().is_relative_to(place_of(config.path, "data.path").resolve()):
             raise SplatlearnError(f"'data.cache' must be outside of the text's folder {config.path}, got {place}")
         documents, self.sha256 = gather(config.path)
         settings: dict[str, Any] = {"format": FORMAT, "text": self.sha256, "tokenizer": config.tokenizer}
         settings |= {"holdout": config.holdout, "seed": config.seed}
         given: Tokenizer | None = None
         if config.tokenizer_file:
-            config.tokenizer_file = str(
-                Path(config.tokenizer_file).expanduser().resolve()
-            )  # a run resumes from anywhere
-            given = BPETokenizer.read(Path(config.tokenizer_file))
+            file = place_of(config.tokenizer_file, "data.tokenizer_file").resolve()
+            config.tokenizer_file = str(file)  # a run resumes from anywhere
+            given = BPETokenizer.read(file)
             settings["definition"] = given.state()
         elif config.tokenizer == "bpe":
             settings["vocabulary"] = config.vocabulary
         self.folder = place / _hash_of(settings)[:32]
-        index = _read_index(self.folder)
-        if index is None:
-            index = self._build(*split(documents, config.holdout, config.seed), documents, given)
-        self.tokenizer = from_state(index["tokenizer"])
+        cached = read_index(self.folder, config.tokenizer, given)
+        if cached is None:
+            cached = self._build(*split(documents, config.holdout, config.seed), documents, given)
+        index, self.tokenizer = cached
         self.train, self.test = (
             np.memmap(self.folder / f"{side}.bin", dtype=index["dtype"], mode="r") for side in ("train", "test")
         )
@@ -93,11 +96,11 @@ class Corpus:
 
     def _build(
         self, train: Sequence[Part], test: Sequence[Part], documents: Sequence[Document], given: Tokenizer | None
-    ) -> dict[str, Any]:
-        """Encodes both sides into the cache; returns its index, which is written last."""
+    ) -> tuple[dict[str, Any], Tokenizer]:
+        """Encode both sides into the cache; return its index, which is written last, and the tokenizer."""
         whole = [Part(document) for document in documents] if self.config.tokenizer == "character" else train
         tokenizer = given or _tokenizer_for(self.config, whole)
-        dtype = "uint16" if tokenizer.vocabulary <= 1 << 16 else "uint32"
+        dtype = DTYPES[tokenizer.vocabulary > 1 << 16]
         index: dict[str, Any] = {"format": FORMAT, "dtype": dtype, "tokenizer": tokenizer.state(), "files": {}}
         total = sum(document.characters for document in documents)
         try:
@@ -112,13 +115,13 @@ class Corpus:
             if isinstance(error.__cause__, OSError):
                 raise SplatlearnError(f"{error} 'data.cache' names another folder for the tokens.") from error
             raise
-        return index
+        return index, tokenizer
 
 
 def cache_folder(chosen: str = "") -> Path:
     """Where tokens are kept: the folder chosen, or splatlearn/text in the user's cache folder."""
     if chosen:
-        return Path(chosen).expanduser()
+        return place_of(chosen, "data.cache")
     base = os.environ.get("XDG_CACHE_HOME", "")
     root = Path(base) if os.path.isabs(base) else Path("~/.cache").expanduser()  # a relative one does not count (XDG)
     return root / "splatlearn" / "text"
@@ -146,17 +149,45 @@ def _write_tokens(path: Path, pieces: Iterator[str], tokenizer: Tokenizer, dtype
     return count
 
 
-def _read_index(folder: Path) -> dict[str, Any] | None:
-    """The index of a cache that is whole, or None: then it is made again."""
+def read_index(folder: Path, kind: str, given: Tokenizer | None) -> tuple[dict[str, Any], Tokenizer] | None:
+    """The index of a cache and its tokenizer, or None if there is none or it is not whole: then it is made again.
+
+    The seal shows damage, but anyone can write one. So everything that is used is checked as well.
+
+    Args:
+        folder: of one cache.
+        kind: of the tokenizer that the cache must have.
+        given: the very tokenizer, where it does not depend on the text.
+    """
+    if not (folder / INDEX).exists():
+        return None
     try:
+        if require_regular(folder / INDEX) > MOST_INDEX:
+            raise ValueError("it is too large")
         index = json.loads((folder / INDEX).read_bytes())
         seal = index.pop("seal")
-        whole = seal == _hash_of(index) and all(
-            sha256_of(folder / f"{side}.bin") == index["files"][side]["sha256"] for side in ("train", "test")
-        )
-    except (OSError, ValueError, AttributeError, KeyError, TypeError):
+        tokenizer = from_state(index["tokenizer"])
+        if seal != _hash_of(index) or index["format"] != FORMAT or tokenizer.kind != kind:
+            raise ValueError("its index is damaged")
+        if given is not None and tokenizer.state() != given.state():
+            raise ValueError("its tokenizer is another one")
+        for side in ("train", "test"):
+            _check_tokens(folder / f"{side}.bin", index["files"][side], index["dtype"], tokenizer.vocabulary)
+    except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
+        warn(f"The tokens in {folder} cannot be used and are made again: {brief(error, 100)}.")
         return None
-    return dict(index) if whole else None
+    return dict(index), tokenizer
+
+
+def _check_tokens(path: Path, facts: dict[str, Any], dtype: str, vocabulary: int) -> None:
+    """Check a file of tokens: its type, size and hash, and that each token is in the vocabulary."""
+    size = require_regular(path)
+    if dtype not in DTYPES or type(facts["text_bytes"]) is not int or facts["text_bytes"] < 0:
+        raise ValueError("its index is damaged")
+    if size == 0 or size % np.dtype(dtype).itemsize or sha256_of(path) != facts["sha256"]:
+        raise ValueError(f"{path.name} is damaged")
+    if int(np.memmap(path, dtype=dtype, mode="r").max()) >= vocabulary:
+        raise ValueError(f"{path.name} has tokens that are not in the vocabulary of {vocabulary:,}")
 
 
 def _hash_of(content: dict[str, Any]) -> str:

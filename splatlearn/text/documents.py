@@ -7,6 +7,7 @@ was learned by heart.
 
 import codecs
 import hashlib
+import os
 import random
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -15,11 +16,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from splatlearn.errors import SplatlearnError
+from splatlearn.errors import SplatlearnError, brief
 
 TEXT_SUFFIXES = (".txt", ".md", ".rst", ".text")  # these must be UTF-8; other files are looked at first
 RUN = "config.yaml"  # beside a folder of checkpoints, it makes a folder that of a run
 BLOCK = 1 << 20  # bytes read at once
+MOST_FILES = 100_000  # of text in a folder
 REPEATED = 80  # characters of a paragraph that, in two topics, makes them one document
 
 
@@ -71,12 +73,12 @@ def gather(path: str) -> tuple[list[Document], str]:
     """The documents of a file or folder, or of Python's own documentation for "", and the SHA-256 of them all.
 
     The hash of one file is that of its bytes; of a folder, that of lines of hash and name, as `sha256sum` prints them.
-    Raises SplatlearnError where there is nothing, or nothing that is text.
+    Raises SplatlearnError where there is nothing, or nothing that is text, or where text has NUL bytes.
     """
     if not path:
         found = python_topics()
         return found, hashlib.sha256("".join(document.text for document in found).encode()).hexdigest()
-    place = Path(path).expanduser()
+    place = place_of(path, "data.path")
     try:
         if place.is_dir():
             files = _texts_in(place)
@@ -86,7 +88,7 @@ def gather(path: str) -> tuple[list[Document], str]:
             files = [place]
         else:
             raise SplatlearnError(f"{place} is no file or folder of text: expected one of UTF-8 files")
-        hashes = [sha256_of(file) for file in files]
+        hashes = [sha256_of(file, text=True) for file in files]
         size = sum(file.stat().st_size for file in files)
     except OSError as error:
         raise SplatlearnError(f"cannot read the text of {error.filename or place}: {error.strerror}") from error
@@ -99,12 +101,29 @@ def gather(path: str) -> tuple[list[Document], str]:
     return found, hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file's bytes."""
+def place_of(path: str, key: str) -> Path:
+    """A path of a config, with ``~`` for the home of a user. Raises SplatlearnError for what can be no path."""
+    try:
+        os.fsencode(path)
+        if "\0" in path:
+            raise ValueError("it has a NUL character")
+        return Path(path).expanduser()
+    except (ValueError, RuntimeError) as error:  # surrogates; "~" of an unknown user
+        raise SplatlearnError(f"'{key}' must be a path, got {brief(repr(path), 60)}: {brief(error, 60)}") from error
+
+
+def sha256_of(path: Path, text: bool = False) -> str:
+    """The SHA-256 of a file's bytes; of ``text`` without NUL, which ends the reading of holes and binary files."""
     digest = hashlib.sha256()
+    read = 0
     with path.open("rb") as file:
         while block := file.read(BLOCK):
+            if text and (found := block.find(b"\0")) >= 0:
+                utf16 = read == 0 and block.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+                what = "it begins as UTF-16" if utf16 else f"byte {read + found:,} is NUL"
+                raise SplatlearnError(f"{path} is not UTF-8 text: {what}")
             digest.update(block)
+            read += len(block)
     return digest.hexdigest()
 
 
@@ -198,16 +217,25 @@ def _decoded(path: Path) -> Iterator[str]:
 
 
 def _texts_in(folder: Path) -> list[Path]:
-    """All files of text, sorted; not the hidden ones, and not those of runs: what a run writes is no text to learn."""
-    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
-    runs = {file.parent for file in files if file.name == RUN and (file.parent / "checkpoints").is_dir()}
-    return [
-        file
-        for file in files
-        if not any(part.startswith(".") for part in file.relative_to(folder).parts)
-        and runs.isdisjoint(file.parents)
-        and (file.suffix.lower() in TEXT_SUFFIXES or _looks_like_text(file))
-    ]
+    """All files of text below a folder, sorted; without hidden files, and without what runs have written.
+
+    Links to folders are not followed. Raises SplatlearnError for more than `MOST_FILES` files.
+    """
+    found: list[Path] = []
+    for root, folders, names in os.walk(folder):
+        if RUN in names and "checkpoints" in folders:
+            folders.clear()
+            continue
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            file = Path(root, name)
+            if name.startswith(".") or not file.is_file():
+                continue
+            if file.suffix.lower() in TEXT_SUFFIXES or _looks_like_text(file):
+                found.append(file)
+            if len(found) > MOST_FILES:
+                raise SplatlearnError(f"{folder} must hold at most {MOST_FILES:,} files of text; join some of them")
+    return sorted(found)
 
 
 def _looks_like_text(file: Path) -> bool:

@@ -5,7 +5,6 @@ import hashlib
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -21,6 +20,7 @@ from splatlearn.task import AnyTask, Callback, RunWriter, Task
 from splatlearn.text import evaluation
 from splatlearn.text.batches import Batch, Windows
 from splatlearn.text.corpus import Corpus
+from splatlearn.text.documents import place_of
 from splatlearn.text.evaluation import cross_entropy
 from splatlearn.text.network import Network, precision_of
 from splatlearn.text.optimizer import AdamW
@@ -113,7 +113,7 @@ class TextTask(Task[Batch, Tensor]):
                 )
         else:
             if config.data.path:
-                config.data.path = str(Path(config.data.path).expanduser().resolve())  # a run resumes from anywhere
+                config.data.path = str(place_of(config.data.path, "data.path").resolve())  # a run resumes from anywhere
             self.data = Corpus(config.data)
             self.train = Windows(self.data.train, config.model.context, "the text to learn from")
             self.test = Windows(self.data.test, config.model.context, "the held-out text")

@@ -83,6 +83,7 @@ class CharacterTokenizer(Tokenizer):
         self.characters = sorted(set(characters))
         if not self.characters:
             raise SplatlearnError("a character tokenizer needs at least one character, got none")
+        _utf8("".join(self.characters))  # no surrogates
         self.vocabulary = len(self.characters)
         self._points = np.array([ord(character) for character in self.characters], dtype=np.uint32)
 

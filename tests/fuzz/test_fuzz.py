@@ -27,4 +27,4 @@ def test_hostile_files_end_in_a_sentence(name: str, tallies: dict[str, Tally]) -
     for found in tally.failures.values():
         print(f"{found.count} x {found.end}; files {[f'{name} {len(c):,} B' for name, c in found.case.items()]}")
     assert not tally.failures, f"{name}: {', '.join(found.end for found in tally.failures.values())}"
-    assert tally.cases >= 10 and tally.refused > tally.cases / 20, f"{name} attacks nothing: {tally}"
+    assert tally.cases >= 10 and tally.refused > 0, f"{name} attacks nothing: {tally}"
