@@ -276,13 +276,20 @@ class Gaussians(nn.Module):
 
 
 def neighbour_distances(points: np.ndarray, neighbours: int = 3) -> np.ndarray:
-    """Root mean square distance [N] of each point to its nearest neighbours, at least 1e-6 of the cloud's size."""
+    """Root mean square distance [N] of each point to its nearest neighbours.
+
+    It is at least 1e-6 of the cloud's size, and at most that size, or a tenth of the point's own distance where that is
+    more: else a single point far away would begin as a fog over everything. The size is twice the distance from the
+    median within which nine of ten points lie, as that bears strays.
+    """
     from scipy.spatial import cKDTree
 
-    size = float(np.ptp(points, axis=0).max()) if len(points) > 1 else 0.0
-    floor = max(size * 1e-6, 1e-9)
+    away = np.abs(points - np.median(points, axis=0)).max(axis=1)
+    size = 2 * float(np.percentile(away, 90))
     count = min(neighbours, len(points) - 1)
     if count == 0:
         return np.full(len(points), max(size, 0.01))
     distances = np.asarray(cKDTree(points).query(points, k=count + 1)[0])[:, 1:]
-    return np.maximum(np.sqrt((distances**2).mean(axis=1)), floor)
+    spacing = np.sqrt((distances**2).mean(axis=1))
+    ceiling = np.maximum(size, 0.1 * away) if size > 0 else np.inf
+    return np.clip(spacing, max(size * 1e-6, 1e-9), ceiling)

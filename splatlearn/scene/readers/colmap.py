@@ -14,8 +14,10 @@ import torch
 from splatlearn.config import key
 from splatlearn.errors import SplatlearnError
 from splatlearn.notices import warn
-from splatlearn.scene.cameras import Camera, scene_extent
+from splatlearn.scene.cameras import Camera, radius_of, scene_extent
+from splatlearn.scene.formats.checks import listed
 from splatlearn.scene.frame import Frame, frame_of_cameras
+from splatlearn.scene.geometry import DISTANT, outlying_cameras, outlying_points
 from splatlearn.scene.photos.decode import image_size
 from splatlearn.scene.photos.masks import mask_path
 from splatlearn.scene.photos.store import ImageSource, ImageStore
@@ -109,8 +111,13 @@ class ColmapScene:
                 "none is left to learn from ('none' keeps none)."
             )
         self.points, self.point_colors = model.points, model.point_colors
+        self._leave_out_lost_points()
         self._capture = self.train, self.test, self.points
-        self.place(frame_of_cameras(self.train + self.test, self.points))
+        both = self.train + self.test
+        outlying = outlying_cameras(both, self.points)
+        self._outlying = {camera.name for camera, far in zip(both, outlying, strict=True) if far}
+        self._warn_of_outlying(len(both))
+        self.place(frame_of_cameras([c for c in both if c.name not in self._outlying], self.points))
 
     def place(self, frame: Frame) -> None:
         """Take another frame, such as that of the run that goes on: all cameras and points are mapped to it."""
@@ -118,7 +125,27 @@ class ColmapScene:
         self.frame = frame
         self.train, self.test = ([frame.normalised_camera(camera) for camera in group] for group in (train, test))
         self.points = frame.normalised_points(points)
-        self.extent = scene_extent(self.train)
+        self.extent = scene_extent([camera for camera in self.train if camera.name not in self._outlying] or self.train)
+
+    def _leave_out_lost_points(self) -> None:
+        """Warn of points that are far off, and leave out those from which nothing can be learned."""
+        centers = np.stack([camera.center for camera in self.train + self.test])
+        far, lost = outlying_points(self.points, radius_of(centers))
+        if lost.any():
+            self.points, self.point_colors = self.points[~lost], self.point_colors[~lost]
+        if far.any():
+            left = f", {lost.sum():,} of them so far that they are left out" if lost.any() else ""
+            warn(
+                f"{int(far.sum()):,} of {len(far):,} points of {self.model_folder} lie more than {DISTANT:,.0f} times "
+                f"as far off as most{left}; they do not count for the scene's size."
+            )
+
+    def _warn_of_outlying(self, count: int) -> None:
+        if self._outlying:
+            warn(
+                f"{len(self._outlying)} of {count} photographs stand far off and see nothing of the scene, as where a "
+                f"pose is wrong: {listed(sorted(self._outlying))}; they do not count for its size."
+            )
 
     def photo(self, camera: Camera) -> torch.Tensor:
         """Return the undistorted image of a camera, decoded if it is not in memory.
