@@ -99,7 +99,7 @@ def test_cameras_at_one_place_and_none_far_off() -> None:
 POINTS = {
     "one": [(1e6, 3.0, -2.0)],
     "nearly infinite": [(1e30, 0.0, 0.0), (0.0, -3e38, 0.0)],
-    "a sky": [(x, -900.0, z) for x in np.linspace(-700, 700, 5) for z in np.linspace(-700, 700, 4)],
+    "a sky": [(x, -3000.0, z) for x in np.linspace(-700, 700, 5) for z in np.linspace(-700, 700, 4)],
 }
 
 
