@@ -1,13 +1,17 @@
 """The command line: finds the command, and turns errors into one sentence on stderr and a non-zero exit status."""
 
 import argparse
+import atexit
 import difflib
+import os
+import reprlib
 import sys
 from collections.abc import Sequence
 
 from splatlearn.commands.arguments import Parser
 from splatlearn.errors import SplatlearnError
-from splatlearn.loop import Interrupted
+from splatlearn.interrupt import Handling, Interrupted, handled, number_of
+from splatlearn.streams import kept
 
 COMMANDS = {
     "demo": "photographs of a still life, structure from motion, a trained scene: everything, on its own data",
@@ -28,10 +32,52 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0, 1 for an error, which is one sentence on stderr, 130 after Ctrl-C."""
+    """Run a command.
+
+    Returns:
+        The exit status: 0; 1 for an error, which is one sentence on stderr, or where the output could not be written;
+        130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    name = " ".join(["splatlearn", *words[:1]])
+    with kept() as output, handled(name) as handling:
+        try:
+            status = _status(words, name, handling)
+        except SystemExit as ending:  # of --help and --version
+            status = int(ending.code or 0)
+        status = output.status(status)
+    if status > 128 and arguments is None:
+        # Python would end by SIGINT, without this status, where a KeyboardInterrupt has left an exec() on its way here.
+        atexit._run_exitfuncs()
+        os._exit(status)
+    return status
+
+
+def _status(words: list[str], name: str, handling: Handling) -> int:
+    try:
+        return _found(words, handling)
+    except Interrupted as interrupted:
+        return _ended(f"\n{interrupted}", 128 + interrupted.number)
+    except KeyboardInterrupt as stopped:
+        return _ended(f"\n{name}: stopped; the same command begins again", 128 + number_of(stopped))
+    except (SplatlearnError, NotImplementedError) as error:
+        return _ended(f"{name}: {error}", 1)
+    except Exception:
+        if not handling.received:
+            raise
+        # Code of others has made another error of the signal.
+        return _ended(f"\n{name}: stopped; the same command begins again", 128 + handling.received)
+
+
+def _ended(sentence: str, status: int) -> int:
+    print(sentence, file=sys.stderr)
+    return status
+
+
+def _found(words: list[str], handling: Handling) -> int:
+    """Find the command, or print what there is, and run it."""
     import splatlearn
 
-    words = list(sys.argv[1:] if arguments is None else arguments)
     parser = Parser(
         "", splatlearn.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="commands:\n" + "\n".join(f"  {name:<15} {text}" for name, text in COMMANDS.items())
@@ -46,27 +92,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command in ("-h", "--help", "--version"):
         parser.parse_args(words[:1])  # prints and exits
     if command not in COMMANDS:
-        nearest = max(COMMANDS, key=lambda name: difflib.SequenceMatcher(None, name, command).ratio())
-        print(f"splatlearn: unknown command {command!r}; the nearest one is {nearest!r}", file=sys.stderr)
+        nearest = max(COMMANDS, key=lambda name: difflib.SequenceMatcher(None, name, command[:40]).ratio())
+        shown = reprlib.repr(command)
+        print(f"splatlearn: unknown command {shown}; the nearest one is {nearest!r}", file=sys.stderr)
         return 1
-    try:
-        return _run(command, words[1:])
-    except (SplatlearnError, NotImplementedError) as error:
-        print(f"splatlearn {command}: {error}", file=sys.stderr)
-        return 1
-    except Interrupted as interrupted:
-        print(f"\n{interrupted}", file=sys.stderr)
-        return 130
-    except KeyboardInterrupt:
-        print("\nstopped", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        return 1
-
-
-def _run(command: str, words: list[str]) -> int:
     # Imported here, so that one command does not pay for another's libraries.
     from importlib import import_module
 
-    code = import_module(f"splatlearn.commands.{command.replace('-', '_')}").run(words)
-    return int(code or 0)
+    code = import_module(f"splatlearn.commands.{command.replace('-', '_')}")
+    handling.running()
+    return int(code.run(words[1:]) or 0)

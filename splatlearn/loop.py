@@ -10,18 +10,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from splatlearn.errors import SplatlearnError
-from splatlearn.interrupt import DeferredInterrupt
+from splatlearn.interrupt import DeferredInterrupt, Interrupted
 from splatlearn.task import AnyTask, Batch, Callback, Output, Task
 
 # ---- the loop ----
-
-
-class Interrupted(Exception):
-    """Ctrl-C stopped the loop after a complete step; the message says how to go on."""
-
-    def __init__(self, step: int, message: str) -> None:
-        super().__init__(message)
-        self.step = step
 
 
 def fit(
@@ -42,8 +34,8 @@ def fit(
     late: losses stay on the device, and are read together in every ``check_every``-th step, where a callback wants
     the step, and at the end; None: where the device is not the CPU, for there to read is to wait.
 
-    Raises SplatlearnError naming step, batch and tensor when one is not finite, and Interrupted after Ctrl-C:
-    the step in progress and its callbacks are finished first, so that no half-made update is ever saved.
+    Raises SplatlearnError naming step, batch and tensor when one is not finite, and Interrupted after Ctrl-C, SIGTERM
+    or SIGHUP: the step in progress and its callbacks are finished first, so that no half-made update is ever saved.
     """
     for callback in callbacks:
         callback.on_start(start, task)
@@ -51,7 +43,8 @@ def fit(
     losses = _Losses(task, late)
     step = start
     with DeferredInterrupt() as interrupt, _progress_bar(start, steps, progress) as bar:
-        for step in range(start + 1, steps + 1):
+        ended = start > 0 and any(callback.done() for callback in callbacks)  # by what was measured before `start`
+        for step in range(start + 1, start + 1 if ended else steps + 1):
             losses.resolve()
             for _ in range(task.parts):
                 batch = task.batch(step)
@@ -75,14 +68,14 @@ def fit(
             bar.update()
             if interrupt.requested:
                 losses.refuse_non_finite()
-                raise _interrupted(step, task, callbacks)
+                raise _interrupted(step, task, callbacks, interrupt.requested)
             if any(callback.done() for callback in watching):
                 break
         for callback in callbacks:
             callback.on_end(step, task)
         _say(task.conclusion(step), progress)
         if interrupt.requested:
-            raise _interrupted(step, task, callbacks)
+            raise _interrupted(step, task, callbacks, interrupt.requested)
     return step
 
 
@@ -185,9 +178,9 @@ def _tensors_within(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
             yield from _tensors_within(f"{name} {index}", item)
 
 
-# ---- Ctrl-C ----
+# ---- the end by a signal ----
 
 
-def _interrupted(step: int, task: AnyTask, callbacks: Sequence[Callback]) -> Interrupted:
+def _interrupted(step: int, task: AnyTask, callbacks: Sequence[Callback], number: int) -> Interrupted:
     advice = [text for callback in callbacks if (text := callback.on_interrupt(step, task))]
-    return Interrupted(step, "; ".join([f"stopped after step {step}", *advice]))
+    return Interrupted(step, "; ".join([f"stopped after step {step}", *advice]), number)

@@ -4,12 +4,15 @@ import json
 import reprlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
+from torch import Tensor
 from tqdm import tqdm
 
-from splatlearn import checkpoint, config
+from splatlearn import checkpoint, config, locks
 from splatlearn.errors import SplatlearnError
 from splatlearn.files import drop_link, replacing
 from splatlearn.registry import TASKS
@@ -19,6 +22,11 @@ CONFIG = "config.yaml"
 
 
 # ---- a run folder ----
+
+
+def locked(run: Path, work: str) -> AbstractContextManager[None]:
+    """Keep other processes from writing into a run folder for as long as the context lasts; see `locks.locked`."""
+    return locks.locked(run, work)
 
 
 def create(run: Path) -> None:
@@ -35,15 +43,20 @@ def create(run: Path) -> None:
 
 
 def refuse_occupied(run: Path) -> None:
-    """Raise SplatlearnError if the run folder exists and is not empty; also to be called before long work."""
+    """Raise SplatlearnError if the run folder exists and holds anything but the lock; to be called before long work."""
     try:
-        occupied = run.exists() and any(run.iterdir())
+        occupied = run.exists() and any(path.name != locks.NAME for path in run.iterdir())
     except OSError as error:
         raise SplatlearnError(f"cannot make the run folder {run}: {error.strerror}") from error
     if occupied:
         raise SplatlearnError(
-            f"run folder {run} exists already; name another with --out, or go on with: splatlearn train --resume {run}"
+            f"run folder {run} exists already; name another with --out, or go on with: {resume_command(run)}"
         )
+
+
+def resume_command(run: Path) -> str:
+    """The command that goes on with a run."""
+    return f"splatlearn train --resume {quote(str(run))}"
 
 
 def resume(task: AnyTask, run: Path) -> int:
@@ -52,8 +65,9 @@ def resume(task: AnyTask, run: Path) -> int:
     Raises:
         SplatlearnError: There is no checkpoint, or it is damaged or of another task.
     """
-    task.load_state(*checkpoint.load(last_checkpoint(run)))
-    return checkpoint.step_of(last_checkpoint(run))
+    path, tensors, state = load_last(run)
+    task.load_state(tensors, state)
+    return checkpoint.step_of(path)
 
 
 def last_checkpoint(run: Path) -> Path:
@@ -62,6 +76,23 @@ def last_checkpoint(run: Path) -> Path:
     if path is None:
         raise SplatlearnError(f"run folder {run} holds no checkpoint to go on from")
     return path
+
+
+def load_last(run: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
+    """Load the newest complete checkpoint of a run, which may be training: path, tensors and state.
+
+    Raises:
+        SplatlearnError: There is none, or it is damaged.
+    """
+    path = last_checkpoint(run)
+    while True:
+        try:
+            return path, *checkpoint.load(path)
+        except SplatlearnError:
+            newer = last_checkpoint(run)
+            if newer == path:
+                raise
+            path = newer  # the training has deleted the one that was being read
 
 
 def config_of(run: Path) -> Path:
@@ -90,12 +121,13 @@ def task_class(path: Path) -> type[AnyTask]:
     return cls
 
 
-def open_run(run: Path, overrides: Sequence[str] = ()) -> tuple[Any, int]:
+def open_run(run: Path, overrides: Sequence[str] = (), unsaved: bool = False) -> tuple[Any, int]:
     """Make the task of a run folder and load its last checkpoint.
 
     Args:
         run: The run folder.
         overrides: ``--key value`` words that change its config.
+        unsaved: Whether a run that was ended before its first checkpoint will do: it is at step 0.
 
     Returns:
         The task, and the step of the checkpoint.
@@ -105,16 +137,21 @@ def open_run(run: Path, overrides: Sequence[str] = ()) -> tuple[Any, int]:
     """
     path = config_of(run)
     cls = task_class(path)
-    last_checkpoint(run)  # before the data are read
+    begun = not unsaved or checkpoint.latest(run / "checkpoints") is not None
+    if begun:
+        last_checkpoint(run)  # before the data are read
     task = cls(config.load(cls.Config, path, overrides))  # type: ignore[call-arg]
-    return task, resume(task, run)
+    return task, resume(task, run) if begun else 0
 
 
 # ---- callbacks that write it ----
 
 
 class Checkpoints(Callback):
-    """Saves the task into ``run/checkpoints`` every ``every`` steps, at the end, and on Ctrl-C."""
+    """Saves the task into ``run/checkpoints`` every ``every`` steps, at the end, and on Ctrl-C.
+
+    To be the last callback: what the others write of a step is then there before its checkpoint.
+    """
 
     def __init__(self, run: Path, every: int, keep: int = 2) -> None:
         self.run = run
@@ -133,7 +170,7 @@ class Checkpoints(Callback):
 
     def on_interrupt(self, step: int, task: AnyTask) -> str:
         self._save(step, task)
-        return f"go on with: splatlearn train --resume {self.run}"
+        return f"go on with: {resume_command(self.run)}"
 
     def on_end(self, step: int, task: AnyTask) -> None:
         self._save(step, task)
@@ -142,6 +179,23 @@ class Checkpoints(Callback):
         if step != self._saved:
             checkpoint.save(self.run / "checkpoints", step, *task.state(), keep=self.keep)
             self._saved = step
+
+
+def drop_later(path: Path, step: int) -> list[dict[str, Any]]:
+    """Delete the lines of a .jsonl file that are of later steps than `step`; return the others, oldest first.
+
+    A run that goes on from a checkpoint writes the later ones again. A last line that a crash cut short goes, too.
+
+    Raises:
+        SplatlearnError: A line is damaged, or the disk refuses.
+    """
+    lines = read_lines(path)
+    kept = [line for line in lines if line["step"] <= step]
+    if path.exists() or path.is_symlink():
+        drop_link(path)
+        with replacing(path) as temporary:
+            temporary.write_text("".join(map(_json_line, kept)), encoding="utf-8")
+    return kept
 
 
 class MetricsLog(Callback):
@@ -158,11 +212,8 @@ class MetricsLog(Callback):
         self._began = time.perf_counter()
 
     def on_start(self, start: int, task: AnyTask) -> None:
-        kept = [line for line in read_metrics(self.path) if line["step"] <= start]
-        drop_link(self.path)
-        with replacing(self.path) as path:
-            path.write_text("".join(map(_json_line, kept)), encoding="utf-8")
-        self._began = time.perf_counter() - (kept[-1]["seconds"] if kept else 0.0)
+        kept = drop_later(self.path, start)
+        self._began = time.perf_counter() - (kept[-1].get("seconds", 0.0) if kept else 0.0)
 
     def wants(self, step: int) -> bool:
         return step == 1 or step % self.every == 0
@@ -184,17 +235,32 @@ def _json_line(fields: dict[str, Any]) -> str:
         raise SplatlearnError(f"a metric is not finite: {fields}") from error
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl, oldest first; a last line that a crash cut short is left out."""
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a .jsonl file, each with a step, oldest first; a last line that a crash cut short is left out."""
     lines = []
-    texts = path.read_bytes().split(b"\n") if path.exists() else []
+    try:
+        texts = path.read_bytes().split(b"\n") if path.exists() else []
+    except OSError as error:
+        raise SplatlearnError(f"{path} cannot be read: {error.strerror}") from error
     for number, text in enumerate(texts[:-1], start=1):  # what follows the last newline is empty or cut short
         try:
             line = json.loads(text)
-            lines.append({**line, "step": int(line["step"]), "seconds": float(line["seconds"])})
-        except (ValueError, TypeError, KeyError) as error:
+            lines.append({**line, "step": int(line["step"])})
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+            told = reprlib.repr(text)
+            raise SplatlearnError(f"{path}, line {number}: expected JSON with a step, got {told}") from error
+    return lines
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl, which have a step and seconds."""
+    lines = read_lines(path)
+    for number, line in enumerate(lines, start=1):
+        try:
+            line["seconds"] = float(line["seconds"])
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
             raise SplatlearnError(
-                f"{path}, line {number}: expected JSON with step and seconds, got {reprlib.repr(text)}"
+                f"{path}, line {number}: expected JSON with step and seconds, got {reprlib.repr(line)}"
             ) from error
     return lines
 
@@ -214,11 +280,18 @@ class Every(Callback):
 
 
 class HeldOut(Callback):
-    """Evaluates the task after every ``every``-th step: a printed line, and a line of eval/history.jsonl."""
+    """Evaluates the task after every ``every``-th step: a printed line, and a line of eval/history.jsonl.
+
+    When the loop starts, lines beyond the checkpoint are dropped, and `noted` is called with each of the others.
+    """
 
     def __init__(self, writer: RunWriter, every: int) -> None:
         self.writer = writer
         self.every = every
+
+    def on_start(self, start: int, task: AnyTask) -> None:
+        for line in drop_later(self.writer.folder / "eval" / "history.jsonl", start):
+            self.noted(line)
 
     def wants(self, step: int) -> bool:
         return step % self.every == 0
@@ -229,6 +302,9 @@ class HeldOut(Callback):
         row = {name: value for name, value in figures.items() if isinstance(value, (int, float, str))}
         self.writer.save("eval/history.jsonl", {"step": step, **row})
         self.evaluated(step, figures)
+
+    def noted(self, line: Mapping[str, Any]) -> None:
+        """Called with each line of an evaluation before the start of the loop; for subclasses."""
 
     def evaluated(self, step: int, figures: Mapping[str, Any]) -> None:
         """Called with the figures of every evaluation; for subclasses."""

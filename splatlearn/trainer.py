@@ -2,7 +2,8 @@
 
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from splatlearn import config as configs
 from splatlearn import loop, notices
 from splatlearn import run as runs
 from splatlearn.files import drop_link
+from splatlearn.interrupt import number_of
 from splatlearn.show.report import write_report
 from splatlearn.show.run_writer import FolderWriter
 from splatlearn.show.tensorboard import TensorBoard
@@ -31,34 +33,57 @@ def train(cls: type[AnyTask], config: Any, observers: Observers | None = None) -
 
     Raises:
         SplatlearnError: The run folder is in use, or the config, the data or the training are at fault.
-        Interrupted: Ctrl-C was pressed; the run was saved.
+        Interrupted: Ctrl-C, SIGTERM or SIGHUP; a training was saved.
     """
     folder = Path(config.out)
-    if os.environ.get("RANK", "0") == "0":  # of several processes the first makes the folder, perhaps by now
-        runs.refuse_occupied(folder)
-    with notices.recording() as warnings:
-        cls.prepare(config)
-        task = cls(config)  # type: ignore[call-arg]
-        callbacks = _callbacks(task, folder, observers)  # before anything is written: what one needs may be missing
-        if task.writes:
-            runs.create(folder)
-            configs.dump(config, folder / runs.CONFIG)
-            warnings.write_into(folder)
-        return _fit(task, folder, 0, callbacks)
+    first = _is_first()  # of several processes the first makes the folder, perhaps by now
+    with _stoppable("the same command begins again", folder), notices.recording() as warnings:
+        with runs.locked(folder, "splatlearn train") if first else nullcontext():
+            if first:
+                runs.refuse_occupied(folder)
+            cls.prepare(config)
+            task = cls(config)  # type: ignore[call-arg]
+            callbacks = _callbacks(task, folder, observers)  # before anything is written: what one needs may be missing
+            if task.writes:
+                runs.create(folder)
+                configs.dump(config, folder / runs.CONFIG)
+                warnings.write_into(folder)
+            return _fit(task, folder, 0, callbacks)
 
 
 def resume(folder: Path, overrides: Sequence[str] = (), observers: Observers | None = None) -> dict[str, Any]:
-    """Continue a run from its last checkpoint; overrides of its config are saved in it. See `train`."""
+    """Continue a run from its last checkpoint, or from step 0 where it has none; see `train`.
+
+    Overrides of its config are saved in it.
+    """
     path = runs.config_of(folder)
-    with notices.recording() as warnings:
-        task, step = runs.open_run(folder, overrides)
-        callbacks = _callbacks(task, folder, observers)
-        if overrides:
-            drop_link(path)
-            configs.dump(task.config, path)
-        warnings.write_into(folder)
-        print(f"going on after step {step} of {task.config.steps}")
-        return _fit(task, folder, step, callbacks)
+    with _stoppable("the same command begins again", folder), notices.recording() as warnings:
+        with runs.locked(folder, "splatlearn train") if _is_first() else nullcontext():
+            task, step = runs.open_run(folder, overrides, unsaved=True)
+            callbacks = _callbacks(task, folder, observers)
+            if overrides and task.writes:
+                drop_link(path)
+                configs.dump(task.config, path)
+            if task.writes:
+                warnings.write_into(folder)
+                where = "going on after" if step else f"{folder} has no checkpoint yet: beginning at"
+                print(f"{where} step {step} of {task.config.steps}")
+            return _fit(task, folder, step, callbacks)
+
+
+def _is_first() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextmanager
+def _stoppable(advice: str, folder: Path) -> Iterator[None]:
+    """Turn a signal outside of the loop into `Interrupted`, which says how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt as stopped:
+        if (folder / runs.CONFIG).is_file():
+            advice = f"go on with: {runs.resume_command(folder)}"
+        raise loop.Interrupted(0, f"stopped; {advice}", number_of(stopped)) from None
 
 
 def evaluate(task: AnyTask, folder: Path, step: int) -> dict[str, Any]:
@@ -79,12 +104,12 @@ def _callbacks(task: AnyTask, folder: Path, observers: Observers | None) -> list
     config = task.config
     found: list[Callback] = [
         runs.MetricsLog(folder / "metrics.jsonl", config.log_every),
-        runs.Checkpoints(folder, config.checkpoint_every),
     ]
     if config.tensorboard:
         found.append(TensorBoard(folder / "tensorboard", config.log_every, config.steps))
     found += task.callbacks(FolderWriter(folder))
-    return [*found, *(observers(task, folder) if observers else ())]
+    found += observers(task, folder) if observers else ()
+    return [*found, runs.Checkpoints(folder, config.checkpoint_every)]
 
 
 def _fit(task: AnyTask, folder: Path, start: int, callbacks: Sequence[Callback]) -> dict[str, Any]:
@@ -93,6 +118,7 @@ def _fit(task: AnyTask, folder: Path, start: int, callbacks: Sequence[Callback])
         return {}
     writer = FolderWriter(folder)
     writer.save("versions.json", _versions())
+    runs.drop_later(folder / "eval" / "samples.jsonl", start)
     last = loop.fit(task, task.config.steps, start=start, callbacks=callbacks)
     task.artifacts(writer)
     figures = evaluate(task, folder, last)

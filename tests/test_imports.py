@@ -14,13 +14,15 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "splatlearn"
 
-BASE = {"errors", "files", "notices", "registry"}
-LEARNER = BASE | {"ops", "task", "loop", "run", "config", "checkpoint", "devices", "processes"}
+BASE = {"errors", "files", "locks", "notices", "registry"}
+LEARNER = BASE | {"ops", "task", "interrupt", "loop", "run", "config", "checkpoint", "devices", "processes"}
 MAY_IMPORT = {
     "errors": set(),
     "files": {"errors"},
     "notices": set(),
     "registry": {"errors"},
+    "locks": {"errors", "files", "notices"},
+    "streams": set(),
     "yaml12": {"errors", "files"},
     "config": BASE | {"yaml12"},
     "checkpoint": BASE,

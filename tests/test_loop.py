@@ -476,14 +476,15 @@ def test_ctrl_c_in_the_last_save_still_stops_the_program(tmp_path: Path) -> None
 
 
 def test_a_second_ctrl_c_while_saving_breaks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, armed = checkpoint._sync, Press(7)
+    real, armed = os.fsync, Press(7)
 
-    def sync(path: Path) -> None:
-        real(path)
-        if "step_0000007" in path.parent.name:
+    def sync(descriptor: int) -> None:
+        real(descriptor)
+        names = [path.name for path in (tmp_path / "checkpoints").glob("*")]
+        if len(names) == 2 and "step_0000005" in names:  # that of step 7 is being written
             press()
 
-    monkeypatch.setattr(checkpoint, "_sync", sync)
+    monkeypatch.setattr(os, "fsync", sync)
     with pytest.raises(KeyboardInterrupt):
         train(Probe(), tmp_path, 20, extra=(armed,))
     monkeypatch.undo()

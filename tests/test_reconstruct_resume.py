@@ -81,7 +81,7 @@ def test_killed_at_every_phase_it_still_comes_to_the_same_end(photos: Path, whol
 
 
 def test_a_second_run_at_the_same_time_is_refused(photos: Path, tmp_path: Path) -> None:
-    with Work(tmp_path / "out").locked(), pytest.raises(SplatlearnError, match="another reconstruction is at work"):
+    with Work(tmp_path / "out").locked(), pytest.raises(SplatlearnError, match=f"in use by process {os.getpid()} on "):
         reconstruct(photos, tmp_path / "out", ALONE, progress=False)
 
 

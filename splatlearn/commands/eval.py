@@ -7,14 +7,15 @@ from pathlib import Path
 
 from splatlearn import notices, trainer
 from splatlearn.commands.arguments import Parser
-from splatlearn.run import open_run
+from splatlearn.run import config_of, locked, open_run
 
 
 def run(words: list[str]) -> None:
     parser = Parser("eval", __doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="a run folder")
     arguments, overrides = parser.parse_with_keys(words)
-    with notices.recording() as warnings:
+    config_of(arguments.run)
+    with locked(arguments.run, "splatlearn eval"), notices.recording() as warnings:
         task, step = open_run(arguments.run, overrides)
         warnings.write_into(arguments.run)
         print(task.summarize(trainer.evaluate(task, arguments.run, step)))

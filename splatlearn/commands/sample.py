@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
-from splatlearn import checkpoint, config
+from splatlearn import config
 from splatlearn.commands.arguments import Parser
 from splatlearn.devices import choose_device
 from splatlearn.errors import SplatlearnError
-from splatlearn.run import config_of, last_checkpoint, task_class
+from splatlearn.run import config_of, load_last, task_class
 
 TEMPERATURE = 0.8  # of text; pairs have one right answer, and so none
 BEGINNING = "\n"  # of a text without a prompt
@@ -72,7 +72,7 @@ class Writer:
         if not issubclass(task_class(path), TextTask):
             raise SplatlearnError(f"{folder} is not the run of a text: there is nothing to sample")
         settings = config.load(TextTask.Config, path)
-        tensors, state = checkpoint.load(last_checkpoint(folder))
+        _, tensors, state = load_last(folder)
         self.tokenizer = from_state(state.get("tokenizer"))
         self.pairs = Pairs(settings.pairs) if settings.learn == "pairs" else None
         known = self.tokenizer.vocabulary if self.pairs is None else self.pairs.vocabulary

@@ -2,12 +2,14 @@
 
 import json
 import math
+import reprlib
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
 from tqdm import tqdm
 
+from splatlearn.errors import SplatlearnError
 from splatlearn.run import HeldOut
 from splatlearn.scene import metrics
 from splatlearn.scene.cameras import Camera
@@ -15,7 +17,7 @@ from splatlearn.scene.frame import Frame
 from splatlearn.scene.gaussians import Rendering
 from splatlearn.scene.metrics import HIGHEST_PSNR
 from splatlearn.scene.space import space_record
-from splatlearn.task import AnyTask, RunWriter
+from splatlearn.task import RunWriter
 
 
 class Renderer(Protocol):
@@ -114,12 +116,12 @@ class Patience(HeldOut):
         self.best = 0.0  # dB
         self.waited = 0  # evaluations since the best
 
-    def on_start(self, start: int, task: AnyTask) -> None:
-        path = self.writer.folder / "eval" / "history.jsonl"
-        if self.patience and path.exists():
-            for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
-                if line["step"] <= start:
-                    self._note(line["psnr"])
+    def noted(self, line: Mapping[str, Any]) -> None:
+        try:
+            self._note(float(line["psnr"]))
+        except (KeyError, TypeError, ValueError, OverflowError):
+            path = self.writer.folder / "eval" / "history.jsonl"
+            raise SplatlearnError(f"{path}: expected lines with a psnr, got {reprlib.repr(dict(line))}") from None
 
     def evaluated(self, step: int, figures: Mapping[str, Any]) -> None:
         if self.patience:

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from splatlearn import checkpoint, config
+from splatlearn import config
 from splatlearn.errors import SplatlearnError
-from splatlearn.run import config_of, last_checkpoint, task_class
+from splatlearn.run import config_of, load_last, task_class
 from splatlearn.scene.formats.registry import Splats, read
 from splatlearn.scene.frame import Frame, frame_of_means
 from splatlearn.scene.gaussians import Gaussians
@@ -67,8 +67,7 @@ def frame_of_run(run: Path) -> Frame:
 def _of_run(run: Path) -> tuple[Splats, Frame]:
     """The Gaussians of a run as they are learned, and their frame."""
     path = scene_config(run)
-    saved = last_checkpoint(run)
-    tensors, state = checkpoint.load(saved)
+    saved, tensors, state = load_last(run)
     if missing := [name for name in GAUSSIAN.names if name not in tensors]:
         raise SplatlearnError(f"{saved} holds no tensor {missing[0]!r}: it is not the checkpoint of a scene")
     frame = Frame.of_record(state.get("frame"), str(saved))

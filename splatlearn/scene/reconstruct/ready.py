@@ -6,7 +6,7 @@ from shlex import quote
 from typing import Any
 
 from splatlearn.errors import SplatlearnError
-from splatlearn.loop import Interrupted
+from splatlearn.interrupt import Interrupted, number_of
 from splatlearn.scene.photos.suffixes import VIDEOS
 
 
@@ -19,14 +19,15 @@ def reconstruct_and_report(source: Path, out: Path, **settings: Any) -> None:
         settings: Fields of `Settings`.
 
     Raises:
-        Interrupted: Ctrl-C was pressed; the same call continues.
+        Interrupted: Ctrl-C, SIGTERM or SIGHUP; the same call continues.
     """
     from splatlearn.scene.reconstruct import Settings, reconstruct
 
     try:
         report = reconstruct(source, out, Settings(**settings))
-    except KeyboardInterrupt:
-        raise Interrupted(0, "stopped; the same command goes on from here") from None
+    except KeyboardInterrupt as stopped:
+        sentence = "stopped; the same command goes on from here"
+        raise Interrupted(0, sentence, number_of(stopped)) from None
     print(report.text(), end="")
 
 

@@ -5,18 +5,15 @@
 is done again when its key or that of a phase before it has changed. Nothing that was cut short counts.
 """
 
-import fcntl
 import hashlib
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from splatlearn.errors import SplatlearnError
 from splatlearn.files import replacing
+from splatlearn.locks import locked
 from splatlearn.scene.reconstruct.gather import Photo
 
 FOLDER = ".reconstruction"
@@ -47,22 +44,9 @@ class Work:
         with replacing(self.folder / name) as path:
             path.write_text(json.dumps(value, indent=1, ensure_ascii=True) + "\n", encoding="utf-8")
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keeps a second process out of the same folder for as long as the context lasts."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise SplatlearnError(f"{self.out} cannot be written: {error.strerror}") from None
-        try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise SplatlearnError(f"{self.out}: another reconstruction is at work there") from None
-            yield
-        finally:
-            os.close(handle)
+    def locked(self) -> AbstractContextManager[None]:
+        """Keep a second process out of the same folder for as long as the context lasts."""
+        return locked(self.folder, "splatlearn reconstruct")
 
     def begun(self, phase: str, key: str) -> bool:
         """Whether there is something of this phase, whole or in part, made under the same key."""
