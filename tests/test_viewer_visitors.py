@@ -140,7 +140,7 @@ def test_a_picture_has_a_largest_size(size: tuple[Any, Any]) -> None:
 def page(viewer: Viewer) -> Iterator[Visitor]:
     with visit(viewer.url) as made:
         made.camera()
-        until(lambda: made.received["BackgroundImageMessage"] and viewer.views())
+        until(lambda: made.received["BackgroundImageMessage"] and {"Show", "SH degree", "Size"} <= set(made.controls))
         yield made
 
 
