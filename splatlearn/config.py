@@ -7,6 +7,7 @@ with jsonargparse and tyro.
 
 import dataclasses
 import difflib
+import os
 import reprlib
 import types
 import typing
@@ -25,8 +26,14 @@ T = TypeVar("T")
 # ---- declaring a config ----
 
 
-def key(default: Any, help: str) -> Any:
-    """A dataclass field with its help text; a list is copied, a dataclass type makes a nested group."""
+def key(default: Any, help: str, *, path: bool = False) -> Any:
+    """A dataclass field with its help text; a list is copied, a dataclass type makes a nested group.
+
+    Args:
+        path: the value is the path of a file or a folder, in which `~` is the user's home.
+    """
+    if path:
+        return dataclasses.field(default=default, metadata={"help": help, "path": True})
     if is_dataclass(default) and isinstance(default, type):
         return dataclasses.field(default_factory=default, metadata={"help": help})
     if isinstance(default, list):
@@ -96,7 +103,7 @@ class Common:
     """The keys that every task's config has."""
 
     task: str = key("line", "what is learned: line, scene, text, or the package.module:Class of a task")
-    out: str = key("runs/run", "the run folder to write; it must be new or empty")
+    out: str = key("runs/run", "the run folder to write; it must be new or empty", path=True)
     steps: int = key(1000, "updates to make")
     seed: int = key(0, "seed of all that is random")
     device: str = key("auto", "auto, cpu, cuda or cuda:N")
@@ -257,6 +264,9 @@ def _build(cls: type, values: dict[str, Any], given: Mapping[str, Any], base: An
             arguments[field.name] = _build(typing.cast(type, kind), values, given, default, f"{name}.")
         elif name in values or default is not MISSING:
             arguments[field.name] = values.get(name, default)
+            text = arguments[field.name]
+            if field.metadata.get("path") and isinstance(text, str) and text != "~":  # that is null in YAML
+                arguments[field.name] = os.path.expanduser(text)
         else:
             raise SplatlearnError(f"the config needs a value for '{name}' ({_type_name(kind)}), got none")
     return cls(**arguments)

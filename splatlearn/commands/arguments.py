@@ -1,10 +1,17 @@
 """The one way to read a command line: argparse for own options, and ``--key value`` for the keys of a config."""
 
 import argparse
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from splatlearn.errors import SplatlearnError
+
+
+def user_path(word: str) -> Path:
+    """A path of the command line, in which `~` is the user's home, also where the shell left it as it was."""
+    return Path(os.path.expanduser(word))
 
 
 class Parser(argparse.ArgumentParser):
@@ -13,6 +20,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, name: str, description: str | None, **options: Any) -> None:
         prog = f"splatlearn {name}".rstrip()
         super().__init__(prog=prog, description=description, allow_abbrev=False, **options)
+        self.register("type", Path, user_path)  # each argument of type Path
 
     def error(self, message: str) -> NoReturn:
         raise SplatlearnError(f"{message} (see `{self.prog} --help`)")

@@ -29,8 +29,8 @@ def run(words: list[str]) -> None:
     parser.add_argument("--threads", type=int, help="threads (default: all; with 1 a run repeats to the bit)")
     a = parser.parse_args(words)
     reconstruct_and_report(
-        a.source.expanduser(),
-        a.out.expanduser(),
+        a.source,
+        a.out,
         cameras=a.cameras,
         camera_model=a.camera_model,
         matching=a.matching,

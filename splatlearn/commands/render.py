@@ -1,6 +1,7 @@
 """splatlearn render: pictures or a video of a trained scene, along a path: colours, depth or opacity."""
 
 import json
+import os
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -82,6 +83,7 @@ def _arguments(words: list[str]) -> Namespace:
     parser.add_argument("run", type=Path, metavar="RUN", help="a run folder of a scene")
     parser.add_argument(
         "--path",
+        type=os.path.expanduser,
         default="orbit",
         help="orbit, spiral, interpolate (a flight along the photographs), test or train (from their places), or a "
         ".json file that the viewer wrote (default: orbit)",

@@ -1,5 +1,6 @@
 """splatlearn train: learns what a config says, evaluates it, and leaves a run folder."""
 
+import os
 from argparse import Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +27,7 @@ never stopped (on the CPU). --viewer shows a scene in the browser, with pause, r
 
 def run(words: list[str]) -> None:
     parser = Parser("train", ABOUT, usage=USAGE, add_help=False, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("source", nargs="?", metavar="CONFIG", help="a config file; or PHOTOS")
+    parser.add_argument("source", nargs="?", type=os.path.expanduser, metavar="CONFIG", help="a config file; or PHOTOS")
     parser.add_argument("--resume", type=Path, metavar="RUN", help="the run folder to go on with")
     parser.add_argument("--viewer", action="store_true", help="show a scene in the browser while it learns")
     parser.add_argument("--viewer-port", metavar="N", help="the viewer's port; also switches it on")

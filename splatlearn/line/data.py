@@ -36,7 +36,7 @@ class NoisyLine:
         noise: float = key(0.5, "standard deviation of y around the line")
         low: float = key(-2.0, "least x")
         high: float = key(4.0, "greatest x")
-        csv: str = key("", "a CSV file of x,y rows to use instead, with or without a header")
+        csv: str = key("", "a CSV file of x,y rows to use instead, with or without a header", path=True)
 
         def __post_init__(self) -> None:
             if self.count < 2:

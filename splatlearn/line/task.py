@@ -41,7 +41,7 @@ class LineTask(Task[Points, Tensor]):
         """Every key of ``configs/line.yaml``."""
 
         task: str = key("line", "line, or the package.module:Class of a task derived from LineTask")
-        out: str = key("runs/line", "the run folder to write; it must be new or empty")
+        out: str = key("runs/line", "the run folder to write; it must be new or empty", path=True)
         steps: int = key(225, "updates to make")
         log_every: int = key(1, "steps between lines of metrics.jsonl")
         checkpoint_every: int = key(100, "steps between checkpoints")

@@ -47,13 +47,17 @@ class Corpus:
     class Config:
         """Which text, and how it becomes tokens."""
 
-        path: str = key("", "a UTF-8 file, or a folder of them; empty: the topics of Python's own documentation")
+        path: str = key(
+            "", "a UTF-8 file, or a folder of them; empty: the topics of Python's own documentation", path=True
+        )
         tokenizer: TokenizerKind = key("character", "what a token is")
         vocabulary: int = key(1024, "tokens that bpe learns from the text")
-        tokenizer_file: str = key("", "for bpe, a tokenizer.json to take instead of learning one, such as GPT-2's")
+        tokenizer_file: str = key(
+            "", "for bpe, a tokenizer.json to take instead of learning one, such as GPT-2's", path=True
+        )
         holdout: float = key(0.1, "share of the text that is held out")
         seed: int = key(0, "seed of the choice of documents that are held out")
-        cache: str = key("", "folder of the token cache; empty: splatlearn/text in the user's cache folder")
+        cache: str = key("", "folder of the token cache; empty: splatlearn/text in the user's cache folder", path=True)
 
         def __post_init__(self) -> None:
             if self.vocabulary < BYTES:

@@ -41,7 +41,7 @@ class TextTask(Task[Batch, Tensor]):
         """Every key of ``configs/text.yaml``."""
 
         task: str = key("text", "text, or the package.module:Class of a task derived from TextTask")
-        out: str = key("runs/text", "the run folder to write; it must be new or empty")
+        out: str = key("runs/text", "the run folder to write; it must be new or empty", path=True)
         steps: int = key(2000, "updates to make")
         learn: Literal["corpus", "pairs"] = key("corpus", "a text, or pairs of a source and an answer")
         data: Corpus.Config = key(Corpus.Config, "the text")

@@ -57,16 +57,20 @@ class ColmapScene:
     class Config:
         """How to read the folder."""
 
-        path: str = key("", "a COLMAP folder; or a folder of photographs or a video, to be reconstructed first")
+        path: str = key(
+            "", "a COLMAP folder; or a folder of photographs or a video, to be reconstructed first", path=True
+        )
         reconstruct: Literal["ask", "yes", "no"] = key("ask", "whether to reconstruct photographs that have no model")
-        images: str | None = key(None, "folder of the photographs in it, such as images_2; null: images")
+        images: str | None = key(None, "folder of the photographs in it, such as images_2; null: images", path=True)
         model: int | str | None = key(None, "the model in sparse/ to learn from, such as 1; null: the largest")
-        masks: str | None = key(None, "folder of masks in it, photo.jpg.png for photo.jpg, black: ignored; null: none")
+        masks: str | None = key(
+            None, "folder of masks in it, photo.jpg.png for photo.jpg, black: ignored; null: none", path=True
+        )
         downscale: int = key(1, "whole factor by which loading reduces the photographs, by averaging")
         holdout: str = key("auto", "held out: auto (test.txt, else every:8), every:N, fraction:F, file, none")
         skip_missing: bool = key(False, "continue without photographs that are missing or cannot be decoded")
         memory_gib: float = key(4.0, "memory for decoded photographs; those beyond it are decoded again when needed")
-        cache: str | None = key(None, "folder that keeps undistorted photographs between runs; null: none")
+        cache: str | None = key(None, "folder that keeps undistorted photographs between runs; null: none", path=True)
         background: list[float] = key([0.0, 0.0, 0.0], "RGB, 0 to 1, behind photographs with an alpha channel")
 
     def __init__(self, config: Config) -> None:

@@ -43,13 +43,15 @@ class Recipe(Common):
     """Every key of `configs/scene.yaml`."""
 
     task: str = key("scene", "scene, or the package.module:Class of a task derived from SceneTask")
-    out: str = key("runs/scene", "the run folder to write; it must be new or empty")
+    out: str = key("runs/scene", "the run folder to write; it must be new or empty", path=True)
     steps: int = key(7000, "updates to make")
     log_every: int = key(50, "steps between lines of metrics.jsonl")
     reader: str = key("colmap", "how the folder of data.path is read: colmap, or a package.module:Class")
     data: Any = chosen(READERS, "reader", "keys of the reader: the images and their cameras")
     init: str = key(
-        "sfm", "sfm, random (both at the points of the model), or a file to start from: PLY, .splat, SPZ, glTF"
+        "sfm",
+        "sfm, random (both at the points of the model), or a file to start from: PLY, .splat, SPZ, glTF",
+        path=True,
     )
     sh_degree: int = key(3, "degree of the spherical harmonics, 0 to 4")
     sh_every: int = key(1000, "steps after which the degree in use rises by one")
