@@ -345,3 +345,28 @@ def test_a_compiler_that_fails_is_one_sentence(text: Path, monkeypatch: pytest.M
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=broken))
     with pytest.raises(SplatlearnError, match="cannot run .*no such instruction.*; leave 'compile' out"):
         losses_of(made(text, "--compile"), 1)
+
+
+# ---- the same bits ----
+
+
+def test_a_reproducible_text_has_the_same_bits_for_any_number_of_threads(text: Path) -> None:
+    before = torch.get_num_threads()
+    sizes = ("--model.width", "128", "--model.context", "64", "--batch", "12", "--reproducible", "true")
+    found = []
+    try:
+        for threads in (1, 4):
+            torch.set_num_threads(threads)
+            task = made(text, *sizes)
+            losses_of(task, 8)
+            found.append(task.state()[0])
+    finally:
+        torch.set_num_threads(before)
+    one, four = found
+    assert all(torch.equal(one[name], four[name]) for name in one), "threads change the bits"
+
+
+def test_reproducible_texts_need_a_cpu(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("splatlearn.text.task.choose_device", lambda _: torch.device("cuda"))
+    with pytest.raises(SplatlearnError, match="'reproducible' needs the device cpu"):
+        made(text, "--reproducible", "true")

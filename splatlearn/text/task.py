@@ -53,6 +53,7 @@ class TextTask(Task[Batch, Tensor]):
         precision: Literal["auto", "float32", "bfloat16"] = key(
             "auto", "of products; auto is bfloat16 on CUDA cards that have it"
         )
+        reproducible: bool = key(False, "the same bits for any number of threads: compute on one thread of the CPU")
         compile: bool = key(False, "let torch.compile make one program of the model")
         evaluate_every: int = key(500, "steps between evaluations on what is held out; 0: only at the end")
         evaluate_tokens: int = key(1_000_000, "held-out tokens that an evaluation reads at most")
@@ -80,6 +81,10 @@ class TextTask(Task[Batch, Tensor]):
         self.config = config
         self.processes, self.device = join(choose_device(config.device))
         self.writes = self.processes.rank == 0
+        if config.reproducible:
+            if self.device.type != "cpu":
+                raise SplatlearnError(f"'reproducible' needs the device cpu to learn a text, got {self.device}")
+            torch.set_num_threads(1)  # PyTorch and oneDNN divide sums by the number of threads
         self.parts = config.accumulate
         if config.batch % (self.parts * self.processes.count):
             raise SplatlearnError(
