@@ -27,6 +27,7 @@ typedef void pixel;  // real, or uint8_t if another field says so
 #define SPLATLEARN_MOMENTS 6       // first numbers of a gradient row; D colours and, with absgrad, 2 numbers follow
 #define SPLATLEARN_ALPHA_MAX 0.999              // alpha is clamped to it
 #define SPLATLEARN_ALPHA_THRESHOLD (1.0 / 255)  // default of alpha_threshold: a smaller alpha changes no 8-bit image
+#define SPLATLEARN_LARGEST 1e12  // a Gaussian with a number that is not finite or larger than this is culled
 #define SPLATLEARN_BIN_BLOCK 256   // rows that one block of stage bin counts on CUDA
 #define SPLATLEARN_SORT_AUTO 0     // stage bin on CUDA chooses how to sort by its capacity
 #define SPLATLEARN_SORT_ALL 1      // it sorts all instances together
@@ -51,17 +52,21 @@ typedef struct {
     int32_t antialiased;               // 1: opacity is scaled by the low-pass compensation
     int32_t camera_model;              // number of a model: splatlearn/ops/cameras.py
     int32_t raw;                       // 1: scales are given as logarithms, opacities as logits; so are their gradients
+    int32_t n_features;                // D of features
     int64_t sh0_stride, shN_stride;    // scalars from one Gaussian's coefficients to the next one's
+    int64_t features_stride;           // scalars from one camera's features to the next one's
     double eps2d;                      // low-pass added to the 2D covariance, px^2
     double near_plane, far_plane;      // depths outside of them are culled, camera space
     double radius_clip;                // Gaussians with both radii at or below it are culled, px
     double alpha_threshold;            // alphas below it contribute nothing; 0: all contribute
     const real *means;                 // [N,3] world
-    const real *quats;                 // [N,4] wxyz, of a norm from 1e-12 to 1e12
+    const real *quats;                 // [N,4] wxyz, of a norm from 1e-15 to 1e15; others are culled
     const real *scales;                // [N,3] standard deviations, world units, or their logarithms
     const real *opacities;             // [N] 0..1, or their logits
     const real *sh0;                   // [N,1,3] or null
     const real *shN;                   // [N,K-1,3] or null
+    const real *features;              // [C,N,D] blended instead of harmonics; read by forward, which culls a Gaussian
+                                       // where one of them is not finite or above SPLATLEARN_LARGEST; or null
     const real *viewmats;              // [C,4,4] world to camera
     const real *camera_params;         // [C,P] K [3,3] row-major, then the model's own: math/camera/camera.h
     const real *camera_centers;        // [C,3] world, for the viewing direction of the colours; or null without SH

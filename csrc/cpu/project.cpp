@@ -5,7 +5,7 @@ namespace SPLATLEARN_NAMESPACE {
 namespace {
 
 // Colours of the rows of a group whose bit in `mask` is set, zero for the others. Returns the mask without the rows
-// whose colour is not finite.
+// whose colour is out of range.
 template <class S> uint32_t colors_forward(const splatlearn_ProjectInputs &in, int64_t c, int64_t first,
                                            const Lanes<S> mean[3], int rows, uint32_t mask, S *colors) {
     Lanes<S> d[3], basis[kMaxBases];
@@ -43,6 +43,11 @@ SPLATLEARN_HD void group_forward(const splatlearn_ProjectForward &out, const Pos
     if (out.colors) {
         S *const colors = static_cast<S *>(out.colors) + row * 3;
         mask = colors_forward(in, c, first, group.gaussian.mean, group.rows, mask, colors);
+        visible = mask_of_bits<S>(mask);
+    }
+    if (in.features) {
+        for (int i = 0; i < group.rows; ++i)
+            if ((mask >> i & 1) && !features_in_range<S>(in, c, first + i)) mask &= ~(1u << i);
         visible = mask_of_bits<S>(mask);
     }
     const R(&mean)[2] = projected.affine.mean;

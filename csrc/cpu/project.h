@@ -40,7 +40,7 @@ SPLATLEARN_HD void load_group(const splatlearn_ProjectInputs &in, int64_t first,
     load_rows<S, 4>(static_cast<const S *>(in.quats) + first * 4, rows, g.quat);
     load_rows<S, 3>(static_cast<const S *>(in.scales) + first * 3, rows, g.scale);
     load_rows<S, 1>(static_cast<const S *>(in.opacities) + first, rows, &g.opacity);
-    if (in.raw) activate(g);
+    activate(in.raw != 0, g);
     Primitive::shape(g, group.shape);
 }
 

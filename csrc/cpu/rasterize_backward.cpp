@@ -1,6 +1,10 @@
 // The gradients of alpha compositing on the CPU: the list of a tile is walked in reverse, and moments are summed per
 // (Gaussian, tile) into one row of gradients. A second pass adds each Gaussian's rows in a fixed order
 // (rasterize_sums.cpp): no atomics, the same bits for any number of threads.
+//
+// Pixels are lanes, and a lane that a splat does not cover adds 0 times the gradient of its pixel. So a pixel whose
+// gradient is NaN or very large takes no part in the walk: it would spoil splats that are only near it. Its turn comes
+// afterwards, alone.
 #include "rasterize.h"
 
 namespace SPLATLEARN_NAMESPACE {
@@ -28,6 +32,8 @@ template <class S, class Primitive, int D, bool Abs> struct BackwardTile {
     PixelLanes<S, D> pixels[kTilePixels / L];
     int32_t ends[kBlocks] = {};  // of the part of the list that any pixel of the block drew
     int64_t end = 0;             // the furthest of them
+    int n_alone = 0;             // pixels whose gradient is out of range
+    uint8_t alone[kTilePixels];  // their places, row-major
     SplatBatch<S, Primitive, D> batch;
     alignas(64) S blocks[kBatch];  // of each of its splats the blocks that it reaches, as the bits of a number
 
@@ -61,7 +67,7 @@ template <class S, class Primitive, int D, bool Abs> struct BackwardTile {
         const S *const v_alphas = grad.v_alphas ? static_cast<const S *>(grad.v_alphas) + pixel : nullptr;
         const S *const T_in = static_cast<const S *>(grad.transmittance) + pixel;
         const int32_t *const drawn = grad.stops + pixel, count = int32_t(tile.count);
-        S T[kTile], rest[kTile] = {}, v_row[kFixed][kTile] = {};
+        S T[kTile], rest[kTile] = {}, size[kTile] = {}, v_row[kFixed][kTile] = {};
         int32_t stop[kTile] = {};
         for (int x = 0; x < kTile; ++x) T[x] = S(1);
         for (int x = 0; x < width; ++x) T[x] = T_in[x];
@@ -71,11 +77,21 @@ template <class S, class Primitive, int D, bool Abs> struct BackwardTile {
         for (int d = 0; d < n_channels; ++d) {
             S *const to = v_row[D ? d : 0];
             for (int x = 0; x < width; ++x) to[x] = v[x * n_channels + d];
+            for (int x = 0; x < width; ++x) size[x] += absolute(to[x]);
             if (background)
                 for (int x = 0; x < width; ++x) rest[x] += background[d] * to[x];
             if (v_background)
                 for (int x = 0; x < width; ++x) v_background[d] += T[x] * to[x];
             for (int x = 0; !D && x < kTile; ++x) wide_color[d * kTilePixels + in_blocks(x, row)] = to[x];
+        }
+        bool in_range = true;
+        for (int x = 0; x < width; ++x) in_range &= is_in_range(size[x] + absolute(rest[x]));
+        for (int x = 0; !in_range && x < width; ++x) {
+            if (is_in_range(size[x] + absolute(rest[x]))) continue;
+            alone[n_alone++] = uint8_t(row * kTile + x);
+            rest[x] = S(0);
+            for (int d = 0; d < n_channels; ++d)
+                (D ? v_row[D ? d : 0][x] : wide_color[d * kTilePixels + in_blocks(x, row)]) = S(0);
         }
         for (int x = 0; x < kTile; x += kPiece) {
             const int at = in_blocks(x, row);
@@ -105,6 +121,40 @@ template <class S, class Primitive, int D, bool Abs> struct BackwardTile {
             gather(first, ids + first, n);
             if (first) batch.prefetch(in, ids + first - kBatch, kBatch);
             for (int i = n - 1; i >= 0; --i) unblend_splat(first + i, i, uint32_t(blocks[i]));
+        }
+        for (int i = 0; i < n_alone; ++i) unblend_pixel(alone[i] % kTile, alone[i] / kTile);
+    }
+
+    // Adds the gradients of one pixel to the rows of the splats that it drew.
+    __attribute__((noinline)) void unblend_pixel(int x, int y) {
+        const int64_t pixel = tile.pixel(y) + x;
+        const S *const v = static_cast<const S *>(grad.v_render) + pixel * channels;
+        const S *const background =
+            in.inputs.backgrounds ? static_cast<const S *>(in.inputs.backgrounds) + tile.camera * channels : nullptr;
+        S T = static_cast<const S *>(grad.transmittance)[pixel], q, g, m[kMoments], v_mean[2];
+        S rest = grad.v_alphas ? -static_cast<const S *>(grad.v_alphas)[pixel] : S(0);
+        for (int d = 0; background && d < channels; ++d) rest += background[d] * v[d];
+        const int32_t stop = grad.stops[pixel], count = int32_t(tile.count);
+        for (int32_t k = (stop < count ? stop : count) - 1; k >= 0; --k) {
+            const int64_t id = in.inputs.row_ids[tile.begin + k];
+            const S *const record = in.record(id), *const color =
+                                                       static_cast<const S *>(in.inputs.colors) + id * channels;
+            const auto splat = Primitive::template unpack<S>([&](int j) { return record[j]; });
+            const S dx = S(tile.x + x) + S(0.5) - splat.x, dy = S(tile.y + y) + S(0.5) - splat.y;
+            const S power = Primitive::log2_alpha(splat, dx, dy);
+            if (!(power >= in.log2_cut)) continue;
+            const S raw = exponential2(power);
+            q = S(0);
+            for (int d = 0; d < channels; ++d) q += color[d] * v[d];
+            const S weight = unblend(minimum(raw, S(kAlphaMax)), q, T, rest, g);
+            if (!(raw <= S(kAlphaMax))) g = S(0);
+            Primitive::moments(splat, power, g, dx, dy, m);
+            S *const out = row_of(k);
+            for (int j = 0; j < kMoments; ++j) out[j] += m[j];
+            for (int d = 0; d < channels; ++d) out[layout.kColors + d] += weight * v[d];
+            Primitive::v_mean(splat, power, g, dx, dy, v_mean);
+            for (int j = 0; Abs && j < 2; ++j)
+                out[layout.absolute() + j] += S(Primitive::kMeanUnit) * absolute(v_mean[j]);
         }
     }
 

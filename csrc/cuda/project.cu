@@ -13,7 +13,7 @@ constexpr int kThreads = 128;
 // Blocks per multiprocessor: without the number the compiler spills in some kernels that use few registers.
 template <class S> constexpr int kBlocks = sizeof(S) == 4 ? 9 : 5;
 
-// Returns whether the colour is finite.
+// Returns whether the colour is in range.
 template <class S, int Degree> SPLATLEARN_DEVICE bool color_forward(const splatlearn_ProjectInputs &in, int64_t c,
                                                                     int64_t n, const S mean[3], S color[3]) {
     S d[3], basis[kMaxBases];
@@ -49,6 +49,7 @@ SPLATLEARN_KERNEL __launch_bounds__(kThreads, kBlocks<S>) void project_forward_k
         if (visible) visible = color_forward<S, Degree>(in, c, n, g.mean, color);
         for (int j = 0; j < 3; ++j) static_cast<S *>(out.colors)[3 * row + j] = visible ? color[j] : S(0);
     }
+    if (Degree < 0 && visible && in.features) visible = features_in_range<S>(in, c, n);
     for (int j = 0; j < 2; ++j) static_cast<S *>(out.means2d)[2 * row + j] = visible ? mean[j] : S(0);
     for (int j = 0; j < 3; ++j) static_cast<S *>(out.conics)[3 * row + j] = visible ? conic[j] : S(0);
     static_cast<S *>(out.depths)[row] = visible ? projected.p[2] : S(0);

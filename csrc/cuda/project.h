@@ -18,7 +18,7 @@ SPLATLEARN_DEVICE void load_gaussian(const splatlearn_ProjectInputs &in, int64_t
     }
     for (int j = 0; j < 4; ++j) g.quat[j] = quats[j];
     g.opacity = static_cast<const S *>(in.opacities)[n];
-    if (in.raw) activate(g);
+    activate(in.raw != 0, g);
 }
 
 template <class Camera, class S>

@@ -3,7 +3,8 @@
 //
 //   scale = e^x,  dscale/dx = scale;    opacity = 1 / (1 + e^-x),  dopacity/dx = opacity (1 - opacity)
 //
-// A culled Gaussian has the output gradient 0, and its input gradient is 0 even where x is infinite or NaN.
+// A culled Gaussian has the output gradient 0, and its input gradient is 0 even where x is infinite or NaN. A number
+// out of range (scalar.h) makes the opacity NaN, which culls the Gaussian in every camera.
 #pragma once
 #include "scalar.h"
 
@@ -24,15 +25,20 @@ template <class R> SPLATLEARN_HD R opacity_of_logit_backward(R opacity, R v_opac
 // The parameters of a 3D Gaussian, or their gradients.
 template <class R> struct Gaussian3d {
     R mean[3];   // world
-    R quat[4];   // wxyz, of any norm
+    R quat[4];   // wxyz
     R scale[3];  // standard deviations, world units
     R opacity;
 };
 
-// Activates logarithms of scales and logits of opacities, in place.
-template <class R> SPLATLEARN_HD void activate(Gaussian3d<R> &g) {
-    for (int j = 0; j < 3; ++j) g.scale[j] = scale_of_log(g.scale[j]);
-    g.opacity = opacity_of_logit(g.opacity);
+// Activates logarithms of scales and logits of opacities, in place, if they are raw.
+template <class R> SPLATLEARN_HD void activate(bool raw, Gaussian3d<R> &g) {
+    auto in_range = is_in_range(g.opacity);
+    for (int j = 0; j < 3; ++j) in_range = in_range & is_in_range(g.mean[j]) & is_in_range(g.scale[j]);
+    if (raw) {
+        for (int j = 0; j < 3; ++j) g.scale[j] = scale_of_log(g.scale[j]);
+        g.opacity = opacity_of_logit(g.opacity);
+    }
+    g.opacity = select(in_range, g.opacity, R{} + Scalar<R>(NAN));
 }
 
 // From gradients to scales and opacities to those to their logarithms and logits, in place. g: activated.

@@ -17,8 +17,15 @@ namespace SPLATLEARN_NAMESPACE {
 template <class R> struct Conic { R a, b, c; };
 
 // ---- rotation ----
+// Squares of norms from 1e-15 to 1e15, with a little to spare: float32 holds them with all digits.
+template <class R> SPLATLEARN_HD MaskOf<R> has_rotation(R square) {
+    return (square >= Scalar<R>(0.99e-30)) & (square <= Scalar<R>(1.01e30));
+}
+
+// NaN for a quaternion without a rotation.
 template <class R> SPLATLEARN_HD void quaternion_rotation(const R q[4], R out[9]) {
-    R inverse_norm = Scalar<R>(1) / square_root(q[0] * q[0] + q[1] * q[1] + q[2] * q[2] + q[3] * q[3]);
+    R square = q[0] * q[0] + q[1] * q[1] + q[2] * q[2] + q[3] * q[3];
+    R inverse_norm = select(has_rotation(square), Scalar<R>(1) / square_root(square), R{} + Scalar<R>(NAN));
     R w = q[0] * inverse_norm, x = q[1] * inverse_norm, y = q[2] * inverse_norm, z = q[3] * inverse_norm;
     Scalar<R> one = 1, two = 2;
     out[0] = one - two * (y * y + z * z);
@@ -32,9 +39,13 @@ template <class R> SPLATLEARN_HD void quaternion_rotation(const R q[4], R out[9]
     out[8] = one - two * (x * x + y * y);
 }
 
+// Zero for a quaternion without a rotation, whose Gaussian is culled.
 template <class R> SPLATLEARN_HD void quaternion_rotation_backward(const R q[4], const R v[9], R v_q[4]) {
-    R inverse_norm = Scalar<R>(1) / square_root(q[0] * q[0] + q[1] * q[1] + q[2] * q[2] + q[3] * q[3]);
-    R w = q[0] * inverse_norm, x = q[1] * inverse_norm, y = q[2] * inverse_norm, z = q[3] * inverse_norm;
+    R square = q[0] * q[0] + q[1] * q[1] + q[2] * q[2] + q[3] * q[3];
+    const MaskOf<R> valid = has_rotation(square);
+    R inverse_norm = select(valid, Scalar<R>(1) / square_root(square), R{});
+    R w = select(valid, q[0] * inverse_norm, R{}), x = select(valid, q[1] * inverse_norm, R{});
+    R y = select(valid, q[2] * inverse_norm, R{}), z = select(valid, q[3] * inverse_norm, R{});
     Scalar<R> two = 2;
     R g_w = two * (x * (v[7] - v[5]) + y * (v[2] - v[6]) + z * (v[3] - v[1]));
     R g_x = two * (w * (v[7] - v[5]) + y * (v[1] + v[3]) + z * (v[2] + v[6]) - two * x * (v[4] + v[8]));

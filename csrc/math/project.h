@@ -2,8 +2,8 @@
 //
 // A Gaussian is visible where its camera gives it an image (camera/camera.h), its depth lies between the planes, its
 // opacity reaches the alpha threshold, the box around the ellipse of that alpha (tile.h) meets the centre of a pixel,
-// one side of that box is above radius_clip, and its primitive finds no number that is not finite. A Gaussian whose
-// colour is not finite is culled as well (sh.h).
+// one side of that box is above radius_clip, its own numbers are in range (activation.h), and its primitive finds no
+// number that is not finite. A Gaussian whose colour (sh.h) or one of whose features is out of range is culled as well.
 #pragma once
 #include "scalar.h"
 #include "tile.h"
@@ -62,6 +62,14 @@ template <class S> SPLATLEARN_HD int32_t whole_radius(S radius) {
 template <class S, class Inputs> SPLATLEARN_HD const S *coefficients(const Inputs &in, int64_t gaussian, int basis) {
     return basis == 0 ? static_cast<const S *>(in.sh0) + gaussian * in.sh0_stride
                       : static_cast<const S *>(in.shN) + gaussian * in.shN_stride + (basis - 1) * 3;
+}
+
+// Whether all features of a Gaussian for camera c are in range.
+template <class S, class Inputs> SPLATLEARN_HD bool features_in_range(const Inputs &in, int64_t c, int64_t gaussian) {
+    const S *features = static_cast<const S *>(in.features) + c * in.features_stride + gaussian * in.n_features;
+    bool in_range = true;
+    for (int d = 0; d < in.n_features; ++d) in_range = in_range & is_in_range(features[d]);
+    return in_range;
 }
 
 }  // namespace SPLATLEARN_NAMESPACE

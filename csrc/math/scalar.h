@@ -5,6 +5,8 @@
 #include <math.h>
 #include <stdint.h>
 
+#include "../abi.h"
+
 #if defined(__CUDACC__)
 #define SPLATLEARN_HD __host__ __device__ __forceinline__
 #else
@@ -64,6 +66,10 @@ SPLATLEARN_HD float maximum(float a, float b) { return a > b ? a : b; }
 SPLATLEARN_HD double maximum(double a, double b) { return a > b ? a : b; }
 SPLATLEARN_HD bool is_finite(float x) { return fabsf(x) <= 3.4028234e38f; }
 SPLATLEARN_HD bool is_finite(double x) { return fabs(x) <= 1.7976931348623157e308; }
+
+// The largest magnitude of a number of a Gaussian, and of its colours: those with a larger one, or NaN, are culled.
+constexpr double kLargest = SPLATLEARN_LARGEST;
+template <class R> SPLATLEARN_HD auto is_in_range(R x) { return absolute(x) <= Scalar<R>(kLargest); }
 
 // What a comparison of reals gives, which select() takes.
 template <class R> using MaskOf = decltype(R{} > R{});

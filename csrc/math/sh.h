@@ -104,8 +104,8 @@ template <class R> SPLATLEARN_HD void sh_basis_backward(int degree, const R d[3]
 
 // ---- colour of one Gaussian, from the values of the bases in its direction ----
 
-// basis(k) is the value of basis k, coefficients(k) points to its coefficients [3]. Returns whether the colour is
-// finite.
+// basis(k) is the value of basis k, coefficients(k) points to its coefficients [3]. Returns whether the colour is in
+// range.
 template <class S, class Basis, class Coefficients>
 SPLATLEARN_HD bool sh_color(int bases, Basis basis, Coefficients coefficients, S color[3]) {
     S sum[3] = {S(0.5), S(0.5), S(0.5)};
@@ -115,7 +115,7 @@ SPLATLEARN_HD bool sh_color(int bases, Basis basis, Coefficients coefficients, S
         for (int j = 0; j < 3; ++j) sum[j] += value * f[j];
     }
     for (int j = 0; j < 3; ++j) color[j] = maximum(sum[j], S(0));
-    return is_finite(sum[0] + sum[1] + sum[2]);
+    return is_in_range(sum[0]) & is_in_range(sum[1]) & is_in_range(sum[2]);
 }
 
 // Of one channel: max(0, .) passes nothing on below.

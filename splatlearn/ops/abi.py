@@ -17,6 +17,7 @@ __all__ = [
     "MOMENTS",
     "ALPHA_MAX",
     "ALPHA_THRESHOLD",
+    "LARGEST",
     "BIN_BLOCK",
     "SORT_AUTO",
     "SORT_ALL",
@@ -45,6 +46,7 @@ TILE = 16
 MOMENTS = 6
 ALPHA_MAX = 0.999
 ALPHA_THRESHOLD = 1.0 / 255
+LARGEST = 1e12
 BIN_BLOCK = 256
 SORT_AUTO = 0
 SORT_ALL = 1
@@ -74,8 +76,10 @@ class ProjectInputs(ctypes.Structure):
     antialiased: Annotated[int, "int32_t"]
     camera_model: Annotated[int, "int32_t"]
     raw: Annotated[int, "int32_t"]
+    n_features: Annotated[int, "int32_t"]
     sh0_stride: Annotated[int, "int64_t"]
     shN_stride: Annotated[int, "int64_t"]
+    features_stride: Annotated[int, "int64_t"]
     eps2d: Annotated[float, "double"]
     near_plane: Annotated[float, "double"]
     far_plane: Annotated[float, "double"]
@@ -87,6 +91,7 @@ class ProjectInputs(ctypes.Structure):
     opacities: Annotated[Tensor, "const real *"]
     sh0: Annotated[Tensor | None, "const real *"] = None
     shN: Annotated[Tensor | None, "const real *"] = None
+    features: Annotated[Tensor | None, "const real *"] = None
     viewmats: Annotated[Tensor, "const real *"]
     camera_params: Annotated[Tensor, "const real *"]
     camera_centers: Annotated[Tensor | None, "const real *"] = None

@@ -11,7 +11,7 @@ from torch import Tensor
 from splatlearn.errors import SplatlearnError
 from splatlearn.ops import capacity as capacities
 from splatlearn.ops import native, workspace
-from splatlearn.ops.checks import check_like, check_number, check_size, check_tensor
+from splatlearn.ops.checks import MAX_ROWS, check_like, check_number, check_size, check_tensor
 
 TILE = native.TILE
 # Ways to sort on CUDA.
@@ -85,6 +85,7 @@ def bin(
     """
     check_size(width, height)
     check_number("alpha_threshold", alpha_threshold, 0, 1)
+    capacities.refuse_large_picture(n_cameras, width, height, channels, means2d)
     shape = tuple(means2d.shape[:-1])
     means2d = check_tensor("means2d", means2d.detach(), (*shape, 2))
     conics = check_tensor("conics", conics.detach(), (*shape, 3), means2d)
@@ -96,8 +97,8 @@ def bin(
         camera_ids = _checked_cameras(camera_ids, shape, n_cameras, means2d)
     elif n_cameras < 1 or rows % n_cameras:
         raise SplatlearnError(f"n_cameras must divide the {rows} rows of 2D Gaussians, but is {n_cameras}")
-    if rows > 2**31 - 1:
-        raise SplatlearnError(f"{rows:,} 2D Gaussians are more than the {2**31 - 1:,} that 32 bits can number")
+    if rows > MAX_ROWS:
+        raise SplatlearnError(f"{rows:,} 2D Gaussians are more than the {MAX_ROWS:,} that 32 bits can number")
     inputs = native.BinInputs(
         context=native.context(means2d),
         n_rows=rows,

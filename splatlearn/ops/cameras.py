@@ -6,7 +6,10 @@ import torch
 from torch import Tensor
 
 from splatlearn.errors import SplatlearnError
+from splatlearn.ops import native
 from splatlearn.ops.checks import check_tensor
+
+SLACK = 1e-3  # what numbers that must be 0 or 1 may differ, such as by a step of finite differences
 
 
 class CameraModel(NamedTuple):
@@ -51,11 +54,36 @@ def camera_params(model: str, Ks: Tensor, coeffs: Tensor | None, like: Tensor, c
     return torch.cat([Ks.flatten(1), check_tensor("camera_coeffs", coeffs, (cameras, count), like)], dim=1)
 
 
-def check_focal_lengths(Ks: Tensor) -> None:
-    """Refuse focal lengths not above 0. On a CUDA device reading them would block: there such a camera is empty."""
-    focal = torch.diagonal(Ks.detach(), dim1=1, dim2=2)[:, :2]
-    if not Ks.is_cuda and not (focal > 0).all():
-        raise SplatlearnError(f"Ks must have focal lengths above 0, but one of them is {focal.min().item():g}")
+def check_cameras(viewmats: Tensor, Ks: Tensor) -> None:
+    """Refuse cameras that are none. On a CUDA device reading them would block: there such a camera shows no Gaussian.
+
+    Args:
+        viewmats: [C, 4, 4]; the upper left 3x3 matrix may scale or shear, but not mirror.
+        Ks: [C, 3, 3].
+
+    Raises:
+        SplatlearnError: a number is not finite or above 1e12, a last row of viewmats is not 0 0 0 1, a viewmat mirrors
+            or has no inverse, a focal length is not above 0, or a K has a skew.
+    """
+    if viewmats.is_cuda:
+        return
+    viewmats, Ks = viewmats.detach().double(), Ks.detach().double()
+    for name, values in (("viewmats", viewmats), ("Ks", Ks)):
+        _refuse(~(values.abs() <= native.LARGEST).flatten(1).all(1), f"{name} must be finite and at most 1e12")
+    last = (viewmats[:, 3] - viewmats.new_tensor([0.0, 0.0, 0.0, 1.0])).abs().amax(1)
+    _refuse(last > SLACK, "viewmats must have the last row 0 0 0 1 (a transposed one has it as its last column)")
+    volume = torch.linalg.det(viewmats[:, :3, :3])
+    _refuse(volume == 0, "viewmats must have an inverse")
+    _refuse(volume < 0, "viewmats must not mirror the world (their determinant must be above 0)")
+    focal = torch.diagonal(Ks, dim1=1, dim2=2)[:, :2]
+    _refuse(~(focal > 0).all(1), "Ks must have focal lengths above 0")
+    others = torch.stack([Ks[:, 0, 1], Ks[:, 1, 0], Ks[:, 2, 0], Ks[:, 2, 1]], 1).abs().amax(1)
+    _refuse(others > SLACK * focal.amax(1), "Ks must have no skew, and fx, fy, cx, cy where OpenCV has them")
+
+
+def _refuse(cameras: Tensor, rule: str) -> None:
+    if cameras.any():
+        raise SplatlearnError(f"{rule}, but camera {int(cameras.nonzero()[0])} breaks this")
 
 
 def camera_centers(viewmats: Tensor) -> Tensor:
@@ -65,7 +93,7 @@ def camera_centers(viewmats: Tensor) -> Tensor:
     try:
         return torch.linalg.inv(viewmats)[:, :3, 3].contiguous()
     except torch.linalg.LinAlgError:
-        raise SplatlearnError("viewmats must be rigid transforms, but one of them cannot be inverted") from None
+        raise SplatlearnError("viewmats must have an inverse, but one of them has none") from None
 
 
 def given_centers(centers: Tensor, viewmats: Tensor) -> Tensor:

@@ -183,6 +183,30 @@ def refuse_if_too_large(instances: int, like: Tensor, channels: int) -> None:
         )
 
 
+def refuse_large_picture(cameras: int, width: int, height: int, channels: int, like: Tensor) -> None:
+    """Check, before allocating, that the picture of a view and what backward keeps of each pixel fit.
+
+    Args:
+        cameras, width, height, channels: the sizes of the picture, already valid by themselves.
+        like: a tensor of the view's dtype and device.
+
+    Raises:
+        SplatlearnError: it needs more memory than is available, or the kernels cannot index so many tiles.
+    """
+    needed = cameras * width * height * (like.element_size() * (channels + 2) + 4)
+    if needed < 1 << 26:
+        return  # not worth asking the system
+    what = f"a picture of {width:,} x {height:,} pixels and {channels:,} channels in {cameras:,} cameras"
+    available = _available_on_gpu(like.device) if like.is_cuda else available_memory()
+    if needed > available:
+        raise SplatlearnError(
+            f"{what} needs {needed:,} bytes, but only {available:,} bytes of memory are available; render it smaller"
+        )
+    tiles = cameras * -(-width // native.TILE) * -(-height // native.TILE)
+    if tiles >= MAX_INSTANCES:
+        raise SplatlearnError(f"{what} has {tiles:,} tiles, but at most {MAX_INSTANCES - 1:,} can be numbered")
+
+
 def _available_on_gpu(device: torch.device) -> int:
     """Free bytes of a CUDA device, and those that PyTorch has reserved there but does not use."""
     return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

@@ -8,6 +8,8 @@ import torch
 from splatlearn.errors import SplatlearnError
 from splatlearn.ops import native
 
+MAX_ROWS = 2**31 - 1  # of 2D Gaussians
+MAX_CHANNELS = 1 << 20
 FLOATS = (torch.float32, torch.float64)
 
 
@@ -64,6 +66,17 @@ def check_like(name: str, value: Any, dtype: torch.dtype, shape: tuple[int, ...]
             f"{name} must be {kind} {list(shape)} on {like.device}, but is {got} {list(value.shape)} on {value.device}"
         )
     return value.contiguous()
+
+
+def check_rows(means: Any, viewmats: Any) -> None:
+    """At most 2^31 - 1 rows of 2D Gaussians, before anything of their size is copied or allocated."""
+    if isinstance(means, torch.Tensor) and isinstance(viewmats, torch.Tensor) and means.dim() and viewmats.dim():
+        rows = len(means) * len(viewmats)
+        if rows > MAX_ROWS:
+            raise SplatlearnError(
+                f"means of {len(means):,} Gaussians in {len(viewmats):,} cameras make {rows:,} 2D Gaussians, "
+                f"more than the {MAX_ROWS:,} that 32 bits can number"
+            )
 
 
 def check_size(width: int, height: int) -> None:

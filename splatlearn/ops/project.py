@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf
 from typing import Any, NamedTuple
 
 import torch
@@ -11,11 +10,12 @@ from torch.autograd.function import once_differentiable
 
 from splatlearn.errors import SplatlearnError
 from splatlearn.ops import native, workspace
-from splatlearn.ops.cameras import CAMERA_MODELS, camera_params, check_focal_lengths, given_centers
+from splatlearn.ops.cameras import CAMERA_MODELS, camera_params, check_cameras, given_centers
 from splatlearn.ops.cameras import camera_centers as centers_of
-from splatlearn.ops.checks import check_number, check_size, check_tensor
+from splatlearn.ops.checks import check_number, check_rows, check_size, check_tensor
 
 MAX_SH_DEGREE = 4
+# The tensors that get gradients.
 INPUTS = ("means", "quats", "scales", "opacities", "viewmats", "camera_params", "sh0", "shN", "camera_centers")
 V_OUTPUTS = ("v_means2d", "v_depths", "v_conics", "v_opacities2d", "v_colors")  # in the order of `Projection`
 
@@ -79,13 +79,14 @@ def project(
     camera_model: str = "pinhole",
     camera_coeffs: Tensor | None = None,
     camera_centers: Tensor | None = None,
+    features: Tensor | None = None,
     detached: bool = False,
 ) -> Projection:
     """Project N Gaussians into C cameras (EWA splatting, Zwicker et al. 2001; Kerbl et al. 2023).
 
     Args:
         means: [N, 3] world.
-        quats: [N, 4] wxyz, of a norm from 1e-12 to 1e12.
+        quats: [N, 4] wxyz, of a norm from 1e-15 to 1e15.
         scales: [N, 3] standard deviations along the axes, world units.
         opacities: [N] in 0..1.
         sh0, shN: [N, 1, 3] and [N, K-1, 3] spherical-harmonics coefficients, used where `sh_degree` is given; shN may
@@ -106,18 +107,22 @@ def project(
             camera's centre to the mean in every model, "ortho" included, as in gsplat.
         camera_coeffs: [C, n] further parameters of the camera model, such as distortion; None where it has none.
         camera_centers: [C, 3] world, the positions of the cameras, for viewmats that need no gradient. They save the
-            inverse of viewmats and the check of the focal lengths. None: computed from viewmats.
+            inverse of viewmats and the checks of the cameras. None: computed from viewmats.
+        features: [C, N, D] that will be blended in place of colours. They are only checked: a Gaussian is culled in a
+            camera where one of them is not finite or above 1e12 in magnitude.
         detached: the result is `DetachedGaussians`, at which backward ends; `splatlearn.ops.project_update` continues
             from there.
 
-    All tensors share a dtype (float32 or float64) and a device; gradients flow to each of them. On a CUDA device, where
-    reading a value would block, a camera with a focal length not above 0 or without an inverse is not refused: it shows
-    no Gaussian.
+    All tensors share a dtype (float32 or float64) and a device; gradients flow to each of them. A Gaussian with a
+    number that is not finite, or above 1e12 in magnitude, is culled; see docs/api.md. On a CUDA device, where reading a
+    value would block, a camera with a focal length not above 0 or without an inverse is not refused: it shows no
+    Gaussian.
 
     Raises:
         SplatlearnError: a tensor of another shape, dtype or device, or an option out of range.
     """
     check_size(width, height)
+    check_rows(means, viewmats)
     n = check_tensor("means", means, ("N", 3)).shape[0]
     cameras = check_tensor("viewmats", viewmats, ("C", 4, 4), means).shape[0]
     if cameras == 0:
@@ -131,12 +136,12 @@ def project(
         camera_params(camera_model, Ks, camera_coeffs, means, cameras),
     ]
     check_number("alpha_threshold", alpha_threshold, 0, 1)
-    for name, value in (("eps2d", eps2d), ("near_plane", near_plane)):
-        check_number(name, value, 0, inf)
+    check_number("eps2d", eps2d, 0, native.LARGEST)
+    check_number("near_plane", near_plane, 0)
     check_number("far_plane", far_plane, near_plane)
     check_number("radius_clip", radius_clip, 0)
     if camera_centers is None:
-        check_focal_lengths(Ks)
+        check_cameras(viewmats, Ks)
     centers = None
     if sh_degree is None:
         sh0 = shN = None
@@ -145,19 +150,21 @@ def project(
         centers = centers_of(viewmats) if camera_centers is None else given_centers(camera_centers, viewmats)
     limits = (eps2d, near_plane, far_plane, radius_clip)
     options = Options(width, height, *limits, sh_degree, antialiased, alpha_threshold, raw, camera_model)
+    if features is not None:
+        features = _check_features(features, cameras, n, means)
     if detached:
-        return _detached((*tensors, sh0, shN, centers), options)
-    return Projection(*_Project.apply(*tensors, sh0, shN, centers, options))
+        return _detached((*tensors, sh0, shN, centers), features, options)
+    return Projection(*_Project.apply(*tensors, sh0, shN, centers, features, options))
 
 
 @torch.no_grad()
-def _detached(tensors: tuple[Tensor | None, ...], options: Options) -> DetachedGaussians:
+def _detached(tensors: tuple[Tensor | None, ...], features: Tensor | None, options: Options) -> DetachedGaussians:
     for name in ("viewmats", "camera_params"):
         if tensors[INPUTS.index(name)].requires_grad:  # type: ignore[union-attr]
             name = "Ks" if name == "camera_params" else name
             raise SplatlearnError(f"{name} must not require a gradient with detached=True: backward does not reach it")
     given = tuple(None if tensor is None else tensor.detach() for tensor in tensors)
-    detached = DetachedGaussians(*_Project.apply(*given, options))
+    detached = DetachedGaussians(*_Project.apply(*given, features, options))
     for leaf in detached[:5]:
         if leaf is not None:
             leaf.requires_grad_()
@@ -182,10 +189,16 @@ def _check_coefficients(
     return (sh0 if sh0.stride()[1:] == (3, 1) else dense0), (shN if shN.stride()[1:] == (3, 1) else dense)
 
 
+def _check_features(features: Tensor, cameras: int, n: int, like: Tensor) -> Tensor:
+    """Features whose rows are adjacent; those of cameras may be the same memory."""
+    dense = check_tensor("features", features.detach()[:1], (min(cameras, 1), n, "D"), like)
+    return dense.expand(cameras, n, -1) if features.stride(0) == 0 else features.detach().contiguous()
+
+
 class _Project(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[Tensor | None, ...]:
-        *tensors, options = args
+        *tensors, features, options = args
         means, viewmats = tensors[0], tensors[4]
         shape = (viewmats.shape[0], means.shape[0])
         with_colors = options.sh_degree is not None
@@ -199,7 +212,7 @@ class _Project(torch.autograd.Function):
         radii = workspace.empty(space, "radii", (*shape, 2), means, torch.int32)
         packs = with_colors and native.runs_kernels(means)
         records = means.new_empty(*shape, native.RECORD) if packs else None
-        inputs = native_inputs(tensors, options)
+        inputs = native_inputs(tensors, options, features)
         params = native.ProjectForward(
             inputs=inputs,
             means2d=means2d,
@@ -221,7 +234,7 @@ class _Project(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *v_outputs: Any) -> tuple[Tensor | None, ...]:
         *tensors, colors, radii = ctx.saved_tensors
-        return *_vjp(tensors, ctx.options, colors, radii, v_outputs[:5], ctx.needs_input_grad, ctx.space), None
+        return *_vjp(tensors, ctx.options, colors, radii, v_outputs[:5], ctx.needs_input_grad, ctx.space), None, None
 
 
 def _vjp(
@@ -274,8 +287,8 @@ def parameter_gradients(detached: Projection) -> dict[str, Tensor]:
     return {name: gradient for name, gradient in zip(INPUTS, found, strict=True) if gradient is not None}
 
 
-def native_inputs(tensors: Sequence[Any], options: Options) -> native.ProjectInputs:
-    """The struct of a projection of these tensors, in the order of `INPUTS`."""
+def native_inputs(tensors: Sequence[Any], options: Options, features: Tensor | None = None) -> native.ProjectInputs:
+    """The struct of a projection of these tensors, in the order of `INPUTS`; only forward reads the features."""
     means, quats, scales, opacities, viewmats, params, sh0, shN, centers = tensors
     return native.ProjectInputs(
         context=native.context(means),
@@ -287,8 +300,10 @@ def native_inputs(tensors: Sequence[Any], options: Options) -> native.ProjectInp
         antialiased=options.antialiased,
         camera_model=CAMERA_MODELS[options.camera_model].number,
         raw=options.raw,
+        n_features=0 if features is None else features.shape[-1],
         sh0_stride=0 if sh0 is None else sh0.stride(0),
         shN_stride=0 if shN is None else shN.stride(0),
+        features_stride=0 if features is None else features.stride(0),
         eps2d=options.eps2d,
         near_plane=options.near_plane,
         far_plane=options.far_plane,
@@ -300,6 +315,7 @@ def native_inputs(tensors: Sequence[Any], options: Options) -> native.ProjectInp
         opacities=opacities,
         sh0=sh0,
         shN=shN,
+        features=features,
         viewmats=viewmats,
         camera_params=params,
         camera_centers=centers,

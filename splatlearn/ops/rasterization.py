@@ -9,7 +9,7 @@ from splatlearn.errors import SplatlearnError
 from splatlearn.ops import native
 from splatlearn.ops.bin import TILE, Tiles, bin
 from splatlearn.ops.cameras import CAMERA_MODELS
-from splatlearn.ops.checks import check_tensor
+from splatlearn.ops.checks import check_rows, check_size, check_tensor
 from splatlearn.ops.project import Projection, project
 from splatlearn.ops.rasterize import rasterize
 from splatlearn.ops.render_modes import render_mode_of
@@ -64,17 +64,20 @@ def rasterization(
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """Render N 3D Gaussians into C images. Gradients flow to all float tensors, viewmats, Ks and backgrounds included.
 
-    All tensors have one dtype, float32 or float64, and are on one device.
+    All tensors have one dtype, float32 or float64, and are on one device. A Gaussian with a number that is NaN,
+    infinite or above 1e12 in magnitude is culled: it gets no gradient and changes no bit of the others. docs/api.md
+    lists what each kind of bad number does.
 
     Args:
         means: [N, 3] centres, world.
-        quats: [N, 4] rotations from the Gaussian's axes to the world, wxyz, of a norm from 1e-12 to 1e12.
-        scales: [N, 3] standard deviations along the Gaussian's axes, world units.
-        opacities: [N] in 0..1.
+        quats: [N, 4] rotations from the Gaussian's axes to the world, wxyz, of a norm from 1e-15 to 1e15.
+        scales: [N, 3] standard deviations along the Gaussian's axes, world units; the sign does not count.
+        opacities: [N] in 0..1. Below 0 nothing is drawn; above 1 alpha is clamped to 0.999, as in gsplat.
         colors: [N, D] or [C, N, D] features of any D; with `sh_degree` spherical-harmonics coefficients [N, K, 3], or a
             pair ([N, 1, 3], [N, K-1, 3]), which saves a concatenation.
-        viewmats: [C, 4, 4] world to camera, OpenCV axes: x right, y down, z forward.
-        Ks: [C, 3, 3] intrinsics, px; pixel centres are at +0.5.
+        viewmats: [C, 4, 4] world to camera, OpenCV axes: x right, y down, z forward. The map is applied as it is:
+            it may scale and shear, but not mirror.
+        Ks: [C, 3, 3] intrinsics fx, fy, cx, cy without skew, px; pixel centres are at +0.5.
         width, height: image size, px.
         near_plane, far_plane: Gaussians of other depths are culled, world units.
         radius_clip: Gaussians whose two radii are at or below it are culled, px.
@@ -82,7 +85,7 @@ def rasterization(
         sh_degree: 0..4: `colors` are coefficients, of which those up to this degree are used; None: features.
         packed: keep only visible Gaussians between the stages; `meta` then has nnz rows instead of [C, N].
         tile_size, channel_chunk: schedule details of gsplat; every value gives the same result here.
-        backgrounds: [C, D] or None for zeros; not applied to depth channels.
+        backgrounds: [C, D], finite, or None for zeros; not applied to depth channels.
         render_mode: "RGB" colours; "D" accumulated depth; "ED" expected depth; "RGB+D", "RGB+ED" both, depth last.
         absgrad: backward also writes meta["means2d"].absgrad.
         rasterize_mode: "classic", or "antialiased" to scale opacities by the loss that `eps2d` causes.
@@ -123,6 +126,9 @@ def rasterization(
         TypeError: gsplat has no such argument either.
     """
     _refuse_unsupported(unsupported)
+    for name, count in (("tile_size", tile_size), ("channel_chunk", channel_chunk)):
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise SplatlearnError(f"{name} must be an integer of at least 1, but is {count!r}")
     chain = render_chain(
         means, quats, scales, opacities, colors, viewmats, Ks, width, height,
         near_plane=near_plane, far_plane=far_plane, radius_clip=radius_clip, eps2d=eps2d, sh_degree=sh_degree,
@@ -190,6 +196,8 @@ def render_chain(
         SplatlearnError, NotImplementedError: as of `rasterization`.
     """
     mode = render_mode_of(render_mode)
+    check_size(width, height)
+    check_rows(means, viewmats)
     if rasterize_mode not in RASTERIZE_MODES:
         raise SplatlearnError(f"rasterize_mode must be one of {', '.join(RASTERIZE_MODES)}, but is {rasterize_mode!r}")
     if camera_model not in CAMERA_MODELS:
@@ -201,7 +209,8 @@ def render_chain(
         eps2d=eps2d, near_plane=near_plane, far_plane=far_plane, radius_clip=radius_clip,
         sh_degree=sh_degree if mode.colors else None,
         antialiased=rasterize_mode == "antialiased", alpha_threshold=alpha_threshold, raw=raw,
-        camera_model=camera_model, camera_centers=camera_centers, detached=detached,
+        camera_model=camera_model, camera_centers=camera_centers, features=features if mode.colors else None,
+        detached=detached,
     )  # fmt: skip
     shown = projection.colors if features is None else features
     ids = _visible(projection) if packed else None

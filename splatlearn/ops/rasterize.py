@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from splatlearn.errors import SplatlearnError
+from splatlearn.ops import capacity as capacities
 from splatlearn.ops import native, workspace
 from splatlearn.ops.bin import TILE, Tiles
-from splatlearn.ops.checks import check_number, check_size, check_tensor
+from splatlearn.ops.checks import MAX_CHANNELS, check_number, check_size, check_tensor
 
 IN_REGISTERS = (1, 3, 4)  # numbers of channels whose colours the CUDA kernels keep in registers and in checkpoints
 _deterministic: ContextVar[bool] = ContextVar("deterministic", default=True)
@@ -66,8 +67,9 @@ def rasterize(
 
     Args:
         means2d, conics, opacities, colors: [..., 2] px, [..., 3] 1/px^2, [...] and [..., D], of stage project or
-            equivalent; their leading dimensions are the M rows that `tiles` was made of.
-        backgrounds: [C, D] or None for zeros.
+            equivalent; their leading dimensions are the M rows that `tiles` was made of. The rows in lists must be
+            finite: a NaN here spreads to pixels beside the Gaussian. Stage project culls such rows.
+        backgrounds: [C, D], finite, or None for zeros.
         tiles: the lists of stage bin, made with the same sizes and `alpha_threshold`. Lists that were written ahead are
             resolved here, after the kernels are launched; if their capacity was too small, the image is rendered again.
         width, height: image size, px.
@@ -95,10 +97,15 @@ def rasterize(
     )
     check_number("alpha_threshold", alpha_threshold, 0, 1)
     check_number("transmittance_threshold", transmittance_threshold, 0, 1)
+    if colors.shape[-1] > MAX_CHANNELS:
+        raise SplatlearnError(f"colors must have at most {MAX_CHANNELS:,} channels, but have {colors.shape[-1]:,}")
+    capacities.refuse_large_picture(n_cameras, width, height, colors.shape[-1], means2d)
     n_tiles = n_cameras * -(-width // TILE) * -(-height // TILE)
     _check_tiles(tiles, flat[1].numel(), n_tiles)
     if backgrounds is not None:
         backgrounds = check_tensor("backgrounds", backgrounds, (n_cameras, colors.shape[-1]), means2d)
+        if not backgrounds.is_cuda and not backgrounds.isfinite().all():
+            raise SplatlearnError("backgrounds must be finite, but hold NaN or infinity")
     if records is not None:
         records = check_tensor("records", records, (*shape, native.RECORD), means2d)
         if colors.shape[-1] != 3:

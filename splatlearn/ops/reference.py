@@ -18,6 +18,7 @@ from torch import Tensor
 
 ALPHA_MAX = 0.999
 RADIUS_MAX = 2**30
+LARGEST = 1e12
 
 
 class Projection(NamedTuple):
@@ -176,10 +177,14 @@ def project(
     raw: bool = False,
     camera_model: str = "pinhole",
     camera_coeffs: Tensor | None = None,
+    features: Tensor | None = None,
 ) -> Projection:
     """3D Gaussians to 2D, for each camera; arguments and culling as the native `ops.project.project`."""
+    numbers, square = torch.cat([means, scales, opacities[:, None]], -1), quats.square().sum(-1)
+    in_range = (numbers.abs() <= LARGEST).all(-1) & (square >= 0.99e-30) & (square <= 1.01e30)
     if raw:
-        scales, opacities = scales.exp(), opacities.sigmoid()
+        scales = torch.where(in_range[:, None], scales, 0.0).exp()
+        opacities = torch.where(in_range, opacities, 0.0).sigmoid()
     sh: Tensor | None = None
     if sh0 is not None:
         sh = sh0 if shN is None else torch.cat([sh0, shN], 1)
@@ -196,10 +201,11 @@ def project(
     def visible(seen: ProjectedScene) -> Tensor:
         size = means.new_tensor([width, height])
         overlaps = (seen.means2d + seen.box >= 0.5) & (seen.means2d - seen.box <= size - 0.5)
-        finite = torch.cat([seen.means2d, seen.conics, seen.opacities[:, None], seen.colors], -1).isfinite()
+        finite = torch.cat([seen.means2d, seen.conics, seen.opacities[:, None]], -1).isfinite()
         in_depth = (seen.depths > near_plane) & (seen.depths < far_plane)
         large = (seen.box.ceil() > radius_clip).any(-1) & (seen.opacities >= alpha_threshold)
-        return finite.all(-1) & overlaps.all(-1) & in_depth & large
+        colored = (seen.colors.abs() <= LARGEST).all(-1)
+        return finite.all(-1) & overlaps.all(-1) & in_depth & large & colored
 
     def scatter(ids: Tensor, values: Tensor) -> Tensor:
         return values.new_zeros(len(means), *values.shape[1:]).index_copy(0, ids, values)
@@ -207,7 +213,8 @@ def project(
     cameras: list[list[Tensor]] = []
     for camera in range(len(viewmats)):
         with torch.no_grad():  # what is culled must not enter the graph: 0 * NaN is NaN
-            ids = visible(unculled(camera, torch.arange(len(means)))).nonzero()[:, 0]
+            shown = in_range if features is None else in_range & (features[camera].abs() <= LARGEST).all(-1)
+            ids = (shown & visible(unculled(camera, torch.arange(len(means))))).nonzero()[:, 0]
         seen = unculled(camera, ids)
         radii = seen.box.ceil().clamp(max=RADIUS_MAX).to(torch.int32)
         outputs = [*seen[:4], seen.colors.clamp(min=0.0), radii]
@@ -310,13 +317,15 @@ def rasterization(
     camera_model: str = "pinhole",
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """The whole chain, with the arguments and results of the public `splatlearn.rasterization`."""
-    sh0, shN = (None, None) if sh_degree is None else (colors[:, :1], colors[:, 1:])
+    shown = render_mode not in ("D", "ED")
+    sh0, shN = (colors[:, :1], colors[:, 1:]) if sh_degree is not None and shown else (None, None)
     options: dict[str, Any] = dict(eps2d=eps2d, near_plane=near_plane, far_plane=far_plane)
     options.update(radius_clip=radius_clip, sh_degree=sh_degree, alpha_threshold=alpha_threshold)
     options.update(antialiased=rasterize_mode == "antialiased", raw=raw, camera_model=camera_model)
+    if sh_degree is None and shown:
+        options["features"] = colors = colors.expand(len(viewmats), *colors.shape[-2:])
     projection = project(means, quats, scales, opacities, sh0, shN, viewmats, Ks, width, height, **options)
     channels = colors if projection.colors is None else projection.colors
-    channels = channels.expand(len(viewmats), *channels.shape[-2:])
     depth = projection.depths[..., None]
     if render_mode in ("D", "ED"):
         channels, backgrounds = depth, None

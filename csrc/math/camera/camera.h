@@ -46,12 +46,19 @@ template <class Camera> struct PosedCamera {
     Camera camera;
 };
 
-// viewmat [4,4], parameters [kParameterRow]: of this camera.
+// viewmat [4,4], parameters [kParameterRow]: of this camera. One with a number out of range shows no Gaussian: its
+// depths are NaN.
 template <class Camera, class S>
 SPLATLEARN_HD void load_view(const S *viewmat, const S *parameters, int width, int height, PosedCamera<Camera> &out) {
     load_pose(viewmat, out.pose);
     S values[Camera::kParameters];
-    for (int i = 0; i < Camera::kParameters; ++i) values[i] = parameters[place_of_parameter(i)];
+    S size = S(0);
+    for (int i = 0; i < 12; ++i) size += absolute(viewmat[i]);
+    for (int i = 0; i < Camera::kParameters; ++i) {
+        values[i] = parameters[place_of_parameter(i)];
+        size += absolute(values[i]);
+    }
+    if (!is_in_range(size)) out.pose.translation[2] = S(NAN);
     out.camera = Camera::of(values, width, height);
 }
 

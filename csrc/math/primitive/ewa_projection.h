@@ -95,8 +95,6 @@ struct EwaProjection {
     static SPLATLEARN_HD void finish(bool raw, const Gaussian3d<R> &g, Gradients<R> &v, R v_quat[4]) {
         if (raw) activate_backward(g, v.scale, v.opacity);
         quaternion_rotation_backward(g.quat, v.rotation, v_quat);
-        for (int j = 0; j < 4; ++j)  // the quaternion of a culled Gaussian may be zero or NaN
-            v_quat[j] = select(is_finite(v_quat[j]), v_quat[j], R{});
     }
 };
 
