@@ -20,10 +20,14 @@ from splatlearn.scene.frame import Frame, frame_of_cameras
 from splatlearn.scene.geometry import DISTANT, outlying_cameras, outlying_points
 from splatlearn.scene.photos.decode import image_size
 from splatlearn.scene.photos.masks import mask_path
+from splatlearn.scene.photos.opening import open_image
+from splatlearn.scene.photos.panorama import panorama, warn_of_panoramas
 from splatlearn.scene.photos.store import ImageSource, ImageStore
 from splatlearn.scene.photos.undistort import Undistortion, undistortions
 from splatlearn.scene.readers.colmap_files import Model, RegisteredImage, read_model
 from splatlearn.scene.readers.folders import LAYOUT, find_folders, warn_of_unposed
+from splatlearn.scene.readers.missing import why_unusable
+from splatlearn.scene.readers.odd_cameras import warn_of_odd_cameras
 
 DEFAULT_HOLDOUT = 8
 
@@ -80,6 +84,8 @@ class ColmapScene:
         self.model_folder, self.image_folder = find_folders(self.path, config.images, config.model)
         model = read_model(self.model_folder)
         sizes, failed = _stored_sizes(model.images, self.image_folder)
+        warn_of_odd_cameras((image.intrinsics for image in model.images), self.model_folder)
+        _warn_of_panoramas(model.images, sizes, self.image_folder)
         by_image = _undistortions(model.images, sizes, self.image_folder, config.downscale)
         masks = _masks(model.images, self.path, config.masks)
         mask_folder = self.path / config.masks if config.masks else None
@@ -196,8 +202,7 @@ class ColmapScene:
     def _report_failed(self, failed: dict[str, SplatlearnError], count: int) -> None:
         if not failed:
             return
-        reasons = "; ".join(str(failed[name]).rstrip(".") for name in sorted(failed))
-        sentence = f"{len(failed)} of {count} photographs cannot be used: {reasons}"
+        sentence = why_unusable(failed, count, self.image_folder, self.path)
         if not self.config.skip_missing:
             raise SplatlearnError(f"{sentence} (skip_missing goes on without them).")
         if len(failed) == count:
@@ -283,6 +288,19 @@ def _stored_sizes(
             f"rotation is not applied): {'; '.join(wrong[:5])}{more}."
         )
     return sizes, failed
+
+
+def _warn_of_panoramas(images: Iterable[RegisteredImage], sizes: dict[str, tuple[int, int]], folder: Path) -> None:
+    """Warn where an image of a camera, the first, says that it is a 360° panorama and the camera model is another."""
+    firsts: dict[int, RegisteredImage] = {}
+    for image in images:
+        if image.name in sizes and image.intrinsics.model != "EQUIRECTANGULAR":
+            firsts.setdefault(image.intrinsics.id, image)
+    for image in firsts.values():
+        with open_image(folder / image.name) as opened:
+            kind = panorama(opened, folder / image.name)
+        if kind == "tagged":
+            warn_of_panoramas({image.name: kind}, image.intrinsics.model, "expected EQUIRECTANGULAR")
 
 
 def _masks(images: Iterable[RegisteredImage], root: Path, folder: str | None) -> dict[str, Path]:

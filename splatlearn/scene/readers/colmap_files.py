@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from splatlearn.scene.readers.colmap_records import (
     Rig,
     Rigid3d,
 )
+from splatlearn.scene.readers.odd_cameras import unusable_parameter
 
 LARGEST_SIDE = 1 << 20  # pixels; bounds the time of pycolmap's loops over an image's border
 QUATERNION_TOLERANCE = 1e-3  # loose enough for text models written with few digits
@@ -168,9 +169,7 @@ def _checked_intrinsics(intrinsics: Intrinsics, file: Path) -> Intrinsics:
     elif intrinsics.model == "EQUIRECTANGULAR" and intrinsics.params != (intrinsics.width, intrinsics.height):
         wrong = f"its parameters must be its size {intrinsics.width}x{intrinsics.height}, but are {intrinsics.params}"
     else:
-        for key, value in named.items():
-            if key.startswith("f") and not value > 0:
-                wrong = f"its focal length {key} must be above zero, but is {value}"
+        wrong = unusable_parameter(intrinsics)
     if wrong:
         raise SplatlearnError(f"{file}: camera {intrinsics.id} ({intrinsics.model}) is not usable: {wrong}.")
     return intrinsics
@@ -202,11 +201,14 @@ def _checked_image(record: ImageRecord, cameras: dict[int, Intrinsics], file: Pa
     elif len(name) > LONGEST_NAME:
         wrong = f"is longer than {LONGEST_NAME} characters"
     elif name.startswith("/"):
-        wrong = "is an absolute path"
+        wrong = "is an absolute path; expected one relative to the folder of the photographs"
     elif ".." in parts:
         wrong = "leaves the image folder by '..'"
     elif "\\" in name:
-        wrong = "holds a backslash where COLMAP writes forward slashes"
+        wrong = (
+            "holds a backslash where COLMAP writes forward slashes, as a path of Windows does; expected it relative to "
+            f"the folder of the photographs, such as {_short(PureWindowsPath(name).name)}"
+        )
     elif not name.isprintable():
         wrong = "holds characters that cannot be printed"
     if wrong:

@@ -13,6 +13,8 @@ from splatlearn.files import sweep
 from splatlearn.notices import warn
 from splatlearn.scene.photos.panorama import warn_of_panoramas
 from splatlearn.scene.photos.suffixes import LeftOut, sentence
+from splatlearn.scene.readers.colmap_records import Intrinsics
+from splatlearn.scene.readers.odd_cameras import warn_of_odd_cameras
 from splatlearn.scene.reconstruct import copies, gather
 from splatlearn.scene.reconstruct.checks import check_in_place, check_masks_in_place, check_out, masks_for
 from splatlearn.scene.reconstruct.frames import check_video, extract_frames
@@ -243,6 +245,13 @@ class _Run:
         groups = [{image.name for image in model.images.values() if image.has_pose} for model in models]
         placed = groups[0]
         others = [group - placed for group in groups[1:] if len(group - placed) >= SMALLEST_MODEL]
+        used = {image.camera_id for image in models[0].images.values() if image.has_pose}
+        cameras = [
+            Intrinsics(number, camera.model.name, camera.width, camera.height, tuple(map(float, camera.params)))
+            for number, camera in models[0].cameras.items()
+            if number in used
+        ]
+        warn_of_odd_cameras(cameras, self.work.out / "sparse" / "0")
         return Report(
             registered=len(placed),
             total=len(photos),
