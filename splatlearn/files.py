@@ -350,7 +350,10 @@ def require_regular(path: Path) -> int:
     Raises:
         OSError: there is nothing, or something else.
     """
-    found = path.stat()
+    try:
+        found = path.stat()
+    except ValueError as error:  # a NUL character, or a surrogate
+        raise OSError(None, f"it is no path ({error})") from error
     if not stat.S_ISREG(found.st_mode):
         kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe or a device"
         raise OSError(None, f"it must be a regular file, got {kind}", str(path))

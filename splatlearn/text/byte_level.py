@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 BYTES = 256  # values of a byte, and so the smallest vocabulary of byte pairs
 NEVER = {0xC0, 0xC1, *range(0xF5, 0x100)}  # bytes that UTF-8 never has
 MOST_BYTES = 32 << 20  # of a definition; the largest public ones have about 30 MB
-MOST_PARTS = 2_000_000  # commas and brackets of a definition; one of 200,000 tokens has 1.5 million
+MOST_PARTS = 2_000_000  # commas and brackets; 200,000 tokens have 1.5 million
+MOST_TOKENS = 300_000
+MOST_ADDED = 300_000  # characters of added tokens
 MOST_SPLITS = 16  # pre-tokenizers in a sequence
 SECONDS = 1.5  # for the first text of a tokenizer
 WAIT = 0.1  # seconds between two looks for Ctrl-C
@@ -73,6 +75,7 @@ def _checked(definition: str) -> dict[str, Any]:
     if model.get("dropout"):
         raise _lossy("it chooses pairs at random (dropout)")
     _require_byte_level(found.get("pre_tokenizer"))
+    _bound_tokens(model.get("vocab"), found.get("added_tokens"))
     kept = {key: found.get(key) for key in ("version", "added_tokens", "pre_tokenizer", "decoder", "model")}
     return {**kept, "truncation": None, "padding": None, "normalizer": None, "post_processor": None}
 
@@ -184,6 +187,16 @@ def _require_byte_level(pre_tokenizer: Any) -> None:
             raise _lossy("it adds a space in front of the text")
         if step.get("behavior") == "Removed":
             raise _lossy("it removes what it splits at")
+
+
+def _bound_tokens(vocabulary: Any, added: Any) -> None:
+    """Check the number of tokens; and the added ones, whose search needs much memory per character."""
+    count = len(vocabulary) if isinstance(vocabulary, dict) else 0
+    if count > MOST_TOKENS:
+        raise SplatlearnError(f"{WHAT}: it has {count:,} tokens, at most {MOST_TOKENS:,} are read")
+    tokens = [each for each in added if isinstance(each, dict)] if isinstance(added, list) else []
+    if sum(len(str(token.get("content"))) for token in tokens) > MOST_ADDED:
+        raise SplatlearnError(f"{WHAT}: its added tokens have more than {MOST_ADDED:,} characters")
 
 
 def _require_vocabulary(inner: Any) -> None:

@@ -20,6 +20,7 @@ HEAD = 64  # values per head in all public sizes
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 LAYER = re.compile(r"h\.(0|[1-9][0-9]{0,8})\.")
 MOST_LAYERS = 1000  # the largest public model has 48
+MOST_HEADER = 4 << 20  # bytes; 1,000 layers have 1 MiB
 MOST_CONFIG = 1 << 20  # bytes of config.json
 BLOCKS = {  # our name: GPT-2's, and whether GPT-2 stores the transpose
     "attention.qkv_proj": ("attn.c_attn", True),
@@ -122,6 +123,10 @@ def _read(file: Path) -> dict[str, Tensor]:
 
     try:
         require_regular(file)
+        with file.open("rb") as opened:
+            header = int.from_bytes(opened.read(8), "little")
+        if header > MOST_HEADER:
+            raise ValueError(f"its header has {header:,} bytes, at most {MOST_HEADER:,} are read")
         tensors = safetensors.torch.load_file(file)
     except OSError as error:
         raise SplatlearnError(f"cannot read the weights {file}: {brief(error.strerror or error)}") from error
@@ -148,7 +153,8 @@ def _heads(file: Path, width: int) -> int:
         config: Any = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         heads = config.get("n_head", max(1, width // HEAD))
     except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise SplatlearnError(f"{path} must be the JSON of a model's config: {brief(error)}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise SplatlearnError(f"{path} must be the JSON of a model's config: {brief(reason)}") from error
     if type(heads) is not int or heads < 1 or width % heads:
         raise SplatlearnError(f"{path}: 'n_head' must divide the width {width}, got {brief(repr(heads), 60)}")
     return heads

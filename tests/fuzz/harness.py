@@ -64,8 +64,8 @@ def names() -> list[str]:
 
 
 def load(name: str) -> ModuleType:
-    """The module of a format."""
-    return importlib.import_module(f"fuzz.formats.{name}")
+    """The module of a format; a name with a dot is that of any module."""
+    return importlib.import_module(name if "." in name else f"fuzz.formats.{name}")
 
 
 def weight(name: str) -> float:
