@@ -29,13 +29,15 @@ class Bowl:
     """
 
     def __init__(self, x: Tensor, y: Tensor) -> None:
-        x, y = (values.detach().double().cpu().reshape(-1, 1) for values in (x, y))
-        check_points(x, y, "the data")
-        design = torch.cat([x, torch.ones_like(x)], dim=1)
-        self.hessian = 2 * design.T @ design / len(x)
+        x, y = (values.detach().double().cpu().reshape(-1) for values in (x, y))
+        check_points(x[:, None], y[:, None], "the data")
+        # Sums rather than BLAS and LAPACK, whose last bits depend on where in memory the points are.
+        mean_x, mean_y = x.mean(), y.mean()
+        self.hessian = 2 * torch.stack([x.square().mean(), mean_x, mean_x, torch.ones_like(mean_x)]).reshape(2, 2)
         self.eigenvalues, self.eigenvectors = torch.linalg.eigh(self.hessian)
-        self.minimum = torch.linalg.lstsq(design, y).solution[:, 0]
-        self.floor = float((design @ self.minimum - y[:, 0]).square().mean())
+        slope = ((x - mean_x) * (y - mean_y)).sum() / (x - mean_x).square().sum()
+        self.minimum = torch.stack([slope, mean_y - slope * mean_x])
+        self.floor = float((self.minimum[0] * x + self.minimum[1] - y).square().mean())
 
     def loss(self, points: Tensor) -> Tensor:
         """Compute L at ``points`` [..., 2] of (w, b); returns [...] float64."""
