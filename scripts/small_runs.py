@@ -95,7 +95,8 @@ def words_of(trainer: str, material: Path) -> list[str]:
     """The words of `splatlearn train` of a small training with evaluations, into the folder `run`."""
     configs = Path(__file__).resolve().parents[1] / "configs"
     own = {
-        "line": f"{configs}/line.yaml --steps 1500 --checkpoint_every 100 --log_every 10 --batch 8 --optimizer momentum --rate 0.001",
+        "line": f"{configs}/line.yaml --steps 1500 --checkpoint_every 100 --log_every 10 --batch 8 "
+        "--optimizer momentum --rate 0.001",
         "scene": f"{configs}/scene.yaml --data.path {material}/colmap --data.downscale 4 --steps 60 --log_every 1 "
         "--checkpoint_every 15 --evaluate_every 10 --patience 3 --coarse [] --sh_degree 1 --exposure "
         "--densify.start 10 --densify.every 10 --densify.stop 0.8",
