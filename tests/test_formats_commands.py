@@ -57,6 +57,18 @@ def test_a_run_goes_out(run: Path, tmp_path: Path, suffix: str, capsys: pytest.C
         assert there.antialiased is True, "viewers are not told of the antialiasing"
 
 
+def test_what_a_run_leaves_says_how_it_was_trained(
+    run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert registry.read(run / "point_cloud.ply").antialiased is True, "viewers show it as it was not trained"
+    words = ["train", str(ROOT / "configs/scene.yaml"), "--data.path", str(run.parent / "scene"), "--steps", "1"]
+    start = ["--init", str(run / "point_cloud.ply"), "--sh_degree", "1"]
+    for antialiased in ("true", "false"):
+        out = tmp_path / antialiased
+        assert main([*words, *start, "--antialiased", antialiased, "--out", str(out)]) == 0
+        assert ("point_cloud.ply was trained antialiased" in capfd.readouterr().err) is (antialiased == "false")
+
+
 def test_a_page_needs_no_photographs(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     moved = run.parent / "scene"
     moved.rename(run.parent / "elsewhere")

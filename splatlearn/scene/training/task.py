@@ -9,6 +9,7 @@ from torch import Tensor
 
 from splatlearn.devices import choose_device
 from splatlearn.errors import SplatlearnError
+from splatlearn.notices import warn
 from splatlearn.ops.recording import CudaRecorder
 from splatlearn.registry import LOSSES, READERS, STRATEGIES
 from splatlearn.scene import evaluate as evaluation
@@ -131,7 +132,10 @@ class SceneTask(Task[View, Rendering]):
             )
         if not Path(config.init).is_file():
             raise SplatlearnError(f"'init' must be sfm, random or a file of Gaussians, got {config.init!r}")
-        tensors = formats.read(config.init, schema=self.schema).tensors
+        tensors, antialiased = formats.read(config.init, schema=self.schema)
+        if antialiased not in (None, config.antialiased):
+            how = "antialiased" if antialiased else "without antialiasing"
+            warn(f"{config.init} was trained {how}, unlike this run: its opacities start wrong ('antialiased').")
         return Gaussians(self.frame.normalised_tensors(tensors), self.schema).at_least(config.sh_degree)
 
     def _losses(self) -> Losses:
@@ -300,7 +304,8 @@ class SceneTask(Task[View, Rendering]):
 
     def artifacts(self, writer: RunWriter) -> None:
         tensors = self.frame.capture_tensors(self.gaussians.tensors())
-        writer.save("point_cloud.ply", lambda path: write_ply(path, tensors, schema=self.schema))
+        mode = "mip" if self.config.antialiased else "default"
+        writer.save("point_cloud.ply", lambda path: write_ply(path, tensors, mode, self.schema))
 
     def images(self, step: int) -> dict[str, Tensor]:
         """The render of the first held-out view; at the start, its photograph, too."""
