@@ -109,16 +109,16 @@ def test_harmed_files_are_one_sentence_or_a_scene(good: Path, tmp_path: Path) ->
         (tmp_path / beside.name).write_bytes(beside.read_bytes())
     assert tried(good) == "", "the good file is not read"
     with bounded(120):
-        for seed in range(140):
+        for seed in range(40):
             path.write_bytes(mutations(content, seed))
             refused += tried(path) != ""
-    assert refused > (20 if good.suffix == ".splat" else 50), "harm goes unnoticed"  # .splat: any 32 bytes are one
+    assert refused > (4 if good.suffix == ".splat" else 14), "harm goes unnoticed"  # .splat: any 32 bytes are one
 
 
 def test_every_cut_is_refused(good: Path, tmp_path: Path) -> None:
     content, path = good.read_bytes(), tmp_path / good.name
     with bounded(120):
-        for end in range(0, len(content), max(1, len(content) // 60)):
+        for end in range(0, len(content), max(1, len(content) // 30)):
             path.write_bytes(content[:end])
             whole = good.suffix == ".splat" and end and end % 32 == 0
             assert whole or tried(path), f"{end} of {len(content)} bytes pass for a scene"
@@ -229,8 +229,8 @@ def test_every_value_of_a_gltf_may_be_wrong(tmp_path: Path) -> None:
     values = (..., None, -1, 1e300, 1 << 70, True, "x", [], {}, [0], float("nan"))
     path = tmp_path / "a.gltf"
     with bounded(120):
-        for way in ways(document):
-            for value in values:
+        for number, way in enumerate(ways(document)):  # two values each; tests/fuzz tries many more
+            for value in (values[number % len(values)], values[(5 * number + 3) % len(values)]):
                 path.write_text(json.dumps(changed(document, *way, to=value)))
                 tried(path)
 
@@ -312,15 +312,15 @@ def test_what_a_gltf_cannot_mean_is_said(name: str, tmp_path: Path) -> None:
 
 def test_gaussians_that_are_shown_again_and_again_are_refused(tmp_path: Path) -> None:
     """Instances are fine while they take little memory."""
-    registry.write(tmp_path / "good.gltf", lopsided(0, 3000))
+    registry.write(tmp_path / "good.gltf", lopsided(0, 6000))
     document = json.loads((tmp_path / "good.gltf").read_text())
-    for many in (100, 900):
+    for many in (100, 450):
         nodes = [{"mesh": 0} for _ in range(many)]
         (tmp_path / "a.gltf").write_text(
             json.dumps(document | {"scenes": [{"nodes": list(range(many))}], "nodes": nodes})
         )
         if many == 100:
-            assert len(registry.read(tmp_path / "a.gltf").tensors["means"]) == 300_000
+            assert len(registry.read(tmp_path / "a.gltf").tensors["means"]) == 600_000
         else:
             assert "again" in tried(tmp_path / "a.gltf")
 

@@ -111,14 +111,15 @@ class GltfFile:
     def __exit__(self, *_: object) -> None:
         self._files.close()
 
-    def _json(self, file: BinaryIO) -> bytes:
+    def _json(self, file: BinaryIO) -> str:
         """Return the JSON text, and remember where the binary chunk is."""
         size = file_size(file)
         head = file.read(20)
         if head[:4] != struct.pack("<I", GLB):
             if size > LARGEST_JSON:
                 raise SplatlearnError(f"{self.path} is a .gltf of {size:,} bytes, more than {LARGEST_JSON:,}.")
-            return head + file.read()
+            file.seek(0)
+            return self._decoded(file.read())
         if len(head) < 20:
             raise SplatlearnError(f"{self.path} is not a whole .glb: {size} bytes are less than its header.")
         version, length, json_length, kind = struct.unpack_from("<IIII", head, 4)
@@ -133,10 +134,16 @@ class GltfFile:
             binary_length, kind = struct.unpack("<II", file.read(8))
             if kind == BINARY_CHUNK:
                 self._binary = Source(min(binary_length, length - start - 8), file, start + 8)
-        return text
+        return self._decoded(text)
 
-    def _parsed(self, text: bytes) -> dict[str, Any]:
-        if text.count(b"{") + text.count(b"[") > MOST_CONTAINERS or text.count(b",") > MOST_VALUES:
+    def _decoded(self, text: bytes) -> str:
+        try:
+            return text.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise SplatlearnError(f"{self.path} is not a glTF file: its text is not UTF-8.") from error
+
+    def _parsed(self, text: str) -> dict[str, Any]:
+        if text.count("{") + text.count("[") > MOST_CONTAINERS or text.count(",") > MOST_VALUES:
             raise SplatlearnError(
                 f"{self.path} has more than {MOST_CONTAINERS:,} objects or {MOST_VALUES:,} values of JSON, which no "
                 "scene of Gaussians needs."

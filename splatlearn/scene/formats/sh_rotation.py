@@ -8,6 +8,7 @@ in `csrc/math/sh.h`.
 """
 
 import math
+from functools import cache, lru_cache
 
 import numpy as np
 
@@ -40,18 +41,33 @@ def basis(directions: np.ndarray) -> np.ndarray:
 
 def sh_rotation(rotation: np.ndarray, degree: int) -> np.ndarray:
     """Compute D_l [2l+1, 2l+1], float64, which maps coefficients of degree l to those after `rotation` [3,3]."""
+    return _sh_rotations(np.asarray(rotation, np.float64).tobytes(), degree)[degree]
+
+
+@lru_cache(maxsize=64)
+def _sh_rotations(rotation: bytes, degree: int) -> list[np.ndarray]:
+    """Compute D_0 to D_l for a rotation [3,3] given as bytes; a file may have hundreds of nodes with few rotations."""
+    directions, before = _directions()
+    after = basis(directions @ np.frombuffer(rotation).reshape(3, 3).T)
+    rows = [slice(l * l, (l + 1) ** 2) for l in range(degree + 1)]  # noqa: E741
+    return [np.asarray(np.linalg.lstsq(after[:, part], before[:, part], rcond=None)[0]) for part in rows]
+
+
+@cache
+def _directions() -> tuple[np.ndarray, np.ndarray]:
+    """Return directions [64,3] and the basis there [64,25]."""
     directions = _spiral(64)
-    rows = slice(degree * degree, (degree + 1) ** 2)
-    before, after = basis(directions)[:, rows], basis(directions @ np.asarray(rotation, np.float64).T)[:, rows]
-    return np.asarray(np.linalg.lstsq(after, before, rcond=None)[0])
+    return directions, basis(directions)
 
 
 def rotate_sh(shN: np.ndarray, rotation: np.ndarray) -> np.ndarray:
     """Rotate coefficients [N,K-1,3] of degree 1 and up by `rotation` [3,3]; returns float32."""
     rotated = np.empty_like(shN, dtype=np.float32)
-    for degree in range(1, math.isqrt(shN.shape[1] + 1)):
+    highest = math.isqrt(shN.shape[1] + 1) - 1
+    matrices = _sh_rotations(np.asarray(rotation, np.float64).tobytes(), highest) if highest else []
+    for degree in range(1, highest + 1):
         rows = slice(degree * degree - 1, (degree + 1) ** 2 - 1)
-        matrix = sh_rotation(rotation, degree)
+        matrix = matrices[degree].copy()
         whole = np.abs(matrix - np.round(matrix)) < 1e-12
         matrix[whole] = np.round(matrix[whole])
         signs = np.diagonal(matrix)
