@@ -256,7 +256,8 @@ def test_what_lies_beside_the_text_is_left_out(tmp_path: Path) -> None:
     [
         ({"holdout": 0.0}, "'data.holdout' must be above 0 and below 1, got 0.0"),
         ({"holdout": 1.0}, "'data.holdout' must be above 0 and below 1, got 1.0"),
-        ({"vocabulary": 100}, "'data.vocabulary' must be at least 256, got 100"),
+        ({"vocabulary": 100}, "'data.vocabulary' must be at least 256 and at most 300,000, got 100"),
+        ({"vocabulary": 10**9}, "at most 300,000, got 1000000000"),
         ({"tokenizer_file": "a.json"}, "'data.tokenizer_file' is for the tokenizer bpe, got character"),
     ],
 )

@@ -265,7 +265,9 @@ def test_a_state_of_something_else_is_refused(state: object, message: str) -> No
 
 
 def test_bad_settings_are_named() -> None:
-    with pytest.raises(SplatlearnError, match="at least 256, got 255"):
+    with pytest.raises(SplatlearnError, match="at most 300,000, got 10000000000"):
+        make_tokenizer("bpe", "abc", 10**10)  # the library would end the process
+    with pytest.raises(SplatlearnError, match="at least 256 and at most 300,000, got 255"):
         make_tokenizer("bpe", "abc", 255)
     with pytest.raises(SplatlearnError, match="'tokenizer' must be one of byte, character, bpe, got 'word'"):
         make_tokenizer("word", "abc", 300)

@@ -23,7 +23,7 @@ from splatlearn.config import key
 from splatlearn.errors import SplatlearnError, brief
 from splatlearn.files import replacing, require_regular
 from splatlearn.notices import warn
-from splatlearn.text.byte_level import BYTES, MOST_BYTES
+from splatlearn.text.byte_level import BYTES, MOST_BYTES, MOST_TOKENS
 from splatlearn.text.documents import Document, Part, gather, place_of, sha256_of, split, text_of
 from splatlearn.text.tokenizers import BPETokenizer, Tokenizer, TokenizerKind, from_state, make_tokenizer
 
@@ -60,8 +60,10 @@ class Corpus:
         cache: str = key("", "folder of the token cache; empty: splatlearn/text in the user's cache folder", path=True)
 
         def __post_init__(self) -> None:
-            if self.vocabulary < BYTES:
-                raise SplatlearnError(f"'data.vocabulary' must be at least {BYTES}, got {self.vocabulary}")
+            if not BYTES <= self.vocabulary <= MOST_TOKENS:
+                raise SplatlearnError(
+                    f"'data.vocabulary' must be at least {BYTES} and at most {MOST_TOKENS:,}, got {self.vocabulary}"
+                )
             if not 0 < self.holdout < 1:
                 raise SplatlearnError(f"'data.holdout' must be above 0 and below 1, got {self.holdout}")
             if self.tokenizer_file and self.tokenizer != "bpe":

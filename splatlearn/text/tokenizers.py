@@ -18,7 +18,7 @@ from tqdm import tqdm
 from splatlearn.errors import SplatlearnError
 from splatlearn.files import require_regular
 from splatlearn.text import byte_level
-from splatlearn.text.byte_level import BYTES
+from splatlearn.text.byte_level import BYTES, MOST_TOKENS
 
 TokenizerKind = Literal["byte", "character", "bpe"]
 KINDS: tuple[str, ...] = get_args(TokenizerKind)
@@ -160,8 +160,10 @@ class BPETokenizer(Tokenizer):
         from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
         from tokenizers import Tokenizer as Inner
 
-        if vocabulary < BYTES:
-            raise SplatlearnError(f"the vocabulary of byte pairs must be at least {BYTES}, got {vocabulary}")
+        if not BYTES <= vocabulary <= MOST_TOKENS:
+            raise SplatlearnError(
+                f"the vocabulary of byte pairs must be at least {BYTES} and at most {MOST_TOKENS:,}, got {vocabulary}"
+            )
         inner = Inner(models.BPE())
         words = pre_tokenizers.ByteLevel(add_prefix_space=False)
         cut = pre_tokenizers.Split(Regex(f".{{1,{LONGEST_WORD}}}"), "isolated")
