@@ -19,6 +19,7 @@ from fuzz import harness
 
 TESTS = Path(__file__).resolve().parents[1]
 PATIENCE = 30.0  # seconds without an outcome after which a worker is ended
+MEMORY = "/dev/shm"  # a folder without a disk, where waiting for the disk costs nothing
 LOADING = 120.0  # seconds for the imports of a worker
 
 
@@ -197,7 +198,7 @@ def attack(
         finally:
             worker.close()
 
-    root = Path(tempfile.mkdtemp(prefix="fuzz"))
+    root = Path(tempfile.mkdtemp(prefix="fuzz", dir=MEMORY if os.access(MEMORY, os.W_OK) else None))
     threads = [threading.Thread(target=work, args=(root / str(index),)) for index in range(workers)]
     try:
         for thread in threads:

@@ -10,7 +10,7 @@ from splatlearn.text.corpus import Corpus
 TEXT = "the cat sat on the mat;\n\nnaïve café — 猫が座った\r\n" * 8
 ENCODINGS = ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-8-sig", "shift-jis", "utf-7", "cp1252"]
 KINDS = ("character", "byte", "bpe")
-WEIGHT = 0.5
+WEIGHT = 0.7
 
 
 def seeds() -> list[Case]:

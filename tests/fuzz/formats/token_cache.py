@@ -15,7 +15,7 @@ from splatlearn.text.tokenizers import BPETokenizer
 
 TEXT = "the cat sat on the mat;\n\nnaïve café — 猫が座った\n" * 8
 KINDS = ("character", "byte", "bpe")
-WEIGHT = 0.4
+WEIGHT = 0.7
 DTYPES = ["uint8", "uint16", "uint32", "uint64", "float16", "O", "V8", "U4", "i4,i4", "", 7, None]
 
 
