@@ -12,9 +12,10 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
-from splatlearn import checkpoint, config, locks
+from splatlearn import checkpoint, config, locks, provenance
 from splatlearn.errors import SplatlearnError
 from splatlearn.files import drop_link, replacing
+from splatlearn.notices import warn
 from splatlearn.registry import TASKS
 from splatlearn.task import AnyTask, Callback, RunWriter, Task
 
@@ -59,15 +60,32 @@ def resume_command(run: Path) -> str:
     return f"splatlearn train --resume {quote(str(run))}"
 
 
-def resume(task: AnyTask, run: Path) -> int:
+def resume(task: AnyTask, run: Path, allow_changed_data: bool = False) -> int:
     """Load the last checkpoint of ``run`` into ``task``; return its step, which is ``start`` for ``fit``.
 
+    Args:
+        allow_changed_data: Warn if the data changed since the checkpoint, instead of refusing them.
+
     Raises:
-        SplatlearnError: There is no checkpoint, or it is damaged or of another task.
+        SplatlearnError: There is no checkpoint, or it is damaged or of another task, config or data.
     """
     path, tensors, state = load_last(run)
-    task.load_state(tensors, state)
+    saved = provenance.of_checkpoint(state)
+    if saved is not None:
+        provenance.check_keys(type(task), task.config, saved["keys"])
+    _restore(task, path, tensors, state, allow_changed_data)
     return checkpoint.step_of(path)
+
+
+def _restore(
+    task: AnyTask, path: Path, tensors: dict[str, Tensor], state: dict[str, Any], allow_changed_data: bool
+) -> None:
+    saved, step = provenance.of_checkpoint(state), checkpoint.step_of(path)
+    if saved is not None:
+        provenance.check_data(task, saved["data"], step, allow_changed_data)
+    elif task.fingerprints():
+        warn(f"The checkpoint {path} is of a version that kept no record of its data: whether they changed is unknown.")
+    task.load_state(tensors, state)
 
 
 def last_checkpoint(run: Path) -> Path:
@@ -121,27 +139,35 @@ def task_class(path: Path) -> type[AnyTask]:
     return cls
 
 
-def open_run(run: Path, overrides: Sequence[str] = (), unsaved: bool = False) -> tuple[Any, int]:
+def open_run(
+    run: Path, overrides: Sequence[str] = (), unsaved: bool = False, *, allow_changed_data: bool = False
+) -> tuple[Any, int]:
     """Make the task of a run folder and load its last checkpoint.
 
     Args:
         run: The run folder.
         overrides: ``--key value`` words that change its config.
         unsaved: Whether a run that was ended before its first checkpoint will do: it is at step 0.
+        allow_changed_data: Warn if the data changed since the checkpoint, instead of refusing them.
 
     Returns:
         The task, and the step of the checkpoint.
 
     Raises:
-        SplatlearnError: The folder is not a run, or holds no checkpoint.
+        SplatlearnError: The folder is not a run, or holds no checkpoint; a key that is fixed within a run changed, or
+            the data did.
     """
     path = config_of(run)
     cls = task_class(path)
-    begun = not unsaved or checkpoint.latest(run / "checkpoints") is not None
-    if begun:
-        last_checkpoint(run)  # before the data are read
-    task = cls(config.load(cls.Config, path, overrides))  # type: ignore[call-arg]
-    return task, resume(task, run) if begun else 0
+    if unsaved and checkpoint.latest(run / "checkpoints") is None:
+        return cls(config.load(cls.Config, path, overrides)), 0  # type: ignore[call-arg]
+    last, tensors, state = load_last(run)  # before the data are read
+    chosen, saved = config.load(cls.Config, path, overrides), provenance.of_checkpoint(state)
+    before = cls.fixed_keys(config.load(cls.Config, path)) if saved is None else saved["keys"]
+    provenance.check_keys(cls, chosen, before)
+    task = cls.restored(chosen)
+    _restore(task, last, tensors, state, allow_changed_data)
+    return task, checkpoint.step_of(last)
 
 
 # ---- callbacks that write it ----
@@ -158,9 +184,11 @@ class Checkpoints(Callback):
         self.every = every
         self.keep = keep
         self._saved = 0
+        self._provenance: dict[str, Any] = {}
 
     def on_start(self, start: int, task: AnyTask) -> None:
         self._saved = start
+        self._provenance = provenance.record(task)
 
     def wants(self, step: int) -> bool:
         return step % self.every == 0
@@ -177,7 +205,9 @@ class Checkpoints(Callback):
 
     def _save(self, step: int, task: AnyTask) -> None:
         if step != self._saved:
-            checkpoint.save(self.run / "checkpoints", step, *task.state(), keep=self.keep)
+            tensors, state = task.state()
+            state = {**state, provenance.KEY: self._provenance}
+            checkpoint.save(self.run / "checkpoints", step, tensors, state, keep=self.keep)
             self._saved = step
 
 

@@ -64,6 +64,29 @@ class Task(ABC, Generic[Batch, Output]):
     def prepare(cls, config: Any) -> None:  # noqa: B027  (a hook that most tasks leave empty)
         """Change the config of a new run before the task is made, for example paths to absolute ones."""
 
+    # ---- what a resumed run compares with its checkpoint ----
+
+    @classmethod
+    def restored(cls, config: Any) -> "AnyTask":
+        """Make the task for `load_state`: what only the start of a run needs may be left out."""
+        return cls(config)  # type: ignore[call-arg]
+
+    @classmethod
+    def fixed_keys(cls, config: Any) -> Mapping[str, Any]:
+        """Return the keys of the config that cannot change within a run, by dotted name, as JSON-able values.
+
+        These decide the shape or the meaning of the state, or matter only at the start. Called before the task is made.
+        """
+        return {} if config is None else {"seed": config.seed}
+
+    def fingerprints(self) -> Mapping[str, Mapping[str, str]]:
+        """Return hashes of the data: kind, such as "poses", to name, such as "a.jpg" or "", to a hash.
+
+        A run is resumed only with the data that it was learning from, wherever they are. Paths and file times are no
+        part of it.
+        """
+        return {}
+
     # ---- the five steps' parts ----
 
     @abstractmethod

@@ -51,15 +51,21 @@ def train(cls: type[AnyTask], config: Any, observers: Observers | None = None) -
             return _fit(task, folder, 0, callbacks)
 
 
-def resume(folder: Path, overrides: Sequence[str] = (), observers: Observers | None = None) -> dict[str, Any]:
-    """Continue a run from its last checkpoint, or from step 0 where it has none; see `train`.
+def resume(
+    folder: Path,
+    overrides: Sequence[str] = (),
+    observers: Observers | None = None,
+    *,
+    allow_changed_data: bool = False,
+) -> dict[str, Any]:
+    """Continue a run from its last checkpoint, or from step 0 where it has none; see `train` and `run.open_run`.
 
     Overrides of its config are saved in it.
     """
     path = runs.config_of(folder)
     with _stoppable("the same command begins again", folder), notices.recording() as warnings:
         with runs.locked(folder, "splatlearn train") if _is_first() else nullcontext():
-            task, step = runs.open_run(folder, overrides, unsaved=True)
+            task, step = runs.open_run(folder, overrides, unsaved=True, allow_changed_data=allow_changed_data)
             callbacks = _callbacks(task, folder, observers)
             if overrides and task.writes:
                 drop_link(path)

@@ -60,16 +60,20 @@ class TestFolders:
         refused(root, "scene/images is not there or is no folder: expected")
         refused(root, "scene/images_4 is not there", images="images_4")
 
-    @pytest.mark.parametrize("name", FILES[:3])
+    @pytest.mark.parametrize("name", FILES[:2])
     def test_incomplete_model(self, root: Path, sparse: Path, name: str) -> None:
         (sparse / f"{name}.bin").unlink()
         refused(root, r"sparse/0 holds no COLMAP model: expected cameras\.bin, images\.bin and points3D\.bin")
+
+    def test_model_without_points(self, root: Path, sparse: Path) -> None:
+        (sparse / "points3D.bin").unlink()
+        refused(root, r"sparse/0 holds no points \(points3D\.bin or points3D\.txt\); .*--init FILE")
 
     def test_no_points(self, tmp_path: Path) -> None:
         for text in (False, True):
             write_model(tmp_path / str(text) / "sparse" / "0", [SampleIntrinsics()], [SampleImage("a.png")], 0, text)
             (tmp_path / str(text) / "images").mkdir()
-            refused(tmp_path / str(text), "points3D.* holds no points, but Gaussians start at the points")
+            refused(tmp_path / str(text), "points3D.* holds no points; Gaussians start at the points .*--init FILE")
 
     def test_no_registered_images(self, tmp_path: Path) -> None:
         write_model(tmp_path / "sparse" / "0", [SampleIntrinsics()], [SampleImage("a.png", posed=False)], 0)

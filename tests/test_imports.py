@@ -15,7 +15,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "splatlearn"
 
 BASE = {"errors", "files", "locks", "notices", "registry"}
-LEARNER = BASE | {"ops", "task", "interrupt", "loop", "run", "config", "checkpoint", "devices", "processes"}
+LEARNER = (
+    BASE | {"ops", "task", "interrupt", "loop", "run", "config", "checkpoint", "devices", "processes"} | {"provenance"}
+)
 MAY_IMPORT = {
     "errors": set(),
     "files": {"errors"},
@@ -31,7 +33,8 @@ MAY_IMPORT = {
     "processes": BASE,
     "task": set(),
     "loop": BASE | {"interrupt", "task"},
-    "run": BASE | {"task", "config", "checkpoint"},
+    "provenance": BASE | {"task"},
+    "run": BASE | {"task", "config", "checkpoint", "provenance"},
     "landscape": BASE | {"loop"},
     "gradients": BASE,
     "ops": BASE,

@@ -313,11 +313,13 @@ def test_a_checkpoint_of_something_else_is_refused(text: Path, tmp_path: Path) -
     turned = text.read_text()[::-1]  # the same characters
     (tmp_path / "turned.txt").write_text(turned)
     with pytest.raises(SplatlearnError, match="text must be the one at hand, SHA-256 .*, got .*: has it changed"):
-        made(tmp_path / "turned.txt").load_state(tensors, state)
+        made(tmp_path / "turned.txt").load_state(tensors, {"tokenizer": state["tokenizer"], "text": state["text"]})
     with pytest.raises(SplatlearnError, match=r"must hold 'embedding.token_embedding.weight' as .*, 24\], got "):
         made(text, "--model.width", "24").load_state(tensors, state)
     with pytest.raises(SplatlearnError, match="must hold 'norm.weight' as .*, got none"):
         made(text).load_state({name: tensor for name, tensor in tensors.items() if name != "norm.weight"}, state)
+    with pytest.raises(SplatlearnError, match="must hold the tensors of its config and no others, got 'layers.9"):
+        made(text).load_state({**tensors, "layers.9.bias": torch.zeros(1)}, state)
 
 
 def test_a_compiler_that_is_missing_is_told(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,7 +60,7 @@ def run(words: list[str]) -> None:
 
 def _scene(a: Namespace, wish: Wish) -> Path:
     scene_config(a.run)
-    task, _ = open_run(a.run)
+    task, _ = open_run(a.run, allow_changed_data=True)
     return render(task, a.run, a.path, a.out, wish)
 
 

@@ -17,7 +17,7 @@ from splatlearn.scene.reconstruct.ready import is_photographs
 
 USAGE = """splatlearn train CONFIG [--key.sub value ...] [--viewer [--viewer-port N] [--viewer-host HOST]]
        splatlearn train PHOTOS [--key.sub value ...]
-       splatlearn train --resume RUN [--key.sub value ...]"""
+       splatlearn train --resume RUN [--allow-changed-data] [--key.sub value ...]"""
 
 ABOUT = """Learns what CONFIG says, a file or one that came with splatlearn (configs/line.yaml, scene.yaml, text.yaml or
 another there), into a new run folder; Ctrl-C saves. PHOTOS, a COLMAP folder, a folder of photographs or a video, is
@@ -29,6 +29,9 @@ def run(words: list[str]) -> None:
     parser = Parser("train", ABOUT, usage=USAGE, add_help=False, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("source", nargs="?", type=os.path.expanduser, metavar="CONFIG", help="a config file; or PHOTOS")
     parser.add_argument("--resume", type=Path, metavar="RUN", help="the run folder to go on with")
+    parser.add_argument(
+        "--allow-changed-data", action="store_true", help="with --resume, go on although the data changed"
+    )
     parser.add_argument("--viewer", action="store_true", help="show a scene in the browser while it learns")
     parser.add_argument("--viewer-port", metavar="N", help="the viewer's port; also switches it on")
     parser.add_argument("--viewer-host", metavar="HOST", help="the viewer's address; also switches it on")
@@ -41,8 +44,11 @@ def run(words: list[str]) -> None:
     if options.resume is not None:
         if options.source is not None:
             raise SplatlearnError(f"--resume takes the config of the run, got the config {options.source!r} too")
-        _shown(live, lambda observers: trainer.resume(options.resume, keys, observers))
+        allow = options.allow_changed_data
+        _shown(live, lambda observers: trainer.resume(options.resume, keys, observers, allow_changed_data=allow))
         return
+    if options.allow_changed_data:
+        raise SplatlearnError("--allow-changed-data is for --resume RUN, but a new run begins")
     if options.source is None:
         raise SplatlearnError("expected a config file such as configs/scene.yaml first, got nothing")
     if is_photographs(Path(options.source)):

@@ -21,6 +21,7 @@ from splatlearn.line.optimizers import (
     make_schedule,
     optimizer_tensors,
 )
+from splatlearn.provenance import fingerprint
 from splatlearn.task import RunWriter, Task
 
 ARRIVED = 1e-3  # how near to the least-squares answer is there: a share of the way from the start
@@ -80,6 +81,16 @@ class LineTask(Task[Points, Tensor]):
         self.bowl = Bowl(data.x, data.y)
         if self._must_diverge() and not config.diverge:
             raise SplatlearnError(f"{self._limit_told()}; take a smaller 'rate', or set 'diverge' to watch it happen")
+
+    @classmethod
+    def fixed_keys(cls, config: Config) -> dict[str, Any]:
+        """The keys that the optimizer's and the schedule's states depend on, and those of the start."""
+        names = ("seed", "weight", "bias", "optimizer", "schedule", "rate")
+        return {name: getattr(config, name) for name in names}
+
+    def fingerprints(self) -> dict[str, dict[str, str]]:
+        points = torch.cat(self.points).cpu()
+        return {"points": {"": fingerprint(points.numpy().tobytes())}}
 
     # ---- the five steps' parts ----
 

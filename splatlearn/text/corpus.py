@@ -75,6 +75,7 @@ class Corpus:
         if config.path and place.resolve().is_relative_to(place_of(config.path, "data.path").resolve()):
             raise SplatlearnError(f"'data.cache' must be outside of the text's folder {config.path}, got {place}")
         documents, self.sha256 = gather(config.path)
+        self._files = {_relative(document, config.path): document.group for document in documents if document.path}
         settings: dict[str, Any] = {"format": FORMAT, "text": self.sha256, "tokenizer": config.tokenizer}
         settings |= {"holdout": config.holdout, "seed": config.seed}
         given: Tokenizer | None = None
@@ -100,6 +101,15 @@ class Corpus:
             f"learn from and {len(self.test):,} held out, of {self.tokenizer.vocabulary:,} kinds"
         )
 
+    def fingerprints(self) -> dict[str, dict[str, str]]:
+        """The hashes that a resumed run compares: see `Task.fingerprints`."""
+        files = {name: digest[:16] for name, digest in self._files.items()}
+        return {
+            **({"files": files} if len(files) > 1 else {"text": {"": self.sha256}}),
+            "data.holdout": {"": repr(self.config.holdout)},
+            "data.seed": {"": repr(self.config.seed)},
+        }
+
     def _build(
         self, train: Sequence[Part], test: Sequence[Part], documents: Sequence[Document], given: Tokenizer | None
     ) -> tuple[dict[str, Any], Tokenizer]:
@@ -122,6 +132,11 @@ class Corpus:
                 raise SplatlearnError(f"{error} 'data.cache' names another folder for the tokens.") from error
             raise
         return index, tokenizer
+
+
+def _relative(document: Document, place: str) -> str:
+    """The name of a document's file within the folder of the text, wherever that is."""
+    return os.path.relpath(document.name, Path(place).expanduser())
 
 
 def cache_folder(chosen: str = "") -> Path:

@@ -1,6 +1,7 @@
 """Text as a task of the loop: a Transformer learns to say the next token of a corpus, or the answers of pairs."""
 
 import contextlib
+import dataclasses
 import hashlib
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ from splatlearn.config import Common, key
 from splatlearn.devices import choose_device
 from splatlearn.errors import SplatlearnError
 from splatlearn.processes import join
+from splatlearn.provenance import KEY
 from splatlearn.run import Every, HeldOut
 from splatlearn.task import AnyTask, Callback, RunWriter, Task
 from splatlearn.text import evaluation
@@ -30,6 +32,10 @@ from splatlearn.text.tokenizers import from_state
 from splatlearn.text.transformer import Transformer
 from splatlearn.text.weights import current_names, require_tensors
 
+SHAPE = (  # keys of the model that cannot change within a run
+    *("vocabulary", "width", "heads", "layers", "encoder_layers", "feed_forward", "position", "norm_first", "norm"),
+    *("activation", "tie_weights", "bias"),
+)
 AT_ONCE = 32  # windows that an evaluation reads at once, at least
 
 
@@ -140,6 +146,25 @@ class TextTask(Task[Batch, Tensor]):
         products += model.vocabulary * model.width if model.tie_weights else 0
         return flops_per_token(products, model.layers, model.width, model.context)
 
+    @classmethod
+    def fixed_keys(cls, config: Config) -> dict[str, Any]:
+        """The keys that decide the model's shape, what its numbers mean, or which pairs are held out."""
+        model = {name: getattr(config.model, name) for name in SHAPE}
+        model["feed_forward"] = model["feed_forward"] or 4 * config.model.width
+        if config.model.position == "learned":
+            model["context"] = config.model.context
+        pairs = dataclasses.asdict(config.pairs) if config.learn == "pairs" else {}
+        return {
+            "seed": config.seed,
+            "learn": config.learn,
+            **{f"model.{name}": value for name, value in model.items()},
+            **{f"pairs.{name}": value for name, value in pairs.items()},
+        }
+
+    def fingerprints(self) -> dict[str, dict[str, str]]:
+        """The text, its files where there are several, and how it is divided; nothing for pairs, which keys decide."""
+        return self.data.fingerprints() if isinstance(self.data, Corpus) else {}
+
     # ---- the five steps' parts ----
 
     def batch(self, step: int) -> Batch:
@@ -224,13 +249,17 @@ class TextTask(Task[Batch, Tensor]):
                 f"got {_vocabulary_told(state.get('tokenizer'))}: is it another text?"
             )
         own, now = self.state()
-        if state.get("text") != now.get("text"):  # of another text, what is held out may have been learned
+        if KEY not in state and state.get("text") != now.get("text"):  # an older checkpoint, which has but a hash
             raise SplatlearnError(
                 f"the checkpoint's text must be the one at hand, SHA-256 {now.get('text')}, got {state.get('text')}: "
                 "has it changed?"
             )
         tensors = current_names(tensors)  # of checkpoints with older parameter names
         require_tensors(tensors, own)
+        if further := sorted(tensors.keys() - own.keys()):
+            raise SplatlearnError(
+                f"a text's checkpoint must hold the tensors of its config and no others, got {further[0]!r}"
+            )
         for name, parameter in self.model.named_parameters():
             parameter.copy_(tensors[name])
         self.generator.set_state(tensors["generator"])

@@ -25,6 +25,7 @@ from splatlearn.scene.photos.panorama import panorama, warn_of_panoramas
 from splatlearn.scene.photos.store import ImageSource, ImageStore
 from splatlearn.scene.photos.undistort import Undistortion, undistortions
 from splatlearn.scene.readers.colmap_files import Model, RegisteredImage, read_model
+from splatlearn.scene.readers.colmap_fingerprints import fingerprints
 from splatlearn.scene.readers.folders import LAYOUT, find_folders, warn_of_unposed
 from splatlearn.scene.readers.missing import why_unusable
 from splatlearn.scene.readers.odd_cameras import warn_of_odd_cameras
@@ -75,6 +76,7 @@ class ColmapScene:
         skip_missing: bool = key(False, "continue without photographs that are missing or cannot be decoded")
         memory_gib: float = key(4.0, "memory for decoded photographs; those beyond it are decoded again when needed")
         cache: str | None = key(None, "folder that keeps undistorted photographs between runs; null: none", path=True)
+        require_points: bool = key(True, "false: continue where the points of the model are missing or unusable")
         background: list[float] = key([0.0, 0.0, 0.0], "RGB, 0 to 1, behind photographs with an alpha channel")
 
     def __init__(self, config: Config) -> None:
@@ -82,7 +84,7 @@ class ColmapScene:
         self.config = config
         self.path = Path(config.path).expanduser()
         self.model_folder, self.image_folder = find_folders(self.path, config.images, config.model)
-        model = read_model(self.model_folder)
+        model = read_model(self.model_folder, config.require_points)
         sizes, failed = _stored_sizes(model.images, self.image_folder)
         warn_of_odd_cameras((image.intrinsics for image in model.images), self.model_folder)
         _warn_of_panoramas(model.images, sizes, self.image_folder)
@@ -120,6 +122,8 @@ class ColmapScene:
                 f"holdout {config.holdout!r} keeps all of {len(names)} photographs for evaluation, so that "
                 "none is left to learn from ('none' keeps none)."
             )
+        self._registered = {image.name: image for image in model.images if image.name not in failed}
+        self._masks, self._held_out_names = masks, held_out
         self.points, self.point_colors = model.points, model.point_colors
         self._leave_out_lost_points()
         self._capture = self.train, self.test, self.points
@@ -186,6 +190,13 @@ class ColmapScene:
         None if the image has no mask.
         """
         return self._store.load_mask(camera.name)
+
+    def fingerprints(self) -> dict[str, dict[str, str]]:
+        """Hash what a resumed run compares: the files, poses, intrinsics and split, as they are on the disk.
+
+        See `splatlearn.Task.fingerprints`. It reads all files.
+        """
+        return fingerprints(self._registered, self.image_folder, self._masks, self._held_out_names)
 
     @property
     def kept_bytes(self) -> int:

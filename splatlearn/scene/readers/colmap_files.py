@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from types import ModuleType
 
 import numpy as np
 
@@ -36,6 +37,10 @@ POSE_TOLERANCE = 1e-3  # between images.bin and frames.bin: rotation entries; tr
 LARGEST_LENGTH = 1e18  # its square still fits into float32
 LONGEST_NAME = 1024
 CAMERA_SENSOR = 0
+_REMEDY = "Gaussians start at the points of the reconstruction, but --init FILE starts from a file of Gaussians instead"
+_NO_POINTS = PointRecords(
+    np.zeros(0, np.uint64), np.zeros((0, 3), np.float64), np.zeros((0, 3), np.uint8), np.zeros(0, np.uint32)
+)
 
 
 @dataclass(frozen=True)
@@ -56,19 +61,20 @@ class Model:
     point_colors: np.ndarray
 
 
-def read_model(folder: Path) -> Model:
+def read_model(folder: Path, require_points: bool = True) -> Model:
     """Read and check a COLMAP model.
 
     Args:
         folder: contains cameras, images and points3D, and optionally rigs and frames, all as .bin or all as .txt;
             .bin wins where both exist.
+        require_points: False: points that are missing or unusable are left out, the latter with a warning.
 
     Raises:
         SplatlearnError: a file is missing, truncated or damaged; a number is not finite; a focal length or a size is
             not positive; a quaternion does not have unit length; an id is duplicate or undefined; or a name could
             leave the image folder. The message names the file and the fault.
     """
-    raw, suffix = _read(folder)
+    raw, suffix = _read(folder, require_points)
     cameras_file, images_file = folder / f"cameras{suffix}", folder / f"images{suffix}"
     points_file = folder / f"points3D{suffix}"
     cameras = {intrinsics.id: _checked_intrinsics(intrinsics, cameras_file) for intrinsics in raw.cameras}
@@ -79,29 +85,27 @@ def read_model(folder: Path) -> Model:
     if not images:
         raise SplatlearnError(f"{images_file} holds no registered image, so there is nothing to learn from.")
     _check_rigs(raw, folder, suffix)
-    points = _checked_points(raw, points_file, images_file)
-    return Model(sorted(images, key=lambda image: image.name), points, np.ascontiguousarray(raw.points.colors))
+    colors = np.ascontiguousarray(raw.points.colors)
+    try:
+        xyz = _checked_points(raw, points_file, images_file, require_points)
+    except SplatlearnError as error:
+        if require_points:
+            raise
+        warn(f"{str(error).rstrip('.')}; going on without points.")
+        xyz, colors = _NO_POINTS.xyz, _NO_POINTS.colors
+    return Model(sorted(images, key=lambda image: image.name), xyz, colors)
 
 
-def _read(folder: Path) -> tuple[ModelRecords, str]:
-    for suffix, reader in ((".bin", colmap_binary), (".txt", colmap_text)):
-        paths = [folder / f"{stem}{suffix}" for stem in ("cameras", "images", "points3D", "rigs", "frames")]
-        if not all(path.is_file() for path in paths[:3]):
-            continue
-        cameras, images, points, rigs, frames = paths
-        try:
-            records = ModelRecords(
-                reader.read_cameras(cameras),
-                reader.read_images(images),
-                reader.read_points(points),
-                reader.read_rigs(rigs) if rigs.is_file() else None,
-                reader.read_frames(frames) if frames.is_file() else None,
-            )
-            if suffix == ".bin":
-                _compare_with_text(records, folder)
-            return records, suffix
-        except OSError as error:
-            raise SplatlearnError(f"{error.filename or folder} cannot be read: {error.strerror or error}.") from None
+def _read(folder: Path, require_points: bool) -> tuple[ModelRecords, str]:
+    readers = ((".bin", colmap_binary), (".txt", colmap_text))
+    stems = ("cameras", "images", "points3D", "rigs", "frames")
+    for needed in (3,) if require_points else (3, 2):  # a complete model comes before one without points
+        for suffix, reader in readers:
+            paths = [folder / f"{stem}{suffix}" for stem in stems]
+            if all(path.is_file() for path in paths[:needed]):
+                return _read_files(reader, paths, require_points), suffix
+    if any(all((folder / f"{stem}{suffix}").is_file() for stem in stems[:2]) for suffix, _ in readers):
+        raise SplatlearnError(f"{folder} holds no points (points3D.bin or points3D.txt); {_REMEDY}.")
     raise SplatlearnError(
         f"{folder} holds no COLMAP model: expected cameras.bin, images.bin and points3D.bin there, or the same as .txt."
     )
@@ -145,6 +149,40 @@ def _difference(records: ModelRecords, cameras: list[Intrinsics], images: list[I
         if not np.allclose(camera.params, twin.params, rtol=TEXT_TOLERANCE, equal_nan=True):
             return f"the parameters of camera {camera.id}"
     return ""
+
+
+def _read_files(reader: ModuleType, paths: list[Path], require_points: bool) -> ModelRecords:
+    cameras, images, points, rigs, frames = paths
+    try:
+        records = ModelRecords(
+            reader.read_cameras(cameras),
+            reader.read_images(images),
+            _read_points(reader, points, require_points),
+            reader.read_rigs(rigs) if rigs.is_file() else None,
+            reader.read_frames(frames) if frames.is_file() else None,
+        )
+        if reader is colmap_binary:
+            _compare_with_text(records, cameras.parent)
+        return records
+    except OSError as error:
+        raise _unreadable(error) from None
+
+
+def _read_points(reader: ModuleType, file: Path, required: bool) -> PointRecords:
+    if not required and not file.is_file():
+        return _NO_POINTS
+    try:
+        return reader.read_points(file)  # type: ignore[no-any-return]
+    except (SplatlearnError, OSError) as error:
+        if required:
+            raise
+        sentence = str(_unreadable(error) if isinstance(error, OSError) else error)
+        warn(f"{sentence.rstrip('.')}; going on without points.")
+        return _NO_POINTS
+
+
+def _unreadable(error: OSError) -> SplatlearnError:
+    return SplatlearnError(f"{error.filename} cannot be read: {error.strerror or error}.")
 
 
 def _check_unique(ids: Iterable[object], what: str, file: Path) -> None:
@@ -221,10 +259,12 @@ def _checked_image(record: ImageRecord, cameras: dict[int, Intrinsics], file: Pa
     return RegisteredImage(str(PurePosixPath(name)), cameras[record.camera_id], record.pose.matrix())
 
 
-def _checked_points(raw: ModelRecords, file: Path, images_file: Path) -> np.ndarray:
+def _checked_points(raw: ModelRecords, file: Path, images_file: Path, required: bool) -> np.ndarray:
     points: PointRecords = raw.points
     if not len(points.ids):
-        raise SplatlearnError(f"{file} holds no points, but Gaussians start at the points of the reconstruction.")
+        if required:
+            raise SplatlearnError(f"{file} holds no points; {_REMEDY}.")
+        return _NO_POINTS.xyz
     with np.errstate(all="ignore"):
         finite = np.isfinite(points.xyz.astype(np.float32)).all(axis=1)
     if not finite.all():

@@ -1,9 +1,11 @@
 """A scene as a task of the loop: Gaussians learned from the images of a COLMAP folder."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,6 +36,7 @@ from splatlearn.scene.training.survey import shares_of_errors
 from splatlearn.scene.view import View, reduced
 from splatlearn.task import Callback, RunWriter, Task
 
+FROM_POINTS = ("sfm", "random")  # values of `init` that need the points of the model
 IMAGE_BUFFERS = ("render", "alphas", "transmittance", "stops")  # of a step on the CPU, beside the loss's gradient
 AHEAD = 2  # images that threads decode ahead, where not all fit into memory
 
@@ -47,6 +50,7 @@ class SceneTask(Task[View, Rendering]):
 
     Config: type[Recipe] = Recipe
     schema: Schema = GAUSSIAN
+    _from_state = False  # whether `load_state` is about to replace the Gaussians
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -58,6 +62,26 @@ class SceneTask(Task[View, Rendering]):
         """Make the path of the photographs absolute, and reconstruct their cameras where the config asks for it."""
         path = ready(config.data.path, config.data.reconstruct)
         config.data.path = str(Path(path).expanduser().resolve()) if path else ""
+        config.init = _absolute_init(config.init)
+
+    @classmethod
+    def restored(cls, config: Recipe) -> "SceneTask":
+        """Make the task without its start: the points, or the file that `init` names, are not needed any more."""
+        task = cls.__new__(cls)
+        task._from_state = True
+        task.__init__(config)  # type: ignore[misc]
+        return task
+
+    @classmethod
+    def fixed_keys(cls, config: Recipe) -> dict[str, Any]:
+        """The keys that decide the tensors or what they mean, and those of the start."""
+        names = ("seed", "reader", "sh_degree", "antialiased", "exposure", "strategy")
+        return {"init": _absolute_init(config.init), **{name: getattr(config, name) for name in names}}
+
+    def fingerprints(self) -> dict[str, dict[str, str]]:
+        """Those of the reader, if it has any."""
+        found = getattr(self.scene, "fingerprints", None)
+        return found() if found is not None else {}
 
     def __init__(self, config: Recipe) -> None:
         self.config = config
@@ -65,7 +89,7 @@ class SceneTask(Task[View, Rendering]):
         self.generator = torch.Generator().manual_seed(config.seed)
         if not config.data.path:
             raise SplatlearnError("'data.path' is not set: name a COLMAP folder with --data.path FOLDER")
-        self.scene = READERS.find(config.reader, "reader")(config.data)
+        self.scene = READERS.find(config.reader, "reader")(self._reading())
         self.gaussians = self._initial().arranged().to(self.device)
         self.optimizer = GaussianAdam(self.gaussians)
         strategy = STRATEGIES.find(config.strategy, "strategy")(
@@ -119,9 +143,19 @@ class SceneTask(Task[View, Rendering]):
         self.options["near_plane"] = self.training_step.options["near_plane"] = self.frame.near
         self.strategy.extent = self.scene.extent
 
+    def _reading(self) -> Any:
+        """The keys of the reader; where nothing starts at the points, they are optional."""
+        data = self.config.data
+        optional = self._from_state or self.config.init not in FROM_POINTS
+        return replace(data, require_points=False) if optional and hasattr(data, "require_points") else data
+
     def _initial(self) -> Gaussians:
         config = self.config
-        if config.init in ("sfm", "random"):
+        if self._from_state:
+            return Gaussians.from_points(
+                np.zeros((1, 3), np.float32), np.zeros((1, 3), np.uint8), sh_degree=config.sh_degree, schema=self.schema
+            )
+        if config.init in FROM_POINTS:
             return Gaussians.from_points(
                 self.scene.points,
                 self.scene.point_colors,
@@ -130,9 +164,10 @@ class SceneTask(Task[View, Rendering]):
                 generator=self.generator,
                 schema=self.schema,
             )
-        if not Path(config.init).is_file():
+        path = Path(config.init).expanduser()
+        if not path.is_file():
             raise SplatlearnError(f"'init' must be sfm, random or a file of Gaussians, got {config.init!r}")
-        tensors, antialiased = formats.read(config.init, schema=self.schema)
+        tensors, antialiased = formats.read(path, schema=self.schema)
         if antialiased not in (None, config.antialiased):
             how = "antialiased" if antialiased else "without antialiasing"
             warn(f"{config.init} was trained {how}, unlike this run: its opacities start wrong ('antialiased').")
@@ -321,3 +356,8 @@ class SceneTask(Task[View, Rendering]):
         if config.evaluate_every:
             found.append(evaluation.Patience(writer, config.evaluate_every, config.patience))
         return found
+
+
+def _absolute_init(init: str) -> str:
+    """The value of `init`, a file by its absolute path: the run may be resumed in another working directory."""
+    return init if init in FROM_POINTS else str(Path(init).expanduser().resolve())
