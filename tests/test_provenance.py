@@ -50,8 +50,9 @@ def refusal(capsys: pytest.CaptureFixture[str], run: Path, *more: str) -> str:
     capsys.readouterr()
     assert resume(run, *more) == 1
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before, "the run was touched"
-    sentence = capsys.readouterr().err.strip()
-    assert "\n" not in sentence and len(sentence) < 400, sentence
+    told = capsys.readouterr().err.strip()
+    sentence = told.replace("\r", "\n").splitlines()[-1].strip()  # after warnings and progress bars
+    assert sentence.startswith("splatlearn train: ") and "Traceback" not in told and len(sentence) < 400, told
     return sentence
 
 

@@ -57,11 +57,11 @@ class Frame:
 
     def normalised_points(self, points: Any) -> np.ndarray:
         """Map points of the capture's frame to the normalised one."""
-        return (np.asarray(points, np.float64) - self.offset) / self.scale
+        return (np.asarray(points, np.float64).reshape(-1, 3) - self.offset) / self.scale
 
     def capture_points(self, points: Any) -> np.ndarray:
         """Map normalised points to the capture's frame."""
-        return np.asarray(points, np.float64) * self.scale + self.offset
+        return np.asarray(points, np.float64).reshape(-1, 3) * self.scale + self.offset
 
     # ---- cameras ----
 

@@ -27,7 +27,7 @@ def space_record(
         principal [2] in pixels, world_to_camera [16] row by row. points: [x, y, z, red, green, blue], colours 0..255.
     """
     some, frame = slice(None, None, max(1, -(-len(points) // MOST_POINTS))), frame or Frame()
-    places = frame.capture_points([[_rounded(x) for x in p] for p in points[some]]).reshape(-1, 3)
+    places = frame.capture_points([[_rounded(x) for x in p] for p in points[some]])
     rows = [[*map(float, p), *map(int, c)] for p, c in zip(places, colors[some], strict=True)]
     groups = (("train", train), ("test", test))
     cameras = [_camera_record(frame.capture_camera(c), split) for split, group in groups for c in group]
