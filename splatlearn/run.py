@@ -70,21 +70,21 @@ def resume(task: AnyTask, run: Path, allow_changed_data: bool = False) -> int:
         SplatlearnError: There is no checkpoint, or it is damaged or of another task, config or data.
     """
     path, tensors, state = load_last(run)
-    saved = provenance.of_checkpoint(state)
+    step, saved = checkpoint.step_of(path), provenance.of_checkpoint(state)
     if saved is not None:
         provenance.check_keys(type(task), task.config, saved["keys"])
-    _restore(task, path, tensors, state, allow_changed_data)
-    return checkpoint.step_of(path)
+    _restore(task, step, tensors, state, allow_changed_data)
+    return step
 
 
 def _restore(
-    task: AnyTask, path: Path, tensors: dict[str, Tensor], state: dict[str, Any], allow_changed_data: bool
+    task: AnyTask, step: int, tensors: dict[str, Tensor], state: dict[str, Any], allow_changed_data: bool
 ) -> None:
-    saved, step = provenance.of_checkpoint(state), checkpoint.step_of(path)
+    saved = provenance.of_checkpoint(state)
     if saved is not None:
         provenance.check_data(task, saved["data"], step, allow_changed_data)
     elif task.fingerprints():
-        warn(f"The checkpoint {path} is of a version that kept no record of its data: whether they changed is unknown.")
+        warn(f"The checkpoint of step {step} has no record of its data: whether they changed since is unknown.")
     task.load_state(tensors, state)
 
 
@@ -162,12 +162,13 @@ def open_run(
     if unsaved and checkpoint.latest(run / "checkpoints") is None:
         return cls(config.load(cls.Config, path, overrides)), 0  # type: ignore[call-arg]
     last, tensors, state = load_last(run)  # before the data are read
+    step = checkpoint.step_of(last)
     chosen, saved = config.load(cls.Config, path, overrides), provenance.of_checkpoint(state)
     before = cls.fixed_keys(config.load(cls.Config, path)) if saved is None else saved["keys"]
     provenance.check_keys(cls, chosen, before)
     task = cls.restored(chosen)
-    _restore(task, last, tensors, state, allow_changed_data)
-    return task, checkpoint.step_of(last)
+    _restore(task, step, tensors, state, allow_changed_data)
+    return task, step
 
 
 # ---- callbacks that write it ----

@@ -15,9 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "splatlearn"
 
 BASE = {"errors", "files", "locks", "notices", "registry"}
-LEARNER = (
-    BASE | {"ops", "task", "interrupt", "loop", "run", "config", "checkpoint", "devices", "processes"} | {"provenance"}
-)
+LEARNER = BASE | {"ops", "task", "interrupt", "loop", "run", "config", "checkpoint", "devices", "processes"}
+LEARNER |= {"provenance"}
 MAY_IMPORT = {
     "errors": set(),
     "files": {"errors"},

@@ -182,7 +182,7 @@ class TestCheckpointsOfBefore:
     def test_they_go_on_with_a_warning(self, old: Path) -> None:
         change_photograph(old / "scene")
         assert resume(old / "run") == 0
-        assert any("kept no record of its data" in warning for warning in notices.read(old / "run"))
+        assert any("has no record of its data" in warning for warning in notices.read(old / "run"))
 
     def test_their_keys_are_those_of_the_config_file(self, old: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert "'sh_degree' is 1 in the checkpoint" in refusal(capsys, old / "run", "--sh_degree", "0")
