@@ -15,6 +15,7 @@ from splatlearn.config import key
 from splatlearn.errors import SplatlearnError
 from splatlearn.notices import warn
 from splatlearn.scene.cameras import Camera, radius_of, scene_extent
+from splatlearn.scene.conventions import other_convention
 from splatlearn.scene.formats.checks import listed
 from splatlearn.scene.frame import Frame, frame_of_cameras
 from splatlearn.scene.geometry import DISTANT, outlying_cameras, outlying_points
@@ -77,6 +78,7 @@ class ColmapScene:
         memory_gib: float = key(4.0, "memory for decoded photographs; those beyond it are decoded again when needed")
         cache: str | None = key(None, "folder that keeps undistorted photographs between runs; null: none", path=True)
         require_points: bool = key(True, "false: continue where the points of the model are missing or unusable")
+        check_poses: bool = key(True, "refuse poses that fit the points or photographs in another convention alone")
         background: list[float] = key([0.0, 0.0, 0.0], "RGB, 0 to 1, behind photographs with an alpha channel")
 
     def __init__(self, config: Config) -> None:
@@ -125,6 +127,8 @@ class ColmapScene:
         self._registered = {image.name: image for image in model.images if image.name not in failed}
         self._masks, self._held_out_names = masks, held_out
         self.points, self.point_colors = model.points, model.point_colors
+        if config.check_poses:
+            self._check_poses(model)
         self._leave_out_lost_points()
         self._capture = self.train, self.test, self.points
         both = self.train + self.test
@@ -140,6 +144,23 @@ class ColmapScene:
         self.train, self.test = ([frame.normalised_camera(camera) for camera in group] for group in (train, test))
         self.points = frame.normalised_points(points)
         self.extent = scene_extent([camera for camera in self.train if camera.name not in self._outlying] or self.train)
+
+    def _check_poses(self, model: Model) -> None:
+        """Refuse poses that fit points or photographs in another convention alone; warn where it only fits better."""
+        observed = {name: model.points[rows] for name, rows in model.observed.items()}
+        cameras = self.train + self.test
+        found = other_convention(
+            cameras, model.points, model.point_colors, observed, lambda camera: self.photo(camera).numpy()
+        )
+        if found is not None:
+            sentence = (
+                f"The poses in {self.model_folder} look like {found.name}: read so they explain {found.other:.0%} "
+                f"{found.evidence}, as given {found.given:.0%}. Those of COLMAP are world to camera, x right, y down, "
+                "z forward, quaternions wxyz: convert them"
+            )
+            if found.certain:
+                raise SplatlearnError(f"{sentence} (check_poses false takes them as they are).")
+            warn(f"{sentence}, if that is so.")
 
     def _leave_out_lost_points(self) -> None:
         """Warn of points that are far off, and leave out those from which nothing can be learned."""

@@ -36,6 +36,7 @@ TEXT_TOLERANCE = 1e-5  # between .bin and .txt, which may be written with few di
 POSE_TOLERANCE = 1e-3  # between images.bin and frames.bin: rotation entries; translation relative to its length
 LARGEST_LENGTH = 1e18  # its square still fits into float32
 LONGEST_NAME = 1024
+OBSERVERS, OBSERVED = 32, 1000  # images whose observed points are kept, and points of each
 CAMERA_SENSOR = 0
 _REMEDY = "Gaussians start at the points of the reconstruction, but --init FILE starts from a file of Gaussians instead"
 _NO_POINTS = PointRecords(
@@ -54,11 +55,15 @@ class RegisteredImage:
 
 @dataclass(frozen=True)
 class Model:
-    """A checked COLMAP model: images sorted by name, points [P, 3] float64 and their colours [P, 3] uint8."""
+    """A checked COLMAP model: images sorted by name, points [P, 3] float64 and their colours [P, 3] uint8.
+
+    observed: rows of points that an image observed, by its name, for some images and at most OBSERVED rows each.
+    """
 
     images: list[RegisteredImage]
     points: np.ndarray
     point_colors: np.ndarray
+    observed: dict[str, np.ndarray]
 
 
 def read_model(folder: Path, require_points: bool = True) -> Model:
@@ -85,15 +90,27 @@ def read_model(folder: Path, require_points: bool = True) -> Model:
     if not images:
         raise SplatlearnError(f"{images_file} holds no registered image, so there is nothing to learn from.")
     _check_rigs(raw, folder, suffix)
-    colors = np.ascontiguousarray(raw.points.colors)
+    images.sort(key=lambda image: image.name)
+    colors, observed = np.ascontiguousarray(raw.points.colors), _observed(raw)
     try:
         xyz = _checked_points(raw, points_file, images_file, require_points)
     except SplatlearnError as error:
         if require_points:
             raise
         warn(f"{str(error).rstrip('.')}; going on without points.")
-        xyz, colors = _NO_POINTS.xyz, _NO_POINTS.colors
-    return Model(sorted(images, key=lambda image: image.name), xyz, colors)
+        xyz, colors, observed = _NO_POINTS.xyz, _NO_POINTS.colors, {}
+    return Model(images, xyz, colors, observed)
+
+
+def _observed(raw: ModelRecords) -> dict[str, np.ndarray]:
+    """The rows of points that some images observed, evenly chosen; points that are not there are left out."""
+    order = np.argsort(raw.points.ids)
+    known, found = raw.points.ids[order], {}
+    for record in raw.images[:: max(1, len(raw.images) // OBSERVERS)] if len(known) else ():
+        ids = record.point_ids[:: max(1, len(record.point_ids) // OBSERVED)]
+        place = np.minimum(np.searchsorted(known, ids), len(known) - 1)
+        found[str(PurePosixPath(record.name))] = order[place[known[place] == ids]]
+    return found
 
 
 def _read(folder: Path, require_points: bool) -> tuple[ModelRecords, str]:
