@@ -117,14 +117,15 @@ class Attack:
         def attack(content: bytes) -> None:
             self.mutate(ByteChoices(content))
 
-        beginnings = self.folder / "beginnings"  # without them libFuzzer begins with a single choice
-        beginnings.mkdir(exist_ok=True)
+        beginnings = self.folder / "guided" / self.request["format"]  # and what libFuzzer finds; without it, one choice
+        beginnings.mkdir(parents=True, exist_ok=True)
         for index in range(BEGINNINGS):
             (beginnings / str(index)).write_bytes(Random(f"{self.request['first']} {index}").randbytes(LONGEST))
         options = [
             f"-runs={self.request['cases']}",
             f"-seed={self.request['first'] % 2**31 or 1}",
             f"-max_len={LONGEST}",
+            "-len_control=0",
         ]
         atheris.Setup(
             [sys.argv[0], "-verbosity=0", "-print_final_stats=0", "-timeout=600", *options, str(beginnings)], attack
