@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 LARGEST_PIXELS = 1 << 29  # of an image, 537 megapixels; the largest sensors of phones and cameras have 200 and 150
 HUGE_PIXELS = 1 << 26  # beyond it, one image is decoded at a time, and a reduced one by the JPEG decoder itself
-PIXELS_PER_BYTE = 1000  # of a huge photograph's file at most: one of a single grey has 90 as a JPEG
-MOST_SCANS = 100  # of a progressive JPEG, each of which costs a pass over all pixels; encoders write about 10
+LARGE_PIXELS = 1 << 24  # beyond it, a photograph's file has a byte for 200 pixels: one of a single grey has 85
+PIXELS_PER_BYTE = 200
+MOST_SCANS = 40  # of a JPEG, each of which costs a pass over all pixels; encoders write about 10
 # Pillow's names (JPEG includes MPO). Nothing else is tried: it starts Ghostscript for an EPS file of any suffix.
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "AVIF", "JPEG2000", "GIF", "PPM")
 
@@ -87,6 +88,7 @@ def _formats() -> tuple[str, ...]:
             # Pillow raises beyond twice this number, and below that warns of an attack, which a photograph is not.
             Image.MAX_IMAGE_PIXELS = LARGEST_PIXELS // 2
             warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+            warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # of metadata, not of pixels
             if heif_is_readable():
                 from pillow_heif import register_heif_opener
 
@@ -117,11 +119,11 @@ def _check_header(image: Image.Image, path: Path, is_mask: bool) -> None:
             f"{path} has {pixels:,} pixels ({width}x{height}); an image may have {LARGEST_PIXELS:,} at most."
         )
     size = path.stat().st_size
-    if not is_mask and pixels > HUGE_PIXELS and pixels > PIXELS_PER_BYTE * size:
+    if not is_mask and pixels > LARGE_PIXELS and pixels > PIXELS_PER_BYTE * size:
         raise SplatlearnError(
             f"{path} is no photograph: {size:,} bytes that would become {pixels:,} pixels ({width}x{height})."
         )
-    if image.format in ("JPEG", "MPO") and "progression" in image.info:
+    if image.format in ("JPEG", "MPO"):
         scans = path.read_bytes().count(b"\xff\xda")
         if scans > MOST_SCANS:
-            raise SplatlearnError(f"{path} is a progressive JPEG of {scans:,} scans; expected {MOST_SCANS} at most.")
+            raise SplatlearnError(f"{path} is a JPEG of {scans:,} scans; expected {MOST_SCANS} at most.")

@@ -219,7 +219,7 @@ def _checked_intrinsics(intrinsics: Intrinsics, file: Path) -> Intrinsics:
     if not (1 <= intrinsics.width <= LARGEST_SIDE and 1 <= intrinsics.height <= LARGEST_SIDE):
         wrong = f"its size must be 1 to {LARGEST_SIDE} pixels a side, but is {intrinsics.width}x{intrinsics.height}"
     elif not all(map(math.isfinite, intrinsics.params)):
-        numbers = ", ".join(f"{key}={value}" for key, value in named.items())
+        numbers = ", ".join(f"{key}={value}" for key, value in named.items() if not math.isfinite(value))
         wrong = f"its parameters must be finite numbers, but are {numbers}"
     elif intrinsics.model == "EQUIRECTANGULAR" and intrinsics.params != (intrinsics.width, intrinsics.height):
         wrong = f"its parameters must be its size {intrinsics.width}x{intrinsics.height}, but are {intrinsics.params}"

@@ -6,6 +6,7 @@ that start with "#" are comments. In images.txt a line of 2D points, possibly em
 
 from __future__ import annotations
 
+import difflib
 import re
 from pathlib import Path
 
@@ -113,7 +114,8 @@ def read_cameras(path: Path) -> list[Intrinsics]:
         camera_id = line.integer("the camera's id")
         model = line.word("the camera's model")
         if model not in PARAMETERS_OF_MODEL:
-            raise line.fail(f"unknown camera model {model[:40]!r}; known are {', '.join(PARAMETERS_OF_MODEL)}")
+            nearest = difflib.get_close_matches(model, PARAMETERS_OF_MODEL, 1, 0)[0]
+            raise line.fail(f"unknown camera model {model[:40]!r}; the nearest one is {nearest}")
         width = line.integer("the width", _UNSIGNED_64)
         height = line.integer("the height", _UNSIGNED_64)
         names = PARAMETERS_OF_MODEL[model]
