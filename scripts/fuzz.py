@@ -61,6 +61,8 @@ def run(names: list[str], arguments: argparse.Namespace, guided: bool, seed: int
         yield from ({"format": name, "source": "corpus"} for name in names)
         first, issued = seed, 0
         while time.monotonic() < end:
+            failures = sum(len(tally.failures) for tally in tallies.values())
+            print(f"{sum(tally.cases for tally in tallies.values()):,} inputs, {failures} failures", flush=True)
             left = ROUND * len(names)
             if arguments.cases is not None:
                 left = min(left, arguments.cases - issued)
