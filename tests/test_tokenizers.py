@@ -208,6 +208,26 @@ def test_a_definition_that_loses_text_is_refused(
     assert capfd.readouterr().err == "", "the library prints its own message"
 
 
+def test_definitions_of_public_models_are_read() -> None:
+    """GPT-2's writes merges as strings and leaves keys out; later ones split by an expression of their own."""
+    definition = json.loads(edited())
+    merges = [" ".join(pair) for pair in definition["model"]["merges"]]
+    model = {key: value for key, value in definition["model"].items() if key in ("dropout", "unk_token", "fuse_unk")}
+    model |= {"continuing_subword_prefix": "", "end_of_word_suffix": "", "merges": merges}
+    model["vocab"] = {**definition["model"]["vocab"], "<|endoftext|>": 300}
+    added = {"id": 300, "special": True, "content": "<|endoftext|>", "single_word": False, "lstrip": False}
+    added |= {"rstrip": False, "normalized": False}
+    older = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    split = {**SPLIT, "pattern": {"Regex": r"(?i:'s|'t)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|\s+(?!\S)|\s+"}}
+    later = {"type": "Sequence", "pretokenizers": [split, {**BYTE_LEVEL, "use_regex": False}]}
+    for pre_tokenizer in (older, later):
+        keys = {"version": "1.0", "added_tokens": [added], "pre_tokenizer": pre_tokenizer, "model": model}
+        post = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False}
+        tokenizer = BPETokenizer(json.dumps({**keys, "post_processor": post, "decoder": older}))
+        assert tokenizer.vocabulary == 301 and tokenizer.decode(tokenizer.encode(TEXT)) == TEXT
+        assert tokenizer.encode("<|endoftext|>") == [300]
+
+
 def test_a_panic_of_the_library_is_an_error() -> None:
     """Its regular expressions end in a panic after ten million steps."""
     definition = edited(pre_tokenizer={"type": "Sequence", "pretokenizers": [SPLIT, BYTE_LEVEL]})
