@@ -23,6 +23,7 @@ CUDA_SOURCES = ["csrc/cuda/sort.cu", *EMULATED_SOURCES]  # what takes longest go
 EMULATOR_SOURCES = [f"csrc/emulator/{name}.cpp" for name in ("machine", "exchange", "report", "fiber", "sort")]
 # Never -march=native (wheels travel) and never -ffast-math (it breaks rounding by a magic number).
 CXX_FLAGS = ["-std=c++17", "-O3", "-fopenmp", "-fPIC", "-fvisibility=hidden", "-fno-exceptions"]
+CXX_FLAGS += ["-ffp-contract=off"]  # csrc/cpu/lanes.h says where a product is fused with a sum
 CXX_FLAGS += ["-fno-math-errno", "-fno-trapping-math", "-fno-tree-loop-distribute-patterns"]
 CXX_FLAGS += ["-Wall", "-Wextra", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
 CUDA_FLAGS = ["-std=c++17", "-O3", "-Xcompiler", "-fPIC,-fvisibility=hidden"]
@@ -31,10 +32,19 @@ EMULATOR_FLAGS = ["-std=c++17", "-DSPLATLEARN_EMULATOR", "-fPIC", "-fvisibility=
 EMULATOR_FLAGS += ["-Wall", "-Wextra", "-Wno-unknown-pragmas"]
 
 
+def machine() -> str:
+    """The processor that the libraries are for: this one's, or for a cross-compiler what SPLATLEARN_MACHINE names."""
+    name = os.environ.get("SPLATLEARN_MACHINE") or platform.machine()
+    return {"AMD64": "x86_64", "arm64": "aarch64"}.get(name, name)
+
+
 def isa_levels() -> dict[str, list[str]]:
     """Instruction-set levels with their flags; the library chooses one of them when it is loaded."""
-    if platform.machine() in ("x86_64", "AMD64"):
-        return {level: [f"-march=x86-64-{level}"] for level in ("v2", "v3", "v4")}
+    if machine() == "x86_64":
+        levels = {level: [f"-march=x86-64-{level}"] for level in ("v2", "v3", "v4")}
+        return levels | {"v2_exact": [*levels["v2"], "-DSPLATLEARN_EMULATE_FMA"]}
+    if machine() == "aarch64":
+        return {"neon": []}
     return {"portable": []}
 
 

@@ -21,7 +21,9 @@ double multiply_adds(int threads, int64_t rounds) {
         Register total{};
 #pragma GCC unroll 16
         for (int i = 0; i < kChains; ++i) total = total + a[i];
-        kept += sum(total);
+        float lanes[Register::count];
+        store(lanes, total);
+        kept += lanes[0];
     }
     const double made = 2.0 * kChains * Register::count * double(rounds) * threads;
     return kept > 0 ? made : 0;  // always positive; read, so that no compiler leaves the work out

@@ -57,9 +57,9 @@ private:
 // image's and the target's rows reach two margins beyond the strip, window means and their gradients one, gradients to
 // the image none.
 template <class S> struct Patch {
-    static constexpr int L = Lanes<S>::count;
+    static constexpr int L = Lanes<S>::count, kParts = SPLATLEARN_NAMESPACE::kParts<S>;
     const splatlearn_Photometric &p;
-    const int64_t scalars, margin, width;  // of an image's row; of a margin; of the strip, in whole registers
+    const int64_t scalars, margin, width;  // of an image's row; of a margin; of the strip, whole numbers of kWide
     const int64_t image, begin, end;       // begin..end-1: the strip's scalars
     S *const v;                            // rows of three gradients for a group
     const Groups<S> pictures, means,
@@ -67,10 +67,10 @@ template <class S> struct Patch {
     double *const sums;  // [height][2] of the strip: |x - y| and SSIM
 
     static int64_t margin_of(const splatlearn_Photometric &p) {
-        return round_up(int64_t(kWindowRadius) * p.channels, L);
+        return round_up(int64_t(kWindowRadius) * p.channels, kWide<S>);
     }
     static int64_t width_of(const splatlearn_Photometric &p, int64_t strips) {
-        return round_up((int64_t(p.width) * p.channels + strips - 1) / strips, L);
+        return round_up((int64_t(p.width) * p.channels + strips - 1) / strips, kWide<S>);
     }
     static int64_t scratch(int64_t margin, int64_t width) {
         const int64_t wide = width + 4 * margin;
@@ -157,8 +157,9 @@ template <class S> struct Patch {
     // ---- SSIM of a group of rows and its gradients to the means, filtered along the row for what comes next ----
 
     void similarity(int64_t group, int first, int counted_from, int counted_to) const {
-        Lanes<S> totals[kGroup] = {};
+        Lanes<S> totals[kParts][kGroup] = {};
         for (int64_t j = margin; j < wide() - margin; j += L) {
+            Lanes<S> *const total = totals[j / L % kParts];
             Lanes<S> mean[5][kGroup];
             for (int map = 0; map < 5; ++map) means.vertical(group, map, j, mean[map]);
             const int64_t column = begin - 2 * margin + j;
@@ -170,7 +171,7 @@ template <class S> struct Patch {
                 Lanes<S> v_x, v_xx, v_xy;
                 const WindowMeans<Lanes<S>> at_pixel = {mean[0][r], mean[1][r], mean[2][r], mean[3][r], mean[4][r]};
                 const Lanes<S> value = ssim_with_backward(at_pixel, v_x, v_xx, v_xy);
-                totals[r] = totals[r] + select(own, value, Lanes<S>{});
+                total[r] = total[r] + select(own, value, Lanes<S>{});
                 store(v_row(0, r) + j, select(inside, v_x, Lanes<S>{}));
                 store(v_row(1, r) + j, select(inside, v_xx, Lanes<S>{}));
                 store(v_row(2, r) + j, select(inside, v_xy, Lanes<S>{}));
@@ -178,7 +179,7 @@ template <class S> struct Patch {
         }
         for (int r = 0; r < kGroup; ++r) {
             const int row = first + r;
-            if (row >= counted_from && row < counted_to) sums[2 * row + 1] = double(sum(totals[r]));
+            if (row >= counted_from && row < counted_to) sums[2 * row + 1] = double(wide_sum(&totals[0][r], kGroup));
             if (!p.v_image) continue;
             if (!in_image(row)) {
                 gradients.clear(group, r);
@@ -214,11 +215,12 @@ template <class S> struct Patch {
     void image_row(int row, int r, const S *x, const S *y) const {
         const double count = double(p.n_images) * p.height * double(scalars);
         const S l1_scale = S((1 - p.lambda_dssim) / count), ssim_scale = S(-p.lambda_dssim / count);
-        Lanes<S> total{};
+        Lanes<S> totals[kParts] = {};
         S *const out = v_row(0, r);
         for (int64_t j = 2 * margin; j < wide() - 2 * margin; j += L) {  // behind the image's end both rows are 0
             const Lanes<S> xj = load(x + j), yj = load(y + j), columns = ramp<S>() + S(begin - 2 * margin + j);
             const Lanes<S> difference = select(columns < Lanes<S>(S(end)), xj - yj, Lanes<S>{});
+            Lanes<S> &total = totals[j / L % kParts];
             total = total + absolute(difference);
             if (!p.v_image) continue;
             const Lanes<S> sign = select(difference > S(0), Lanes<S>(l1_scale),
@@ -226,7 +228,7 @@ template <class S> struct Patch {
             const Lanes<S> chain = load(out + j) + S(2) * xj * load(v_row(1, r) + j) + yj * load(v_row(2, r) + j);
             store(out + j, sign + ssim_scale * chain);
         }
-        sums[2 * row] = double(sum(total));
+        sums[2 * row] = double(wide_sum(totals));
         if (p.v_image)
             std::memcpy(static_cast<S *>(p.v_image) + at(row) + begin, out + 2 * margin,
                         size_t(end - begin) * sizeof(S));

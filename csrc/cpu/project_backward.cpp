@@ -41,15 +41,17 @@ template <class Primitive, class Camera, class S> int backward_of(const splatlea
     const int64_t per_chunk = in.n_cameras * kCameraGradients<Camera>;
     S *const v_sh0 = static_cast<S *>(grad.v_sh0), *const v_shN = static_cast<S *>(grad.v_shN);
     Buffer<S> camera_sums(cameras_wanted ? chunks * per_chunk : 1);
-    if (!camera_sums) return kOutOfMemory;
+    Buffer<S> camera_lanes(cameras_wanted ? in.context.threads * per_chunk * kWide<S> : 1);
+    if (!camera_sums || !camera_lanes) return kOutOfMemory;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(in.context.threads)
     for (int64_t chunk = 0; chunk < chunks; ++chunk) {
         const int64_t begin = chunk * kProjectChunk, left = in.n_gaussians - begin;
         const int64_t end = begin + (left < kProjectChunk ? left : kProjectChunk);
         if (v_sh0) std::memset(v_sh0 + begin * 3, 0, size_t(end - begin) * 3 * sizeof(S));
         if (v_shN) std::memset(v_shN + begin * width, 0, size_t((end - begin) * width) * sizeof(S));
-        S *const sums = cameras_wanted ? camera_sums.get() + chunk * per_chunk : nullptr;
-        for (int64_t j = 0; sums && j < per_chunk; ++j) sums[j] = S(0);
+        S *const lanes =
+            cameras_wanted ? camera_lanes.get() + omp_get_thread_num() * per_chunk * kWide<S> : nullptr;
+        for (int64_t j = 0; lanes && j < per_chunk * kWide<S>; ++j) lanes[j] = S(0);
         for (int64_t first = begin; first < end; first += L) {
             Group<Primitive, S> group;
             typename Primitive::template Gradients<Lanes<S>> v;
@@ -60,10 +62,12 @@ template <class Primitive, class Camera, class S> int backward_of(const splatlea
                 PosedCamera<Camera> view;
                 load_view<Camera, S>(in, c, view);
                 group_backward(grad, view, c, first, group, to, v,
-                               sums ? sums + c * kCameraGradients<Camera> : nullptr);
+                               lanes ? lanes + c * kCameraGradients<Camera> * kWide<S> : nullptr);
             }
             store_group(grad, first, group, v);
         }
+        for (int64_t j = 0; lanes && j < per_chunk; ++j)
+            camera_sums[chunk * per_chunk + j] = wide_sum_of(lanes + j * kWide<S>);
     }
     if (cameras_wanted) store_cameras<Camera>(grad, chunks, camera_sums.get());
     return 0;

@@ -70,7 +70,7 @@ template <class S, int W> void load_optional(const real *from, int64_t row, int 
 }
 
 // Adds a group's gradients of one camera to its sums over cameras, and those of the camera to `camera_sums`
-// [kCameraGradients], null: not wanted. A function of its own, so that every caller gets the same bits.
+// [kCameraGradients][kWide], lane by lane, null: not wanted. A function of its own, so that every caller gets the same bits.
 template <class Primitive, class Camera, class S>
 __attribute__((noinline)) void group_backward(const splatlearn_ProjectBackward &grad, const PosedCamera<Camera> &view,
                                               int64_t c, int64_t first, const Group<Primitive, S> &group,
@@ -109,11 +109,14 @@ __attribute__((noinline)) void group_backward(const splatlearn_ProjectBackward &
     for (int j = 0; j < 9; ++j) sums.rotation[j] = sums.rotation[j] + select(visible, v_g.rotation[j], zero);
     sums.opacity = sums.opacity + select(visible, v_g.opacity, zero);
     if (!camera_sums) return;
-    for (int j = 0; j < 9; ++j) camera_sums[kOfRotation + j] += sum(select(visible, v_rotation[j], zero));
-    for (int j = 0; j < 3; ++j) camera_sums[kOfTranslation + j] += sum(select(visible, v_translation[j], zero));
-    for (int j = 0; j < 3; ++j) camera_sums[kOfCenter + j] += sum(v_center[j]);
-    for (int j = 0; j < Camera::kParameters; ++j)
-        camera_sums[kOfParameters + j] += sum(select(visible, v_parameters[j], zero));
+    const auto add = [&](int j, R value) {
+        S *const to = camera_sums + j * kWide<S> + first % kWide<S>;
+        store(to, load(to) + select(visible, value, zero));
+    };
+    for (int j = 0; j < 9; ++j) add(kOfRotation + j, v_rotation[j]);
+    for (int j = 0; j < 3; ++j) add(kOfTranslation + j, v_translation[j]);
+    for (int j = 0; j < 3; ++j) add(kOfCenter + j, v_center[j]);
+    for (int j = 0; j < Camera::kParameters; ++j) add(kOfParameters + j, v_parameters[j]);
 }
 
 // From sums over cameras to the gradients of the parameters as they were given. A function of its own, likewise.

@@ -19,8 +19,22 @@ template <class S, int D> struct alignas(64) PixelLanes {
     S v_color[D ? D : 1][L];        // gradient of the image
 };
 
+// Adds what one pixel gives to the sums of a splat, by the primitive's own function where it has one.
+template <class Primitive, class Splat, class R>
+SPLATLEARN_HD auto add_moments(const Splat &splat, R power, R g, R dx, R dy, R *moments, int)
+    -> decltype(Primitive::add_moments(splat, power, g, dx, dy, moments)) {
+    Primitive::add_moments(splat, power, g, dx, dy, moments);
+}
+template <class Primitive, class Splat, class R>
+SPLATLEARN_HD void add_moments(const Splat &splat, R power, R g, R dx, R dy, R *moments, long) {
+    R m[Primitive::kMoments];
+    Primitive::moments(splat, power, g, dx, dy, m);
+    for (int j = 0; j < Primitive::kMoments; ++j) moments[j] = moments[j] + m[j];
+}
+
 template <class S, class Primitive, int D, bool Abs> struct BackwardTile {
-    static constexpr int L = Lanes<S>::count, kFixed = D ? D : 1, kMoments = Primitive::kMoments;
+    static constexpr int L = Lanes<S>::count, kParts = SPLATLEARN_NAMESPACE::kParts<S>;
+    static constexpr int kFixed = D ? D : 1, kMoments = Primitive::kMoments;
     const splatlearn_RasterizeBackward &grad;
     const BlendInputs<S, Primitive> &in;
     const Tile tile;
@@ -28,7 +42,7 @@ template <class S, class Primitive, int D, bool Abs> struct BackwardTile {
     const GradientRow<Primitive> layout;
     const int columns;          // of a gradient row
     S *const wide_color;        // [D][kTilePixels] gradient of the image where D is not known when compiled
-    Lanes<S> *const wide_sums;  // [D] sums of colour gradients, likewise
+    Lanes<S> *const wide_colors;  // [kParts][D] sums of colour gradients, likewise
     PixelLanes<S, D> pixels[kTilePixels / L];
     int32_t ends[kBlocks] = {};  // of the part of the list that any pixel of the block drew
     int64_t end = 0;             // the furthest of them
@@ -41,7 +55,7 @@ template <class S, class Primitive, int D, bool Abs> struct BackwardTile {
                  S *scratch, S *v_background)
         : grad(g), in(inputs), tile(inputs, index), channels(D ? D : g.inputs.channels), layout{channels, Abs},
           columns(layout.columns()), wide_color(scratch),
-          wide_sums(reinterpret_cast<Lanes<S> *>(scratch + channels * kTilePixels)) {
+          wide_colors(reinterpret_cast<Lanes<S> *>(scratch + channels * kTilePixels)) {
         tile.prefetch<false>(grad.stops, 1);
         tile.prefetch<false>(static_cast<const S *>(grad.transmittance), 1);
         tile.prefetch<false>(static_cast<const S *>(grad.v_render), channels);
@@ -174,22 +188,42 @@ template <class S, class Primitive, int D, bool Abs> struct BackwardTile {
         }
     }
 
+    // The sums of a splat's gradient row that registers hold: moments, D colours, absolute mean gradients.
+    static constexpr int kSums = kMoments + D + (Abs ? 2 : 0);
+
     void unblend_splat(int64_t k, int i, uint32_t reached) {
-        const S log2_cut = in.log2_cut;
         const auto splat = batch.broadcast(i);
         S fixed[kFixed];
         const S *const color =
             D ? fixed
               : static_cast<const S *>(in.inputs.colors) + int64_t(in.inputs.row_ids[tile.begin + k]) * channels;
         for (int d = 0; d < D; ++d) fixed[d] = batch.color[i * D + d];
+        Lanes<S> totals[kParts][kSums];
+        for (int part = 0; part < kParts; ++part) unblend_part(k, part, splat, color, reached, totals[part]);
+        S *const out = row_of(k);
+        if (D) {
+            wide_sums<S, kSums>(totals[0], kSums, out);
+        } else {
+            S row[kSums];
+            wide_sums<S, kSums>(totals[0], kSums, row);
+            std::memcpy(out, row, kMoments * sizeof(S));
+            for (int d = 0; d < channels; ++d) out[layout.kColors + d] = wide_sum(wide_colors + d, channels);
+            if (Abs) std::memcpy(out + layout.absolute(), row + kMoments, 2 * sizeof(S));
+        }
+    }
+
+    // One of kParts registers of every block that the splat reaches.
+    SPLATLEARN_HD void unblend_part(int64_t k, int part, const typename Primitive::template Splat<Lanes<S>> &splat,
+                                    const S *color, uint32_t reached, Lanes<S> *total) {
+        const S log2_cut = in.log2_cut;
         const int n_channels = D ? D : channels;  // a constant where it can be, so that the sums stay in registers
         Lanes<S> moments[kMoments], v_mean[2], fixed_sums[kFixed];
-        Lanes<S> *const v_c = D ? fixed_sums : wide_sums;
+        Lanes<S> *const v_c = D ? fixed_sums : wide_colors + part * channels;
         for (int d = 0; d < n_channels; ++d) v_c[d] = Lanes<S>{};
         const Lanes<S> position(static_cast<S>(k));
         for (; reached; reached &= reached - 1) {
             PixelLanes<S, D> *const block = pixels + __builtin_ctz(reached) * (kBlockPixels / L);
-            for (PixelLanes<S, D> *p = block; p < block + kBlockPixels / L; ++p) {
+            for (PixelLanes<S, D> *p = block + part; p < block + kBlockPixels / L; p += kParts) {
                 const Lanes<S> dx = load(p->x) - splat.x, dy = load(p->y) - splat.y;
                 const Lanes<S> power = Primitive::log2_alpha(splat, dx, dy);
                 const auto visible = (power >= log2_cut) & (load(p->stop) > position);
@@ -207,37 +241,24 @@ template <class S, class Primitive, int D, bool Abs> struct BackwardTile {
                 store(p->transmittance, T);
                 store(p->behind, rest);
                 g = select(raw <= Lanes<S>(S(kAlphaMax)), g, Lanes<S>{});  // a clamped alpha does not move
-                Lanes<S> m[kMoments], v[2];
-                Primitive::moments(splat, power, g, dx, dy, m);
-#pragma GCC unroll 16
-                for (int j = 0; j < kMoments; ++j) moments[j] = moments[j] + m[j];
+                add_moments<Primitive>(splat, power, g, dx, dy, moments, 0);
                 if (Abs) {
+                    Lanes<S> v[2];
                     Primitive::v_mean(splat, power, g, dx, dy, v);
                     for (int j = 0; j < 2; ++j) v_mean[j] = v_mean[j] + absolute(v[j]);
                 }
             }
         }
-        S *out = row_of(k);
-        if (D) {
-            Lanes<S> all[kMoments + kFixed];
 #pragma GCC unroll 16
-            for (int j = 0; j < kMoments; ++j) all[j] = moments[j];
-            for (int d = 0; d < D; ++d) all[kMoments + d] = fixed_sums[d];
-            sums<S, kMoments + kFixed>(all, out);
-        } else {
-            sums<S, kMoments>(moments, out);
-            for (int d = 0; d < channels; ++d) out[layout.kColors + d] = sum(wide_sums[d]);
-        }
-        if (Abs) {
-            const Lanes<S> all[] = {v_mean[0] * S(Primitive::kMeanUnit), v_mean[1] * S(Primitive::kMeanUnit)};
-            sums<S, 2>(all, out + layout.absolute());
-        }
+        for (int j = 0; j < kMoments; ++j) total[j] = moments[j];
+        for (int d = 0; d < D; ++d) total[kMoments + d] = fixed_sums[d];
+        for (int j = 0; Abs && j < 2; ++j) total[kMoments + D + j] = v_mean[j] * S(Primitive::kMeanUnit);
     }
 };
 
 template <class S, class Primitive, int D, bool Abs> int backward_channels(const splatlearn_RasterizeBackward &grad) {
     const BlendInputs<S, Primitive> in(grad.inputs);
-    const int64_t channels = grad.inputs.channels, per_thread = channels * (kTilePixels + Lanes<S>::count);
+    const int64_t channels = grad.inputs.channels, per_thread = channels * (kTilePixels + kWide<S>);
     Buffer<int64_t> order(in.tiles);
     Buffer<S> scratch(int64_t(grad.inputs.context.threads) * per_thread);
     Buffer<S> tile_backgrounds(grad.v_backgrounds ? in.tiles * channels : 1);

@@ -14,6 +14,14 @@ template <class S> struct AdamRates {
     S root_bias2;  // sqrt(1 - beta2^t)
 };
 
+// beta^step by squaring: libm's pow is rounded differently from machine to machine.
+SPLATLEARN_HD double power(double beta, int64_t step) {
+    double out = 1;
+    for (; step > 0; step /= 2, beta *= beta)
+        if (step % 2) out *= beta;
+    return out;
+}
+
 // The rates of update `step`, 1 for the first.
 template <class S>
 SPLATLEARN_HD AdamRates<S> adam_rates(double learning_rate, double beta1, double beta2, double eps, int64_t step) {
@@ -21,8 +29,8 @@ SPLATLEARN_HD AdamRates<S> adam_rates(double learning_rate, double beta1, double
             S(beta2),
             S(1 - beta2),
             S(eps),
-            S(learning_rate / (1 - pow(beta1, double(step)))),
-            S(sqrt(1 - pow(beta2, double(step))))};
+            S(learning_rate / (1 - power(beta1, step))),
+            S(sqrt(1 - power(beta2, step)))};
 }
 
 template <class R>

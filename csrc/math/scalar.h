@@ -31,14 +31,14 @@ namespace SPLATLEARN_NAMESPACE {
 template <class R> struct ScalarOf { using type = R; };
 template <class R> using Scalar = typename ScalarOf<R>::type;
 
+// R, for a parameter whose argument may be an expression that becomes R (cpu/lanes.h).
+template <class R> struct PlainOf { using type = R; };
+template <class R> using Plain = typename PlainOf<R>::type;
+
 SPLATLEARN_HD float select(bool mask, float yes, float no) { return mask ? yes : no; }
 SPLATLEARN_HD double select(bool mask, double yes, double no) { return mask ? yes : no; }
 SPLATLEARN_HD float square_root(float x) { return sqrtf(x); }
 SPLATLEARN_HD double square_root(double x) { return sqrt(x); }
-SPLATLEARN_HD float logarithm(float x) { return logf(x); }
-SPLATLEARN_HD double logarithm(double x) { return log(x); }
-SPLATLEARN_HD float exponential(float x) { return expf(x); }
-SPLATLEARN_HD double exponential(double x) { return exp(x); }
 #if defined(__CUDA_ARCH__)
 // One or two instructions on a GPU, to two units in the last place: 2^x for x of at least -126, a / b for b from 2^-126
 // to 2^126.
@@ -53,11 +53,21 @@ SPLATLEARN_HD float quotient(float a, float b) {
     return out;
 }
 #else
-SPLATLEARN_HD float exponential2(float x) { return exp2f(x); }
 SPLATLEARN_HD float quotient(float a, float b) { return a / b; }
 #endif
-template <class R> SPLATLEARN_HD R quotient(R a, R b) { return a / b; }
+#if !defined(SPLATLEARN_OWN_FUNCTIONS)  // the CPU library has its own: cpu/functions.h
+SPLATLEARN_HD float logarithm(float x) { return logf(x); }
+SPLATLEARN_HD double logarithm(double x) { return log(x); }
+SPLATLEARN_HD float logarithm2(float x) { return log2f(x); }
+SPLATLEARN_HD double logarithm2(double x) { return log2(x); }
+SPLATLEARN_HD float exponential(float x) { return expf(x); }
+SPLATLEARN_HD double exponential(double x) { return exp(x); }
+#if !defined(__CUDA_ARCH__)
+SPLATLEARN_HD float exponential2(float x) { return exp2f(x); }
+#endif
 SPLATLEARN_HD double exponential2(double x) { return exp2(x); }
+#endif
+template <class R> SPLATLEARN_HD R quotient(R a, R b) { return a / b; }
 SPLATLEARN_HD float absolute(float x) { return fabsf(x); }
 SPLATLEARN_HD double absolute(double x) { return fabs(x); }
 SPLATLEARN_HD float minimum(float a, float b) { return a < b ? a : b; }

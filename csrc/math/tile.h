@@ -18,8 +18,8 @@ constexpr int32_t kRadiusMax = 1 << 30;  // where radii saturate, px
 SPLATLEARN_HD int tiles_across(int pixels) { return (pixels + kTile - 1) / kTile; }
 
 // log2 of the alpha threshold; a threshold of 0 becomes the smallest exponent that 2^x can hold.
-SPLATLEARN_HD float log2_threshold(float threshold) { return threshold > 0.f ? log2f(threshold) : -126.f; }
-SPLATLEARN_HD double log2_threshold(double threshold) { return threshold > 0. ? log2(threshold) : -1022.; }
+SPLATLEARN_HD float log2_threshold(float threshold) { return threshold > 0.f ? logarithm2(threshold) : -126.f; }
+SPLATLEARN_HD double log2_threshold(double threshold) { return threshold > 0. ? logarithm2(threshold) : -1022.; }
 
 // k of the ellipse for a conic in 1/px^2.
 template <class R> SPLATLEARN_HD R ellipse_level(R opacity, Scalar<R> log2_alpha_threshold) {

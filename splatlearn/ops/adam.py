@@ -107,7 +107,18 @@ def adam_steps(
 
 def step_rates(lr: float, step: int, betas: tuple[float, float] = (0.9, 0.999)) -> tuple[float, float]:
     """The numbers of an update that change with the step: lr / (1 - beta1^step) and sqrt(1 - beta2^step)."""
-    return lr / (1 - betas[0] ** step), math.sqrt(1 - betas[1] ** step)
+    return lr / (1 - _power(betas[0], step)), math.sqrt(1 - _power(betas[1], step))
+
+
+def _power(base: float, exponent: int) -> float:
+    """By squaring, as csrc/math/adam.h has it: `**` is rounded differently from machine to machine."""
+    out = 1.0
+    while exponent:
+        if exponent % 2:
+            out *= base
+        exponent //= 2
+        base *= base
+    return out
 
 
 def _checked(group: Group, like: Tensor) -> Group:

@@ -6,6 +6,7 @@ Parameter structs and constants of csrc/abi.h have their names here too, such as
 import ctypes
 import functools
 import itertools
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ctypes import POINTER, Structure, c_char_p, c_double, c_int, c_int64
@@ -51,6 +52,8 @@ def _load(path: Path) -> ctypes.CDLL:
             raise SplatlearnError(
                 f"the native library {path}, of the installed package, was not built from this checkout's csrc{remedy}"
             )
+    if path == CPU_LIBRARY:
+        _check_level(loaded)
     loaded.splatlearn_error.restype = c_char_p
     stages = abi.STAGES if path == CPU_LIBRARY else abi.STAGES | abi.CUDA_STAGES
     for name, struct in stages.items():
@@ -60,6 +63,18 @@ def _load(path: Path) -> ctypes.CDLL:
             scratch = getattr(loaded, f"splatlearn_{name}_scratch")
             scratch.argtypes, scratch.restype = [POINTER(struct)], c_int64
     return loaded
+
+
+def _check_level(loaded: ctypes.CDLL) -> None:
+    loaded.splatlearn_isa_level.restype = loaded.splatlearn_isa_levels.restype = c_char_p
+    levels = loaded.splatlearn_isa_levels().decode()
+    if not levels:
+        raise SplatlearnError("the native library needs a processor of the level x86-64-v2 at least, and this is none")
+    if loaded.splatlearn_isa_level() is None:
+        wanted = os.environ.get("SPLATLEARN_ISA", "")
+        raise SplatlearnError(
+            f"SPLATLEARN_ISA is {wanted[:40]!r}, which this processor has not; set it to {levels}, or not"
+        )
 
 
 def _abi_difference(loaded: ctypes.CDLL) -> str:
@@ -115,9 +130,26 @@ def runs_kernels(tensor: torch.Tensor) -> bool:
 
 def isa_level() -> str:
     """The instruction-set level that the CPU library has chosen, such as "x86-64-v4"."""
-    level = _load(CPU_LIBRARY).splatlearn_isa_level
-    level.restype = c_char_p
-    return level().decode()
+    return str(_load(CPU_LIBRARY).splatlearn_isa_level().decode())
+
+
+def isa_levels() -> list[str]:
+    """The levels that SPLATLEARN_ISA may name on this processor, the best first."""
+    return str(_load(CPU_LIBRARY).splatlearn_isa_levels().decode()).split(", ")
+
+
+def set_reproducible(wanted: bool) -> None:
+    """Ask for the bits that all instruction sets share, or for the fastest code whatever its bits.
+
+    They differ on processors without fused multiply-adds alone (x86-64-v2), which then emulate them, slowly.
+
+    Raises:
+        SplatlearnError: The library was built for a processor whose bits are its own.
+    """
+    if not _load(CPU_LIBRARY).splatlearn_set_reproducible(int(wanted)):
+        raise SplatlearnError(
+            "'reproducible' needs a library for x86-64 or AArch64; this one has the instruction set 'portable'"
+        )
 
 
 def multiply_adds(threads: int, rounds: int) -> float:

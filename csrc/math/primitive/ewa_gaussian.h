@@ -14,9 +14,6 @@ namespace SPLATLEARN_NAMESPACE {
 
 constexpr double kLog2E = 1.4426950408889634;
 
-SPLATLEARN_HD float log2_of(float x) { return log2f(x); }
-SPLATLEARN_HD double log2_of(double x) { return log2(x); }
-
 struct EwaGaussian {
     // ---- record ----
 
@@ -35,7 +32,7 @@ struct EwaGaussian {
         record[2] = S(0.5 * kLog2E) * conic[0];
         record[3] = S(kLog2E) * conic[1];
         record[4] = S(0.5 * kLog2E) * conic[2];
-        record[5] = log2_of(opacity);
+        record[5] = logarithm2(opacity);
     }
     template <class R, class F> static SPLATLEARN_HD Splat<R> unpack(F scalar) {
         return {scalar(0), scalar(1), scalar(2), scalar(3), scalar(4), scalar(5)};
@@ -70,14 +67,20 @@ struct EwaGaussian {
     static constexpr int kMoments = 6;  // g, g dx, g dy, g dx^2, g dx dy, g dy^2
     static_assert(kMoments == SPLATLEARN_MOMENTS, "the caller allocates gradient rows by it");
 
-    template <class P, class R> static SPLATLEARN_HD void moments(const Splat<P> &, R, R g, R dx, R dy, R m[kMoments]) {
+    template <class P, class R>
+    static SPLATLEARN_HD void add_moments(const Splat<P> &, R, Plain<R> g, R dx, R dy, R m[kMoments]) {
         const R g_dx = g * dx, g_dy = g * dy;
-        m[0] = g;
-        m[1] = g_dx;
-        m[2] = g_dy;
-        m[3] = g_dx * dx;
-        m[4] = g_dx * dy;
-        m[5] = g_dy * dy;
+        m[0] = m[0] + g;
+        m[1] = m[1] + g_dx;
+        m[2] = m[2] + g_dy;
+        m[3] = m[3] + g_dx * dx;
+        m[4] = m[4] + g_dx * dy;
+        m[5] = m[5] + g_dy * dy;
+    }
+    template <class P, class R>
+    static SPLATLEARN_HD void moments(const Splat<P> &splat, R power, Plain<R> g, R dx, R dy, R m[kMoments]) {
+        for (int j = 0; j < kMoments; ++j) m[j] = R{};
+        add_moments(splat, power, g, dx, dy, m);
     }
 
     static constexpr int kColumnMoments = 3;  // g dy, g, g dy^2
@@ -112,7 +115,8 @@ struct EwaGaussian {
 
     static constexpr double kMeanUnit = 1 / kLog2E;  // the mean's gradient is this times v_mean
 
-    template <class P, class R> static SPLATLEARN_HD void v_mean(const Splat<P> &splat, R, R g, R dx, R dy, R v[2]) {
+    template <class P, class R>
+    static SPLATLEARN_HD void v_mean(const Splat<P> &splat, R, Plain<R> g, R dx, R dy, R v[2]) {
         const R g_dx = g * dx, g_dy = g * dy;
         v[0] = Scalar<R>(2) * splat.a * g_dx + splat.b * g_dy;
         v[1] = splat.b * g_dx + Scalar<R>(2) * splat.c * g_dy;

@@ -19,6 +19,7 @@
 //   P::moments(splat, power, g, dx, dy, m)   what one pixel adds to them; power = log2_alpha(splat, dx, dy)
 //   P::moments_backward(splat, m, v_mean, v_shape, v_opacity)    from the sums to the gradients
 //   P::kColumnMoments                   sums over pixels that share dx, from which dx makes the moments
+//   P::add_moments(splat, power, g, dx, dy, m)    adds what moments() writes, by multiply-adds; may be missing
 //   P::column_moments(splat, power, g, dx, dy, m)    what one pixel adds to the sums of its column
 //   P::moment_of(j, power)              the moment that is dx^power times sum j of the column, or -1; power is 0 to 2,
 //                                       and only 0 for j > 1. Each moment is made exactly once
