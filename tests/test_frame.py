@@ -132,6 +132,16 @@ class TestTraining:
             seen, photo = task.render(view).image, task.scene.photo(view).float() / 255
         assert (seen - photo).abs().mean() < 2e-3, "the file's Gaussians are elsewhere"
 
+    def test_a_start_from_a_file_without_points_tells_the_depth(self, tmp_path: Path) -> None:
+        """A single camera and no point of the model: the near plane must follow the file."""
+        folder = write(tmp_path / "scene", count=1, scale=1e-4)
+        (folder / "sparse" / "0" / "points3D.txt").unlink()
+        write_file(tmp_path / "start.ply", Frame(1e-4).capture_tensors(tiny_scene.gaussians().tensors()))
+        task = make(folder, init=tmp_path / "start.ply", **{"data.holdout": "none"})
+        assert task.frame.scale < 1e-3 and task.options["near_plane"] * task.frame.scale < 1e-5
+        with torch.no_grad():
+            assert task.render(task.scene.train[0]).alpha.mean() > 0.1, "everything lies before the near plane"
+
 
 class TestWaysOut:
     @pytest.mark.parametrize("suffix", FORMATS)

@@ -12,6 +12,7 @@ from colmap_samples import load
 from splatlearn.scene.cameras import Camera, far_off, scene_extent
 from splatlearn.scene.gaussians import neighbour_distances
 from splatlearn.scene.geometry import near_depth, outlying_cameras, outlying_points
+from splatlearn.scene.paths import interpolate, orbit, spiral
 from splatlearn.scene.readers.colmap import ColmapScene
 
 
@@ -128,3 +129,16 @@ def test_the_size_of_a_lone_point_is_bounded() -> None:
     assert found[200] == pytest.approx(1e3, rel=0.01)
     far, lost = outlying_points(np.concatenate([points, [(1e3, 0, 0), (1e9, 0, 0)]]), 1.0)
     assert far.tolist() == [False] * 200 + [True, True] and lost.tolist() == [False] * 201 + [True]
+
+
+def test_paths_do_not_fly_to_a_wrong_pose() -> None:
+    cameras, points = tiny_scene.cameras(), tiny_scene.gaussians().means.detach().numpy()
+    stray = pose(cameras[0].K, (500.0, 20.0, 0.0))
+    for path in (lambda c: orbit(c, points, 12), lambda c: spiral(c, points, 12), lambda c: interpolate(c, 12)):
+        plain, other = (np.stack([camera.center for camera in path(c)]) for c in (cameras, [*cameras, stray]))
+        np.testing.assert_array_equal(plain, other)
+
+
+def test_coordinates_that_float64_rounds_are_said(tmp_path: Path, capsys: Any) -> None:
+    load(tiny_scene.write(tmp_path / "scene", scale=1e-6, shift=(4e6, 6e5, 4.9e6)))
+    assert "are rounded to 9e-10 where the scene is about" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from splatlearn.errors import SplatlearnError
-from splatlearn.scene.cameras import Camera
+from splatlearn.scene.cameras import Camera, far_off
 
 LARGEST_GAP = math.radians(100)  # cameras surround the subject if no two neighbours are further apart in azimuth
 SWING = 0.8  # fraction of the covered arc that a swing uses: no image shows what lies beyond the arc's ends
@@ -43,6 +43,7 @@ def orbit(cameras: Sequence[Camera], points: np.ndarray, frames: int) -> list[Ca
     Raises:
         SplatlearnError: there are no cameras, or `frames` is below one.
     """
+    cameras = _without_strays(cameras)
     median = _median_camera(cameras, frames)
     centers = np.stack([camera.center for camera in cameras])
     axes = np.stack([camera.world_to_camera[:3, :3] for camera in cameras])  # rows: right, down, forward
@@ -93,6 +94,7 @@ def interpolate(cameras: Sequence[Camera], frames: int) -> list[Camera]:
     from scipy.interpolate import CubicSpline
     from scipy.spatial.transform import Rotation
 
+    cameras = _without_strays(cameras)
     median = _median_camera(cameras, frames)
     ordered = sorted(cameras, key=_natural)
     centers = np.stack([camera.center for camera in ordered])
@@ -135,6 +137,7 @@ def spiral(cameras: Sequence[Camera], points: np.ndarray, frames: int, turns: in
     Raises:
         SplatlearnError: there are no cameras, or `frames` is below one.
     """
+    cameras = _without_strays(cameras)
     median = _median_camera(cameras, frames)
     centers = np.stack([camera.center for camera in cameras])
     axes = np.stack([camera.world_to_camera[:3, :3] for camera in cameras])
@@ -155,6 +158,14 @@ def spiral(cameras: Sequence[Camera], points: np.ndarray, frames: int, turns: in
     offsets = radius[:, None] * np.stack([np.cos(angle), np.sin(angle), 0.5 * np.sin(angle / turns)], axis=1)
     eyes = middle + (offsets * reach) @ rotation
     return [_frame(median, i, _look_rotation(focus - eye, up), eye) for i, eye in enumerate(eyes)]
+
+
+def _without_strays(cameras: Sequence[Camera]) -> list[Camera]:
+    """The cameras that are not far off: a path must not fly to where a wrong pose put one."""
+    if not cameras:
+        return []
+    far = far_off(np.stack([camera.center for camera in cameras]))
+    return [camera for camera, stray in zip(cameras, far, strict=True) if not stray]
 
 
 def _median_camera(cameras: Sequence[Camera], frames: int) -> Camera:

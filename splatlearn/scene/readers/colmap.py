@@ -32,6 +32,7 @@ from splatlearn.scene.readers.missing import why_unusable
 from splatlearn.scene.readers.odd_cameras import warn_of_odd_cameras
 
 DEFAULT_HOLDOUT = 8
+ROUNDED = 1e-5  # of a scene's size: a step of its coordinates that shows in the images
 
 
 class ColmapScene:
@@ -136,6 +137,7 @@ class ColmapScene:
         self._outlying = {camera.name for camera, far in zip(both, outlying, strict=True) if far}
         self._warn_of_outlying(len(both))
         self.place(frame_of_cameras([c for c in both if c.name not in self._outlying], self.points))
+        self._warn_of_rounding()
 
     def place(self, frame: Frame) -> None:
         """Take another frame, such as that of the run that goes on: all cameras and points are mapped to it."""
@@ -173,6 +175,15 @@ class ColmapScene:
             warn(
                 f"{int(far.sum()):,} of {len(far):,} points of {self.model_folder} lie more than {DISTANT:,.0f} times "
                 f"as far off as most{left}; they do not count for the scene's size."
+            )
+
+    def _warn_of_rounding(self) -> None:
+        """Warn where the capture stands so far from the origin that even float64 rounds it."""
+        step = float(np.spacing(np.abs(self.frame.offset).max()))
+        if step > ROUNDED * self.frame.scale:
+            warn(
+                f"The coordinates in {self.model_folder} are rounded to {step:.1g} where the scene is about "
+                f"{self.frame.scale:.1g} in size: move it nearer to the origin before it is written."
             )
 
     def _warn_of_outlying(self, count: int) -> None:

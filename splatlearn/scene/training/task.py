@@ -18,7 +18,7 @@ from splatlearn.scene import evaluate as evaluation
 from splatlearn.scene.cameras import Camera
 from splatlearn.scene.formats import registry as formats
 from splatlearn.scene.formats.ply import write_ply
-from splatlearn.scene.frame import Frame
+from splatlearn.scene.frame import Frame, frame_of_cameras
 from splatlearn.scene.gaussians import Gaussians, Rendering
 from splatlearn.scene.metrics import HIGHEST_PSNR, psnr
 from splatlearn.scene.photos.exposure import Exposures
@@ -171,6 +171,9 @@ class SceneTask(Task[View, Rendering]):
         if antialiased not in (None, config.antialiased):
             how = "antialiased" if antialiased else "without antialiasing"
             warn(f"{config.init} was trained {how}, unlike this run: its opacities start wrong ('antialiased').")
+        if not len(self.scene.points) and hasattr(self.scene, "place"):  # then these say how deep the scene is
+            cameras = [self.frame.capture_camera(camera) for camera in self.scene.train + self.scene.test]
+            self.scene.place(frame_of_cameras(cameras, tensors["means"].double().numpy()))
         return Gaussians(self.frame.normalised_tensors(tensors), self.schema).at_least(config.sh_degree)
 
     def _losses(self) -> Losses:

@@ -23,7 +23,8 @@ for (const box of document.querySelectorAll("[data-space]")) {
   const middle = [0, 1, 2].map(i => median(subject.map(p => p[i])));
   const away = cameras.map(c => Math.hypot(...minus(c.center, middle)));
   const near = median(subject.map(p => Math.hypot(...minus(p, middle))));
-  const reach = Math.max(...away, near, 1e-6), size = reach * 0.09;
+  const usual = [...away].sort((a, b) => a - b)[away.length >> 1];   // a wrong pose far off must not make all a dot
+  const reach = Math.max(...away.filter(a => a <= 10 * usual), near, 1e-6), size = reach * 0.09;
   const first = minus(cameras[0].center, middle);
   const view = { turn: Math.atan2(dot(first, north), dot(first, east)) + 0.6, tilt: 0.5, far: 2.6 * reach };
   let seen = [], chosen = null;
