@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,10 @@ import sfm_photos
 from PIL import Image
 from sfm_photos import WIDTH, hashes, touched
 
+from splatlearn import notices
 from splatlearn.demo import still_life
 from splatlearn.errors import SplatlearnError
+from splatlearn.scene.photos.panorama import warn_of_panoramas
 from splatlearn.scene.reconstruct import Settings, gather, reconstruct
 from splatlearn.scene.reconstruct.copies import copy_photo, smaller
 from splatlearn.scene.reconstruct.gather import find_images, look_at
@@ -154,3 +158,33 @@ class TestCopies:
         truth = still_life.lens(280, 210).params[0]
         assert camera["focal_px"][0] == pytest.approx(truth, rel=0.05), "the focal length is not that of the copies"
         assert hashes(photos) == before, "a photograph was changed"
+
+
+def test_png_files_are_written_beside_pycolmap(tmp_path: Path) -> None:
+    """pycolmap brings a zlib of its own, which Pillow's encoder must not use in part: it crashed the process."""
+    code = f"""
+from splatlearn.scene.sfm_library import load_pycolmap
+load_pycolmap()
+from PIL import Image
+Image.effect_noise((96, 64), 90).save({str(tmp_path / "a.png")!r})
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and (tmp_path / "a.png").is_file(), done.stderr
+
+
+def test_panoramas_are_recognised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: dict[str, None] = {}
+    monkeypatch.setattr(notices, "_collected", said)
+    tag = b'<m xmlns:x="adobe:ns:meta/"><GPano:ProjectionType>equirectangular</GPano:ProjectionType></m>'
+    Image.new("RGB", (64, 40)).save(tmp_path / "tagged.jpg", xmp=tag)
+    Image.new("RGB", (1200, 600)).save(tmp_path / "shaped.jpg")
+    Image.new("RGB", (1200, 800)).save(tmp_path / "usual.jpg")
+    photos = look_at(tmp_path, ["shaped.jpg", "tagged.jpg", "usual.jpg"], {}, 1)
+    assert [photo.panorama for photo in photos] == ["shaped", "tagged", ""]
+    warn_of_panoramas({photo.file: photo.panorama for photo in photos}, "OPENCV", "remedy")
+    tagged, shaped = said
+    assert "1 of 3 photographs say of themselves" in tagged and "360°" in tagged and "tagged.jpg" in tagged
+    assert "the shape (2:1)" in shaped and "shaped.jpg" in shaped
+    said.clear()
+    warn_of_panoramas({photo.file: photo.panorama for photo in photos}, "EQUIRECTANGULAR", "remedy")
+    assert not said

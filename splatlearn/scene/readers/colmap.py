@@ -87,7 +87,7 @@ class ColmapScene:
         self.config = config
         self.path = Path(config.path).expanduser()
         self.model_folder, self.image_folder = find_folders(self.path, config.images, config.model)
-        model = read_model(self.model_folder, config.require_points)
+        model = _read(self.model_folder, self.path, config.require_points)
         sizes, failed = _stored_sizes(model.images, self.image_folder)
         warn_of_odd_cameras((image.intrinsics for image in model.images), self.model_folder)
         _warn_of_panoramas(model.images, sizes, self.image_folder)
@@ -282,6 +282,18 @@ class ColmapScene:
         if without_pose:
             warn(f"{file} names photographs that have no pose and stay out: {', '.join(without_pose)}.")
         return wanted.intersection(names)
+
+
+def _read(folder: Path, root: Path, require_points: bool) -> Model:
+    """Read the model; where it is damaged and not the only one, say how to take another."""
+    try:
+        return read_model(folder, require_points)
+    except SplatlearnError as error:
+        others = [entry.name for entry in sorted(folder.parent.iterdir()) if entry != folder and entry.is_dir()]
+        if folder.parent == root / "sparse" and others:
+            sentence = str(error).rstrip(".")
+            raise SplatlearnError(f"{sentence} (--data.model {others[0]} takes another model).") from None
+        raise
 
 
 def _check_config(config: ColmapScene.Config) -> None:

@@ -69,6 +69,8 @@ def ready(path: str, answer: str) -> str:
 def is_photographs(path: Path) -> bool:
     """Whether a path is a COLMAP folder, a folder of photographs, or a video; and not, for example, a config."""
     if path.is_dir():
+        if not (path / "sparse").exists():
+            _refuse_left_out(path)
         return (path / "sparse").is_dir() or _photographs_at(path) is not None
     return path.is_file() and path.suffix.lower() in VIDEOS
 
@@ -90,6 +92,8 @@ def _photographs_at(source: Path) -> Path | None:
     from splatlearn.scene.reconstruct.frames import check_video
     from splatlearn.scene.reconstruct.gather import find_images
 
+    if source.is_file() and source.suffix.lower() in VIDEOS:
+        check_video(source)  # whatever is wrong with it
     try:
         if source.is_file():
             check_video(source)
