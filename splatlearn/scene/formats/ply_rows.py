@@ -67,8 +67,8 @@ def pieces(file: BinaryIO, header: Header, path: Path) -> Iterator[np.ndarray]:
     deque(islice(lines, sum(element.count for element in header.before)), maxlen=0)
     for start in range(0, vertex.count, TEXT_ROWS_AT_ONCE):
         wanted = min(TEXT_ROWS_AT_ONCE, vertex.count - start)
+        text = list(islice(lines, wanted))
         try:
-            text = list(islice(lines, wanted))
             rows = np.loadtxt(text, np.float64, comments=None, ndmin=2) if text else np.empty((0, width))
         except ValueError as error:
             raise SplatlearnError(f"{path} has text among its vertices that is not a table of numbers.") from error

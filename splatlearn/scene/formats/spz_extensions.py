@@ -15,7 +15,7 @@ from splatlearn.scene.formats.sh_rotation import HALF_TURN
 
 ANTIALIASED, EXTENSIONS = 1, 2  # flags of the header
 RECORD = struct.Struct("<II")
-MOST_BYTES = 1 << 20  # of all records together
+MOST_BYTES = 1 << 16  # of all records together
 SAFE_ORBIT, COORDINATES = 0xADBE0002, 0xADBE0003  # both Adobe's
 # what x, y and z of the stored coordinates point at, by the value of COORDINATES: left or right, up or down, ...
 SYSTEMS = (
