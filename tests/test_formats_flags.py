@@ -67,6 +67,8 @@ def with_columns(path: Path, columns: dict[str, np.ndarray], comments: str = "")
     ("SplatRenderMode: mip", True), ("splatrendermode: MIP", True), ("SPLATRENDERMODE:default", False),
     ("SplatRenderMode = Mip", True), ("SplatRenderMode mip", True), ("antialiased 1", True), ("antialiased 0", False),
     ("Antialiased: true", True), ("anti-aliased=False", False), ("  AntiAliasing:  On ", True),
+    ("# SplatRenderMode: mip", True), ("rasterize_mode: antialiased", True), ("mip_filter: true", True),
+    ("AntiAliased = 1.0", True), ("mip 0", False), ("antialiased", True),
     ("SH degree: 1", None), ("Exported from Brush", None), ("Vertical axis: y", None),
 ])  # fmt: skip
 def test_comments_tell_of_antialiasing(
@@ -93,6 +95,14 @@ def test_hints_about_the_frame_are_named(comment: str, tmp_path: Path, warned: C
     assert comment in warned(), "a hint is dropped in silence"
 
 
+@pytest.mark.parametrize(
+    "comment", ["antialiased mesh", "made by Postshot, antialiased 1", "kernel_size 0.1", "Linear light"]
+)
+def test_comments_that_are_not_understood_are_named(comment: str, tmp_path: Path, warned: Callable[[], str]) -> None:
+    assert registry.read(commented(tmp_path / "a.ply", comment)).antialiased is None
+    assert comment in warned()
+
+
 def test_the_last_of_several_comments_wins(tmp_path: Path, warned: Callable[[], str]) -> None:
     path = commented(tmp_path / "a.ply", "SplatRenderMode: mip", "antialiased 0")
     assert registry.read(path).antialiased is False and "disagree" in warned()
@@ -115,6 +125,11 @@ def test_the_3d_filter_is_applied(tmp_path: Path, warned: Callable[[], str]) -> 
         is False
     )
     assert "not finite" in refusal(with_columns(tmp_path / "d.ply", {"filter_3D": -widths}))
+
+
+@pytest.mark.parametrize("name", ["mip_filter", "filter_3D_1", "Filter2D"])
+def test_other_filters_are_refused(name: str, tmp_path: Path) -> None:
+    assert name in refusal(with_columns(tmp_path / "a.ply", {name: np.ones(3, np.float32)}))
 
 
 def test_2d_gaussians_and_unused_columns_are_named(tmp_path: Path, warned: Callable[[], str]) -> None:

@@ -26,6 +26,7 @@ from splatlearn.scene.formats.checks import (
     listed,
     logit,
     open_binary,
+    shown,
     sigmoid,
     to_tensors,
 )
@@ -39,7 +40,7 @@ RENDER_MODES = ("default", "mip")  # classic, and antialiased (Mip-Splatting) ra
 ORDER = ("means", "sh0", "shN", "opacities", "scales", "quats")  # of the columns in the files of 3DGS
 NORMALS = ["nx", "ny", "nz"]  # stand behind the means
 ROWS_AT_ONCE = 1 << 17  # rows are packed in pieces, so that saving needs no second copy of the scene
-FILTER = "filter_3d"  # the column of Mip-Splatting in lower case
+FILTERS = ("filter_3d", "filter3d")  # names of the column of Mip-Splatting in lower case
 
 
 def write_ply(path: Path | str, tensors: Tensors, render_mode: str | None = None, schema: Schema = GAUSSIAN) -> Frame:
@@ -112,8 +113,9 @@ def read_ply_with_mode(
         mode = antialiased(header.comments, path)
         names = [name for name, _ in header.vertex.properties]
         shapes = _shapes(names, path, schema)
-        filters = next((name for name in names if name.lower() == FILTER), None)
-        _warn_of_unused(header, {*_all_columns(schema, shapes), *NORMALS, filters or ""}, path)
+        columns = {*_all_columns(schema, shapes), *NORMALS}
+        filters = _filter([name for name in names if name not in columns], path)
+        _warn_of_unused(header, {*columns, filters or ""}, path)
         check_size(file, header, path)
         check_color_space(file, header, path)
         arrays, widths = _arrays(file, header, shapes, schema, filters, path, drop)
@@ -144,6 +146,14 @@ def _shapes(names: list[str], path: Path, schema: Schema) -> dict[str, tuple[int
                 )
         shapes[parameter.name] = shape
     return {parameter.name: shapes[parameter.name] for parameter in schema if parameter.name in shapes}
+
+
+def _filter(names: list[str], path: Path) -> str | None:
+    """The property of the 3D filter; others that are named a filter are refused."""
+    found = [name for name in names if "filter" in name.lower()]
+    if unknown := [name for name in found if name.lower() not in FILTERS] + found[1:]:
+        raise SplatlearnError(f"{path} has the property {shown(unknown[0])}, a filter that is not known.")
+    return found[0] if found else None
 
 
 def _all_columns(schema: Schema, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
@@ -192,7 +202,7 @@ def _arrays(
                 if not drop:
                     _note_bad(bad, column, values, start)
         if widths is not None:
-            widths[rows] = _float32(piece[filters], FILTER)
+            widths[rows] = _float32(piece[filters], filters or "")
         start = rows.stop
     for column, (many, first) in bad.items():
         raise SplatlearnError(

@@ -25,14 +25,23 @@ BYTE_ORDERS = {"binary_little_endian": "<", "binary_big_endian": ">", "ascii": "
 
 # values of the comments that tell whether the opacities were compensated for the low-pass filter in training
 ANTIALIASED = {
-    **dict.fromkeys(("mip", "mip-splatting", "antialiased", "1", "true", "yes", "on"), True),
-    **dict.fromkeys(("default", "classic", "none", "0", "false", "no", "off"), False),
+    **dict.fromkeys(("mip", "mip-splatting", "mip_splatting", "antialiased", "1", "1.0", "true", "yes", "on"), True),
+    **dict.fromkeys(("default", "classic", "none", "0", "0.0", "false", "no", "off"), False),
 }
 SURFELS = ("2dgs", "2d", "surfel", "surfels")
 SRGB = ("srgb", "srgb_rec709_display", "srgb_rec709", "rec709", "bt.709")
-MODE = re.compile(r"(?:splat[ _-]*)?render(?:ing|ize|ization|er)?[ _-]*mode\b\s*[:=]?\s*(?P<value>.*)", re.I)
-SWITCH = re.compile(r"anti[ _-]?alias(?:ed|ing)?\b\s*(?P<mark>[:=]?)\s*(?P<value>.*)", re.I)
+MODE = re.compile(
+    r"(?:splat[ _-]*)?(?:render(?:ing|er)?|raster(?:i[sz]e|i[sz]ation)?)[ _-]*mode\b\s*[:=]?\s*(?P<value>.*)", re.I
+)
+SWITCH = re.compile(
+    r"(?:anti[ _-]?alias(?:ed|ing)?|mip(?:[ _-]*(?:splatting|filter))?)\b\s*(?P<mark>[:=]?)\s*(?P<value>.*)", re.I
+)
 COLORS = re.compile(r"colou?r[ _-]*space\b\s*[:=]?\s*(?P<value>.*)", re.I)
+MENTIONS = re.compile(
+    r"anti[ _-]?alias|\bmip\b|mip[ _-]?(?:splat|filter)|2dgs|surfel|kernel[ _-]*size|(?:render|raster\w*)[ _-]*mode|"
+    r"filter[ _-]?3d|low[ _-]?pass|\bgamma\b|\blinear\b|\bhdr\b",
+    re.I,
+)  # words of what changes the picture
 PLACES = re.compile(
     r"(?:vertical[ _-]*axis|up[ _-]*(?:axis|vector)|coordinate[ _-]*s(?:ystem|pace)|(?:global[ _-]*)?(?:offset|shift|"
     r"origin)[xyz]?|translation|transform|scale|epsg|crs)\b\s*[:= ]\s*(?P<value>\S.*)",
@@ -136,20 +145,22 @@ def antialiased(comments: list[str], path: Path) -> bool | None:
         SplatlearnError: a comment names a render mode or a colour space that is not rendered.
     """
     found: list[bool] = []
-    for comment in comments:
+    for comment in (text.lstrip("#/ ") for text in comments):
         if match := MODE.fullmatch(comment):
             found.append(_known_mode(match["value"].strip("\"' .").lower(), comment, path))
         elif match := SWITCH.fullmatch(comment):
-            value = match["value"].strip("\"' .").lower()
-            if not match["mark"] and len(value.split()) > 1:
+            value = match["value"].strip("\"' .").lower() or "true"
+            if value not in ANTIALIASED and not match["mark"] and not value.isdigit():
                 warn(f"{path} has the comment {shown(comment, 60)}, which is not understood and not applied.")
             else:
-                found.append(_known_mode(value or "true", comment, path))
+                found.append(_known_mode(value, comment, path))
         elif match := COLORS.fullmatch(comment):
             if match["value"].strip("\"' .").lower() not in SRGB:
                 raise SplatlearnError(f"{path} has the comment {shown(comment, 60)}, but only sRGB colours are read.")
         elif (match := PLACES.fullmatch(comment)) and match["value"].strip().lower() not in ("y", "-y"):
             warn(f"{path} has the comment {shown(comment, 60)}, which is not applied: positions stay as they are.")
+        elif MENTIONS.search(comment[:1000]):
+            warn(f"{path} has the comment {shown(comment, 60)}, which is not understood and not applied.")
     if len(set(found)) > 1:
         warn(f"{path} has comments that disagree on antialiasing; the last one is taken: {found[-1]}.")
     return found[-1] if found else None
