@@ -22,6 +22,7 @@ from splatlearn.scene.photos.opening import LARGEST_PIXELS, MOST_SCANS
 from splatlearn.scene.reconstruct.copies import copy_photo
 from splatlearn.scene.reconstruct.gather import OnlyLeftOut, find_images, look_at
 from splatlearn.scene.reconstruct.pipeline import check_in_place
+from splatlearn.scene.reconstruct.ready import is_photographs, ready
 from splatlearn.scene.reconstruct.report import Missing, Report
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 30\n%%EndComments\n(x) print quit\n%%EOF\n"
@@ -265,3 +266,12 @@ class TestLeftOut:
             assert "more show it" not in words and "take some more" not in words and "add photographs" not in words
             assert "7 files are left out" in words and "more overlap" not in words
         assert "Make the files that are left out readable" in report.text()
+
+    def test_train_names_them_too(self, tmp_path: Path) -> None:
+        for index in range(9):
+            (tmp_path / f"{index}.CR3").touch()
+        with pytest.raises(OnlyLeftOut, match=r"9 files are left out: 9 \.cr3"):
+            is_photographs(tmp_path)
+        (tmp_path / "a.mov").touch()
+        with pytest.raises(SplatlearnError, match="expected a video, got a file without a video stream"):
+            ready(str(tmp_path / "a.mov"), "ask")

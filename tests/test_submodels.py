@@ -120,3 +120,15 @@ def test_masks_within_the_photographs_are_none(tmp_path: Path, said: dict[str, N
     Image.fromarray(np.full((30, 40), 255, np.uint8)).save(root / "images" / "masks" / "0.png.png")
     load(root, holdout="none", masks="images/masks")
     assert not said
+
+
+def test_masks_of_no_photograph_are_named(tmp_path: Path, said: dict[str, None]) -> None:
+    from PIL import Image
+
+    root = scene(tmp_path, {"0": 6})
+    (root / "masks").mkdir()
+    for name in ("0.png.png", "1.png", "2.PNG"):
+        Image.fromarray(np.full((30, 40), 255, np.uint8)).save(root / "masks" / name)
+    load(root, holdout="none", masks="masks")
+    (sentence,) = said
+    assert "2 files are the mask of no photograph" in sentence and "1.png, 2.PNG; the mask of photo.jpg is" in sentence

@@ -12,7 +12,7 @@ reach no ignored pixel has exactly the gradient that it would have without a mas
 image with a large mask has a smaller loss, and each of its pixels the same weight.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +21,10 @@ from torch import Tensor
 
 from splatlearn.errors import SplatlearnError
 from splatlearn.files import replacing
+from splatlearn.notices import warn
 from splatlearn.scene.photos.decode import read_image
 from splatlearn.scene.photos.opening import HUGE_PIXELS, open_image
+from splatlearn.scene.photos.suffixes import is_image, some
 
 COUNTS_FROM = 128  # grey value from which a pixel counts
 LARGER = 16  # times the pixels of its photograph that a huge mask may have
@@ -61,6 +63,22 @@ def read_mask(path: Path, size: tuple[int, int]) -> Tensor:
     if not mask.any():
         raise SplatlearnError(f"{path} ignores every pixel of its photograph; leave the photograph out instead.")
     return mask
+
+
+def warn_of_unused(folder: Path, used: Iterable[Path]) -> None:
+    """Warn of images in a folder of masks that are the mask of no photograph.
+
+    Args:
+        folder: of masks. used: the files that are.
+    """
+    taken = set(used)
+    unused = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if is_image(path) and path not in taken]
+    if unused:
+        files = "file is" if len(unused) == 1 else "files are"
+        warn(
+            f"{len(unused):,} {files} the mask of no photograph in {folder}: {some(sorted(unused))}; the mask of "
+            "photo.jpg is photo.jpg.png."
+        )
 
 
 def mask_size(path: Path) -> tuple[int, int]:

@@ -20,7 +20,7 @@ from splatlearn.scene.formats.checks import listed
 from splatlearn.scene.frame import Frame, frame_of_cameras
 from splatlearn.scene.geometry import DISTANT, outlying_cameras, outlying_points
 from splatlearn.scene.photos.decode import image_size
-from splatlearn.scene.photos.masks import mask_path
+from splatlearn.scene.photos.masks import mask_path, warn_of_unused
 from splatlearn.scene.photos.opening import open_image
 from splatlearn.scene.photos.panorama import panorama, warn_of_panoramas
 from splatlearn.scene.photos.store import ImageSource, ImageStore
@@ -367,6 +367,7 @@ def _masks(images: Iterable[RegisteredImage], root: Path, folder: str | None) ->
     if not found:
         example = mask_path(root / folder, next(iter(images)).name)
         raise SplatlearnError(f"{root / folder} holds no mask: expected files such as {example.name} in it.")
+    warn_of_unused(root / folder, found.values())
     return found
 
 

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from splatlearn.errors import SplatlearnError
-from splatlearn.scene.photos.masks import mask_path, mask_size
+from splatlearn.scene.photos.masks import mask_path, mask_size, warn_of_unused
 from splatlearn.scene.photos.suffixes import is_image, some
 from splatlearn.scene.reconstruct.gather import Photo
 from splatlearn.scene.reconstruct.work import FOLDER, Work
@@ -46,6 +46,7 @@ def masks_for(photos: list[Photo], source: Path, masks: Path | None) -> dict[str
     found = {name: path for name, path in found.items() if path.is_file()}
     if not found:
         raise SplatlearnError(f"masks: expected files such as {photos[0].file}.png in {masks}, got none for {source}")
+    warn_of_unused(masks, found.values())
     sizes = {photo.name: (photo.width, photo.height) for photo in photos}
     wrong = [f"{name}.png" for name, path in found.items() if mask_size(path) != sizes[name]]
     if wrong:
