@@ -26,6 +26,7 @@ from splatlearn.scene.photos.staging import Staging
 from splatlearn.scene.reconstruct.ready import ready
 from splatlearn.scene.schema import GAUSSIAN, Schema
 from splatlearn.scene.timelapse import Timelapse, reduced_camera
+from splatlearn.scene.training.guard import Guard, warn_of_gap
 from splatlearn.scene.training.losses import ExposurePenalty, Learned, Losses, Photometric
 from splatlearn.scene.training.memory import give_back, learned_bytes, mebibytes, memory, reset_peak
 from splatlearn.scene.training.optimizer import GaussianAdam, Numbers
@@ -335,6 +336,7 @@ class SceneTask(Task[View, Rendering]):
 
     def evaluate(self, step: int = 0, writer: RunWriter | None = None) -> dict[str, Any]:
         """Measure the held-out photographs: see `scene.evaluate.evaluate`."""
+        warn_of_gap(self, step)
         return evaluation.evaluate(self, writer, lpips=self.config.lpips and writer is not None)
 
     def summarize(self, figures: Mapping[str, Any]) -> str:
@@ -353,7 +355,7 @@ class SceneTask(Task[View, Rendering]):
         return found if step else found | {f"photo/{camera.name}": self.scene.photo(camera)}
 
     def callbacks(self, writer: RunWriter) -> list[Callback]:
-        config, found = self.config, list[Callback]()
+        config, found = self.config, list[Callback]([Guard(self, self.config.steps)])
         if config.timelapse:
             found.append(Timelapse(writer, config.timelapse, config.steps))
         if config.evaluate_every:
