@@ -45,7 +45,7 @@ def drawn(function: Function, scene: scenes.Scene, v: Tensor | None = None, **op
     """Picture, alphas and all gradients, of a quadratic loss or with `v` as the gradient of the picture."""
     inputs = scene.with_grad()
     if function is rasterization:
-        options |= {"packed": False, "absgrad": True}
+        options = {"packed": False, "absgrad": True} | options
     render, alphas, meta = function(**inputs.arguments(), **options)
     if v is None:
         (render.square().sum() + alphas.square().sum()).backward()
@@ -116,6 +116,32 @@ def test_a_bad_number_of_a_gaussian_culls_it_and_reaches_no_other(
                 assert torch.allclose(value, alone[key], rtol=1e-4, atol=1e-4), (
                     f"{context} reaches the gradient to {key}"
                 )
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "packed": {"packed": True},
+    "depth": {"render_mode": "RGB+ED"},
+    "antialiased": {"rasterize_mode": "antialiased", "eps2d": 0.0},
+    "ortho": {"camera_model": "ortho"},
+    "uncut": {"alpha_threshold": 0.0, "transmittance_threshold": 0.0},
+    "unlimited": {"near_plane": 0.0, "far_plane": INF},
+}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("kind", ["colors", "harmonics"])
+def test_options_do_not_let_a_bad_number_through(kind: str, option: str, backend: str) -> None:
+    scene = scene_of(kind, torch.float32)
+    others = [index for index in range(len(scene.means)) if index != SPOILED]
+    alone = drawn(rasterization, keep(scene, others), **OPTIONS[option])
+    for name in OWN:
+        for bad in (NAN, 1e30):
+            found = drawn(rasterization, spoil(scene, name, bad), **OPTIONS[option])
+            for key in ("render", "alphas"):
+                assert torch.equal(found[key], alone[key]), f"{name} = {bad} reaches the picture"
+            for key in OWN:
+                own, rest = rows(key, found[key], [SPOILED], scene), rows(key, found[key], others, scene)
+                assert torch.equal(rest, alone[key]) and not own.any(), f"{name} = {bad}: gradient to {key}"
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
