@@ -62,6 +62,7 @@ class Tally:
         if known:
             known.count += 1
             return None
+        case = Path(outcome.get("kept") or case)
         self.failures[kind] = Found(outcome["end"], harness.read_case(case), outcome.get("name", ""))
         return self.failures[kind]
 

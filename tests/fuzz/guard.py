@@ -40,6 +40,14 @@ def end() -> tuple[int, str]:
     return _status("VmHWM") - _before, _forbidden[0] if _forbidden else ""
 
 
+def delay() -> float:
+    """Seconds that the main thread was ready to run and had no core: they are not the reader's."""
+    try:
+        return int(Path("/proc/self/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError):
+        return 0.0
+
+
 def _status(field: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field + ":"))

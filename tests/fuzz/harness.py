@@ -43,7 +43,7 @@ CORPUS = Path(__file__).with_name("corpus")  # corpus/FORMAT/NAME/: the files of
 SECONDS = 2.0
 MEMORY = 256 << 20  # bytes above the decoded size of the input
 CHARACTERS = 300  # of a message, without the folder of the case
-REPEATS = 2  # a slow input is tried again: another process may have slowed it down
+REPEATS = 2  # a slow input is tried again: another process may have slowed it down, beside waiting for a core
 GARBAGE = re.compile(r"object at 0x|<class |<function |<built-in |Traceback|PosixPath\(|array\(|tensor\(")
 
 
@@ -110,7 +110,7 @@ def check(format: ModuleType, case: Case, folder: Path) -> Outcome:
     seconds = 0.0
     for attempt in range(1 + REPEATS):
         guard.begin(folder.parent, getattr(format, "PROGRAMS", frozenset()))
-        began = time.perf_counter()
+        began = time.perf_counter() - guard.delay()
         try:
             format.read(folder)
             end = "read"
@@ -120,7 +120,7 @@ def check(format: ModuleType, case: Case, folder: Path) -> Outcome:
             end = "refused"
         except BaseException as error:  # a panic of a Rust library is no Exception
             end = f"raises {type(error).__name__} in {_place(error)}: {_line(error)}"
-        elapsed = time.perf_counter() - began
+        elapsed = time.perf_counter() - guard.delay() - began
         seconds = elapsed if attempt == 0 else min(seconds, elapsed)
         grown, forbidden = guard.end()
         if forbidden:

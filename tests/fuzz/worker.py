@@ -49,7 +49,7 @@ class Attack:
         self.request, self.folder, self.out = request, folder, out
         self.format: ModuleType = harness.load(request["format"])
         self.seeds = self.format.seeds()
-        self.stop_at_failure = False
+        self.failures = 0
 
     def tell(self, **fields: Any) -> None:
         self.out.write(json.dumps(fields) + "\n")
@@ -57,7 +57,12 @@ class Attack:
 
     def check(self, case: harness.Case, name: str = "") -> harness.Outcome:
         outcome = harness.check(self.format, case, self.folder / "case")
-        self.tell(end=outcome.end, seconds=outcome.seconds, failed=outcome.failed, name=name)
+        kept = ""
+        if outcome.failed:  # the folder of the case is written again before anyone reads it
+            self.failures += 1
+            kept = str(self.folder / "failed" / str(self.failures))
+            harness.write(case, Path(kept))
+        self.tell(end=outcome.end, seconds=outcome.seconds, failed=outcome.failed, name=name, kept=kept)
         return outcome
 
     def mutate(self, rng: Random) -> None:

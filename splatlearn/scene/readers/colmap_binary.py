@@ -85,7 +85,7 @@ class _ByteReader:
             return raw.decode("utf-8")
         except UnicodeDecodeError:
             raise SplatlearnError(
-                f"{self.path} is damaged: the name of {what} is not UTF-8 text but {raw[:80]!r}."
+                f"{self.path} is damaged: the name of {what} is not UTF-8 text but {raw[:20]!r}."
             ) from None
 
     def finish(self) -> None:
