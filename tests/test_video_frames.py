@@ -72,6 +72,12 @@ def test_the_chosen_frames_are_written(walk: Path, tmp_path: Path) -> None:
         assert np.abs(photo - frame).mean() < 6, f"{name} shows another frame of the video"
 
 
+def test_many_frames(tmp_path: Path) -> None:
+    """ffmpeg refuses an expression of several hundred terms in a row."""
+    iio.imwrite(tmp_path / "a.mp4", flat(8).repeat(70, axis=0), fps=30)
+    assert len(extract_frames(tmp_path / "a.mp4", tmp_path / "out", frames=520)) == 520
+
+
 def test_frames_are_reduced_in_proportion(walk: Path, tmp_path: Path) -> None:
     (name, *_) = extract_frames(walk, tmp_path, frames=3, max_size=160)
     assert Image.open(tmp_path / name).size == (160, 120)

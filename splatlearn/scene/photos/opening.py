@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 LARGEST_PIXELS = 1 << 29  # of an image, 537 megapixels; the largest sensors of phones and cameras have 200 and 150
 HUGE_PIXELS = 1 << 26  # beyond it, one image is decoded at a time, and a reduced one by the JPEG decoder itself
-LARGE_PIXELS = 1 << 24  # beyond it, a photograph's file has a byte for 200 pixels: one of a single grey has 85
+LARGE_PIXELS = 1 << 23  # beyond it, a photograph's file has a byte for 200 pixels: one of a single grey has 85
 PIXELS_PER_BYTE = 200
-MOST_SCANS = 40  # of a JPEG, each of which costs a pass over all pixels; encoders write about 10
+MOST_SCANS = 24  # of a JPEG, each of which costs a pass over all pixels; encoders write about 10
 # Pillow's names (JPEG includes MPO). Nothing else is tried: it starts Ghostscript for an EPS file of any suffix.
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "AVIF", "JPEG2000", "GIF", "PPM")
 

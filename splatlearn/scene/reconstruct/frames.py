@@ -114,11 +114,19 @@ def _grey_frames(video: Path, colors: VideoColors) -> Iterator[np.ndarray]:
             process.stdout.close()
 
 
+def _any_of(terms: list[str]) -> str:
+    """A sum of terms as a balanced tree: ffmpeg refuses long chains, which it reads by recursion."""
+    if len(terms) <= 2:
+        return "+".join(terms)
+    middle = len(terms) // 2
+    return f"({_any_of(terms[:middle])})+({_any_of(terms[middle:])})"
+
+
 def _write_frames(
     video: Path, folder: Path, numbers: list[int], colors: VideoColors, max_size: int | None, progress: bool
 ) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = "+".join(f"eq(n\\,{number})" for number in numbers)
+    wanted = _any_of([f"eq(n\\,{number})" for number in numbers])
     filters = [*deinterlacing(colors), f"select={wanted}", *color_filters(video, colors)]
     if max_size is not None:
         filters.append(f"scale=w='min(iw,{max_size})':h='min(ih,{max_size})':force_original_aspect_ratio=decrease")
