@@ -243,6 +243,10 @@ class MetricsLog(Callback):
         self._began = time.perf_counter()
 
     def on_start(self, start: int, task: AnyTask) -> None:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SplatlearnError(f"cannot make the folder {self.path.parent}: {error.strerror}") from error
         kept = drop_later(self.path, start)
         self._began = time.perf_counter() - (kept[-1].get("seconds", 0.0) if kept else 0.0)
 

@@ -9,10 +9,12 @@ from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LinearLR, LRScheduler, StepLR
 
+from splatlearn.checkpoint import require_tensors
 from splatlearn.errors import SplatlearnError
 
 OptimizerName = Literal["sgd", "momentum", "nesterov", "adam", "adamw"]
 ScheduleName = Literal["constant", "step", "cosine", "warmup"]
+LARGEST_RATE = 1e38  # as float32 holds it
 OPTIMIZERS: tuple[str, ...] = typing.get_args(OptimizerName)
 SCHEDULES: tuple[str, ...] = typing.get_args(ScheduleName)
 
@@ -27,10 +29,10 @@ def make_optimizer(name: str, parameters: Iterable[Tensor], rate: float, momentu
         momentum: for "momentum" and "nesterov".
 
     Raises:
-        SplatlearnError: the name is unknown, the rate is not above 0, or the momentum is outside of 0..1.
+        SplatlearnError: the name is unknown, the rate is not above 0 or too large, or the momentum is outside of 0..1.
     """
-    if not 0 < rate < float("inf"):
-        raise SplatlearnError(f"'rate' must be above 0 and finite, got {rate}")
+    if not 0 < rate <= LARGEST_RATE:
+        raise SplatlearnError(f"'rate' must be above 0 and at most {LARGEST_RATE:g}, got {rate:g}")
     if not 0 <= momentum < 1:
         raise SplatlearnError(f"'momentum' must be at least 0 and below 1, got {momentum}")
     if name in ("sgd", "momentum", "nesterov"):
@@ -79,13 +81,26 @@ def load_optimizer(optimizer: Optimizer, named: Iterable[tuple[str, Tensor]], te
     """Restore the state from `optimizer_tensors` on each parameter's device; step counts stay on the CPU.
 
     Raises:
-        SplatlearnError: a tensor does not have its parameter's shape.
+        SplatlearnError: what the optimizer remembers is there in part, or does not fit its parameter.
     """
+    named = list(named)
+    if not any(name.startswith("optimizer.") for name in tensors):
+        return  # of step 0
     for name, parameter in named:
-        prefix = f"optimizer.{name}."
-        found = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-        for key, value in found.items():
-            if value.dim() and value.shape != parameter.shape:
-                expected, got = list(parameter.shape), list(value.shape)
-                raise SplatlearnError(f"a checkpoint must hold '{prefix}{key}' as {expected}, got {got}")
+        for key, like in _remembered(optimizer, parameter).items():
+            full = f"optimizer.{name}.{key}"
+            require_tensors("a line's checkpoint", tensors, {full: like})
+            value = tensors[full]
+            if key == "step" and not 0 <= value.item() < 2**24:
+                raise SplatlearnError(f"a line's checkpoint must hold a count of steps as '{full}', got {value.item()}")
+            if key == "exp_avg_sq" and (value < 0).any():
+                raise SplatlearnError(f"a line's checkpoint must hold squares as '{full}', got a negative number")
             optimizer.state[parameter][key] = value.to(parameter.device) if value.dim() else value
+
+
+def _remembered(optimizer: Optimizer, parameter: Tensor) -> dict[str, Tensor]:
+    """What an optimizer remembers of a parameter after its first step."""
+    if isinstance(optimizer, Adam):  # AdamW is one
+        like = torch.zeros_like(parameter.detach())
+        return {"step": torch.zeros(()), "exp_avg": like, "exp_avg_sq": like}
+    return {"momentum_buffer": torch.zeros_like(parameter.detach())} if optimizer.defaults["momentum"] else {}

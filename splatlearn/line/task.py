@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from splatlearn import checkpoint
 from splatlearn.config import Common, key
 from splatlearn.devices import choose_device
 from splatlearn.errors import SplatlearnError
@@ -14,6 +15,7 @@ from splatlearn.line.bowl import Bowl
 from splatlearn.line.data import NoisyLine
 from splatlearn.line.neuron import LinearNeuron
 from splatlearn.line.optimizers import (
+    LARGEST_RATE,
     OptimizerName,
     ScheduleName,
     load_optimizer,
@@ -175,17 +177,20 @@ class LineTask(Task[Points, Tensor]):
         return tensors, {"schedule": self.schedule.state_dict(), "rate": self.optimizer.param_groups[0]["lr"]}
 
     def load_state(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        for name, own in (*self.neuron.state_dict().items(), ("generator", self.generator.get_state())):
-            loaded = tensors.get(name)
-            if loaded is None or loaded.shape != own.shape or loaded.dtype != own.dtype:
-                got = "none" if loaded is None else f"{loaded.dtype} {list(loaded.shape)}"
-                raise SplatlearnError(
-                    f"a line's checkpoint must hold '{name}' as {own.dtype} {list(own.shape)}, got {got}"
-                )
-        if "schedule" not in state or "rate" not in state:
-            raise SplatlearnError("a line's checkpoint must hold the states 'schedule' and 'rate', got none")
+        label = "a line's checkpoint"
+        checkpoint.require_tensors(label, tensors, self.neuron.state_dict())
+        own = self.schedule.state_dict()
+        given = state.get("schedule")
+        if isinstance(given, dict) and "last_epoch" in given:  # of another version of PyTorch, it may have other keys
+            state = {**state, "schedule": own | {name: value for name, value in given.items() if name in own}}
+        checkpoint.require_state(label, state, {"schedule": own, "rate": 0.0})
+        for name in ("step_size", "T_max", "total_iters"):
+            if own.get(name, 0) > 0 and not (got := state["schedule"][name]) > 0:
+                raise SplatlearnError(f"{label} must hold a '{name}' above 0 in 'schedule', got {got}")
+        if not 0 <= state["rate"] <= LARGEST_RATE:
+            raise SplatlearnError(f"{label} must hold a 'rate' of at least 0, got {state['rate']:g}")
+        checkpoint.set_generator(label, self.generator, tensors)
         self.neuron.load_state_dict({"weight": tensors["weight"], "bias": tensors["bias"]})
-        self.generator.set_state(tensors["generator"])
         load_optimizer(self.optimizer, self.named_parameters(), tensors)
         self.schedule.load_state_dict(state["schedule"])
         self.optimizer.param_groups[0]["lr"] = state["rate"]

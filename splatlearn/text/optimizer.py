@@ -86,6 +86,12 @@ class AdamW:
         }
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take back what `tensors` returned; it must hold all."""
+        """Take back what `tensors` returned; it must hold all.
+
+        Raises:
+            SplatlearnError: A mean of squares is negative.
+        """
         for name, own in self.tensors().items():
+            if name.endswith(".square") and (tensors[name] < 0).any():
+                raise SplatlearnError(f"a text's checkpoint must hold squares as '{name}', got a negative number")
             own.copy_(tensors[name])

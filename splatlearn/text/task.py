@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import reprlib
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from splatlearn.checkpoint import require_tensors, set_generator
 from splatlearn.config import Common, key
 from splatlearn.devices import choose_device
 from splatlearn.errors import SplatlearnError
@@ -30,7 +32,7 @@ from splatlearn.text.pairs import PairRows, Pairs
 from splatlearn.text.throughput import Throughput, flops_per_token
 from splatlearn.text.tokenizers import from_state
 from splatlearn.text.transformer import Transformer
-from splatlearn.text.weights import current_names, require_tensors
+from splatlearn.text.weights import current_names
 
 SHAPE = (  # keys of the model that cannot change within a run
     *("vocabulary", "width", "heads", "layers", "encoder_layers", "feed_forward", "position", "norm_first", "norm"),
@@ -251,18 +253,17 @@ class TextTask(Task[Batch, Tensor]):
         own, now = self.state()
         if KEY not in state and state.get("text") != now.get("text"):  # an older checkpoint, which has but a hash
             raise SplatlearnError(
-                f"the checkpoint's text must be the one at hand, SHA-256 {now.get('text')}, got {state.get('text')}: "
-                "has it changed?"
+                f"the checkpoint's text must be the one at hand, SHA-256 {now.get('text')}, got "
+                f"{reprlib.repr(state.get('text'))}: has it changed?"
             )
         tensors = current_names(tensors)  # of checkpoints with older parameter names
-        require_tensors(tensors, own)
+        require_tensors("a text's checkpoint", tensors, own)
         if further := sorted(tensors.keys() - own.keys()):
-            raise SplatlearnError(
-                f"a text's checkpoint must hold the tensors of its config and no others, got {further[0]!r}"
-            )
+            told = reprlib.repr(further[0])
+            raise SplatlearnError(f"a text's checkpoint must hold the tensors of its config and no others, got {told}")
+        set_generator("a text's checkpoint", self.generator, tensors)
         for name, parameter in self.model.named_parameters():
             parameter.copy_(tensors[name])
-        self.generator.set_state(tensors["generator"])
         self.optimizer.load(tensors)
 
     # ---- what a run evaluates and leaves behind ----

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from splatlearn.errors import SplatlearnError
+from splatlearn.checkpoint import require_tensors
 
 # Parts of parameter names in checkpoints of version 0.1.0 and before, and what they are called now.
 RENAMED = {
@@ -23,21 +23,6 @@ def current_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {".".join(RENAMED.get(part, part) for part in name.split(".")): t for name, t in tensors.items()}
 
 
-def require_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Check that ``tensors`` contains all of ``expected`` with the same shape and dtype.
-
-    Raises:
-        SplatlearnError: a tensor is missing, or its shape or dtype differs.
-    """
-    for name, tensor in expected.items():
-        loaded = tensors.get(name)
-        if loaded is None or loaded.shape != tensor.shape or loaded.dtype != tensor.dtype:
-            got = "none" if loaded is None else f"{loaded.dtype} {list(loaded.shape)}"
-            raise SplatlearnError(
-                f"a text's checkpoint must hold '{name}' as {tensor.dtype} {list(tensor.shape)}, got {got}"
-            )
-
-
 @torch.no_grad()
 def load_weights(model: torch.nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Copy the parameters of ``model`` from ``tensors``, which may hold others too and use older names.
@@ -47,6 +32,6 @@ def load_weights(model: torch.nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """
     parameters: dict[str, Tensor] = dict(model.named_parameters())
     tensors = current_names(tensors)
-    require_tensors(tensors, parameters)
+    require_tensors("a text's checkpoint", tensors, parameters)
     for name, parameter in parameters.items():
         parameter.copy_(tensors[name])

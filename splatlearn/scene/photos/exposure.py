@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from splatlearn.checkpoint import require_tensors
 from splatlearn.errors import SplatlearnError
 from splatlearn.ops.adam import Group, adam_steps
 
@@ -90,6 +91,12 @@ class Exposures:
             raise SplatlearnError(
                 f"the checkpoint holds exposures of {len(tensors['exposure'])} training images, "
                 f"but there are {len(self.rows)} now"
+            )
+        on_host = {name: tensor.cpu() for name, tensor in tensors.items() if name.startswith("exposure")}
+        require_tensors("a scene's checkpoint", on_host, {name: own.cpu() for name, own in self.state().items()})
+        if (on_host["exposure_counts"] < 0).any() or (on_host["exposure_moments"][1] < 0).any():
+            raise SplatlearnError(
+                "a scene's checkpoint must hold counts and squares of exposures, got negative numbers"
             )
         device = self.affine.device
         self.affine = tensors["exposure"].to(device).clone().requires_grad_()

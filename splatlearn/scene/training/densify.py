@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from splatlearn.checkpoint import require_tensors
 from splatlearn.config import key
 from splatlearn.errors import SplatlearnError
 from splatlearn.ops.quaternions import rotation_rows
@@ -179,9 +180,9 @@ class AdaptiveDensity(Strategy):
         """
         for name, old in OLD_NAMES.items():
             found = tensors.get(name, tensors.get(old))
-            if found is None or tuple(found.shape) != (len(self.gaussians),):
-                raise SplatlearnError(
-                    f"a scene's checkpoint must hold '{name}' of shape [{len(self.gaussians)}], got "
-                    f"{'none' if found is None else list(found.shape)}"
-                )
+            own = getattr(self, name)
+            require_tensors(
+                "a scene's checkpoint", {} if found is None else {name: found}, {name: own}, len(self.gaussians)
+            )
+            assert found is not None
             setattr(self, name, found)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from splatlearn.checkpoint import require_tensors
 from splatlearn.errors import SplatlearnError
 from splatlearn.ops.adam import Group, adam_steps
 from splatlearn.ops.project import DetachedGaussians, parameter_gradients
@@ -207,16 +208,19 @@ class GaussianAdam:
         Raises:
             SplatlearnError: moments are missing or do not fit their parameter.
         """
+        label = "a scene's checkpoint"
         for name in self.moments:
-            shape = tuple(getattr(self.gaussians, name).shape)
-            for key in (f"exp_avg.{name}", f"exp_avg_sq.{name}"):
-                found = tuple(tensors[key].shape) if key in tensors else None
-                if found != shape:
-                    raise SplatlearnError(
-                        f"a scene's checkpoint must hold '{key}' of shape {list(shape)}, got "
-                        f"{'none' if found is None else list(found)}"
-                    )
-            self.moments[name] = (tensors[f"exp_avg.{name}"], tensors[f"exp_avg_sq.{name}"])
+            like = getattr(self.gaussians, name).detach()
+            keys = [f"exp_avg.{name}", f"exp_avg_sq.{name}"]
+            require_tensors(label, tensors, dict.fromkeys(keys, like))
+            if (tensors[keys[1]] < 0).any():
+                raise SplatlearnError(f"{label} must hold squares as '{keys[1]}', got a negative number")
+            self.moments[name] = (tensors[keys[0]], tensors[keys[1]])
+        counts = ["adam_steps", *(f"adam_steps.{name}" for name in self.counts)]
+        require_tensors(label, tensors, dict.fromkeys(counts, torch.tensor(0)))
+        for name in counts:
+            if not 0 <= int(tensors[name]) < 2**31:
+                raise SplatlearnError(f"{label} must hold a count of updates as '{name}', got {int(tensors[name])}")
         self.steps = int(tensors["adam_steps"])
         self.counts = {name: int(tensors[f"adam_steps.{name}"]) for name in self.counts}
         first, second = self.moments["shN"]

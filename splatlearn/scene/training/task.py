@@ -1,5 +1,6 @@
 """A scene as a task of the loop: Gaussians learned from the images of a COLMAP folder."""
 
+import reprlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from splatlearn.checkpoint import set_generator
 from splatlearn.devices import choose_device
 from splatlearn.errors import SplatlearnError
 from splatlearn.notices import warn
@@ -319,9 +321,22 @@ class SceneTask(Task[View, Rendering]):
     def load_state(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         self.training_step.invalidate()
         self._place(Frame.of_record(state.get("frame"), "a scene's checkpoint"))
+        label = "a scene's checkpoint"
         for name in self.schema.names:
-            if name not in tensors:
-                raise SplatlearnError(f"a scene's checkpoint must hold '{name}', got none")
+            if name not in tensors or tensors[name].dtype != torch.float32 or not tensors[name].dim():
+                got = "none" if name not in tensors else f"{tensors[name].dtype} {list(tensors[name].shape)}"
+                raise SplatlearnError(f"{label} must hold '{name}' as torch.float32 of each Gaussian, got {got}")
+        if not len(tensors["means"]):
+            raise SplatlearnError(f"{label} must hold Gaussians, got none")
+        if problem := self.schema.problem({name: tuple(tensors[name].shape) for name in self.schema.names}):
+            raise SplatlearnError(f"{label} must hold Gaussians that fit together: {problem}")
+        queue = state.get("queue")
+        cameras = len(self.scene.train)
+        if not isinstance(queue, list) or not all(type(row) is int and 0 <= row < cameras for row in queue):
+            told = reprlib.repr(queue)
+            raise SplatlearnError(f"{label} must hold as 'queue' numbers of the {cameras} training images, got {told}")
+        set_generator(label, self.generator, tensors)
+        for name in self.schema.names:
             self.gaussians.replace(name, tensors[name].to(self.device))
         self.gaussians.check()
         on_device = {name: tensor.to(self.device) for name, tensor in tensors.items()}
@@ -329,8 +344,7 @@ class SceneTask(Task[View, Rendering]):
         self.strategy.load_state(on_device)
         if self.exposures is not None:
             self.exposures.load_state(on_device)
-        self.generator.set_state(tensors["generator"])
-        self.queue = list(state["queue"])
+        self.queue = list(queue)
 
     # ---- what a run evaluates and leaves behind ----
 
