@@ -156,7 +156,7 @@ class AnyPythonWheel(bdist_wheel):
     """Tags the wheel for every version of Python, as the libraries depend on none."""
 
     def get_tag(self) -> tuple[str, str, str]:
-        return "py3", "none", super().get_tag()[2]
+        return "py3", "none", targets.wheel_platform(super().get_tag()[2])
 
 
 setup(

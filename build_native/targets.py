@@ -29,13 +29,19 @@ CXX_FLAGS += ["-Wall", "-Wextra", "-Wno-uninitialized", "-Wno-maybe-uninitialize
 CUDA_FLAGS = ["-std=c++17", "-O3", "-Xcompiler", "-fPIC,-fvisibility=hidden"]
 CUDA_DEFAULT_ARCHS = ["75", "80", "90", "120"]
 EMULATOR_FLAGS = ["-std=c++17", "-DSPLATLEARN_EMULATOR", "-fPIC", "-fvisibility=hidden", "-fno-exceptions", "-g1"]
-EMULATOR_FLAGS += ["-Wall", "-Wextra", "-Wno-unknown-pragmas"]
+EMULATOR_FLAGS += ["-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-bitwise-instead-of-logical"]
 
 
 def machine() -> str:
     """The processor that the libraries are for: this one's, or for a cross-compiler what SPLATLEARN_MACHINE names."""
     name = os.environ.get("SPLATLEARN_MACHINE") or platform.machine()
     return {"AMD64": "x86_64", "arm64": "aarch64"}.get(name, name)
+
+
+def wheel_platform(own: str) -> str:
+    """The platform tag of a wheel: `own`, this machine's, or the other processor's of a cross-compiler."""
+    there = os.environ.get("SPLATLEARN_MACHINE")
+    return re.sub(rf"{re.escape(platform.machine())}$", machine(), own) if there else own
 
 
 def isa_levels() -> dict[str, list[str]]:
@@ -57,6 +63,18 @@ def cxx() -> list[str]:
             "install one (Debian/Ubuntu: apt install g++; Fedora: dnf install gcc-c++) or name one in CXX."
         )
     return compiler.split()
+
+
+def cxx_flags(compiler: list[str]) -> list[str]:
+    """CXX_FLAGS as this compiler takes them: clang has no flag for what GCC does with loops, nor GCC's pragmas."""
+    if "clang" not in answer(*compiler, "--version"):
+        return CXX_FLAGS
+    gcc_only = ("-fno-tree-loop-distribute-patterns", "-Wno-maybe-uninitialized")
+    return [
+        *(flag for flag in CXX_FLAGS if flag not in gcc_only),
+        "-Wno-unknown-pragmas",
+        "-Wno-bitwise-instead-of-logical",
+    ]
 
 
 def answer(*command: str) -> str:
@@ -106,10 +124,10 @@ def cpu_library(folder: Path) -> list[Step]:
     steps = []
     for level, flags in isa_levels().items():
         for name in CPU_SOURCES:
-            command = [*cxx(), *CXX_FLAGS, *flags, f"-DSPLATLEARN_NAMESPACE=splatlearn_{level}", "-c"]
+            command = [*cxx(), *cxx_flags(cxx()), *flags, f"-DSPLATLEARN_NAMESPACE=splatlearn_{level}", "-c"]
             steps.append(Step(command, [CSRC / f"cpu/{name}.cpp"], folder / f"cpu_{name}_{level}.o"))
     for name in ("dispatch", "scratch"):  # of no level
-        steps.append(Step([*cxx(), *CXX_FLAGS, "-c"], [CSRC / f"cpu/{name}.cpp"], folder / f"cpu_{name}.o"))
+        steps.append(Step([*cxx(), *cxx_flags(cxx()), "-c"], [CSRC / f"cpu/{name}.cpp"], folder / f"cpu_{name}.o"))
     steps.append(layout_object(folder))
     return [*steps, linked([*cxx(), "-shared", "-fopenmp"], steps, folder / "libsplatlearn_cpu.so")]
 

@@ -119,6 +119,10 @@ def _callbacks(task: AnyTask, folder: Path, observers: Observers | None) -> list
 
 
 def _fit(task: AnyTask, folder: Path, start: int, callbacks: Sequence[Callback]) -> dict[str, Any]:
+    if task.config.reproducible:
+        from splatlearn.ops import native
+
+        native.set_reproducible(True)
     if not task.writes:  # of several processes that learn together, the first prints and writes everything
         loop.fit(task, task.config.steps, start=start, progress=False)
         return {}
@@ -131,6 +135,15 @@ def _fit(task: AnyTask, folder: Path, start: int, callbacks: Sequence[Callback])
     print(task.summarize(figures))
     print(f"wrote {folder}; to see it: {folder / 'report.html'}")
     return figures
+
+
+def _instruction_set() -> str | None:
+    """The level of the native CPU library; None where it is missing, as a task may not need it."""
+    from splatlearn.ops import native
+
+    if not native.CPU_LIBRARY.exists():
+        return None
+    return native.isa_level()
 
 
 def _versions() -> dict[str, Any]:
@@ -147,6 +160,7 @@ def _versions() -> dict[str, Any]:
         "numpy": numpy.__version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
+        "instruction set": _instruction_set(),
         "threads": torch.get_num_threads(),
         "graphics card": torch.cuda.get_device_name() if cuda else None,
         "CUDA of torch": torch.version.cuda if cuda else None,

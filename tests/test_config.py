@@ -252,7 +252,7 @@ def test_dump_loads_back_equal(tmp_path: Path, text: str) -> None:
 
 def test_help_lists_every_key() -> None:
     lines = config.help_text(Example).splitlines()
-    own = 8 + 3 + 3 + 4  # of all tasks, of the example, of its data, of the data below
+    own = 9 + 3 + 3 + 4  # of all tasks, of the example, of its data, of the data below
     assert len(lines) == own, "a key is missing from --help"
     line = next(line for line in lines if "--data.path" in line)
     for part in ("str|null", "the folder of photographs", "default: null"):

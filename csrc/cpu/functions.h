@@ -48,9 +48,9 @@ template <> struct Exponential<double> {
     static constexpr double high = 6.93147180369123816490e-01, low = 1.90821492927058770002e-10,
                             largest = 709.782712893384, smallest = -708.39;
     static SPLATLEARN_HD Lanes<double> near_zero(Lanes<double> x) {  // of degree 13: 4e-18
-        constexpr double c[] = {1.,        1.,         0.5,        1. / 6,       1. / 24,       1. / 120,       1. / 720,
-                                1. / 5040, 1. / 40320, 1. / 362880, 1. / 3628800, 1. / 39916800, 1. / 479001600,
-                                1. / 6227020800};
+        constexpr double c[] = {
+            1.,        1.,         0.5,         1. / 6,       1. / 24,       1. / 120,       1. / 720,
+            1. / 5040, 1. / 40320, 1. / 362880, 1. / 3628800, 1. / 39916800, 1. / 479001600, 1. / 6227020800};
         return polynomial(x, c);
     }
 };
@@ -85,8 +85,8 @@ SPLATLEARN_HD Lanes<double> exponential2(Lanes<double> x) {  // for x in [-1022,
 template <class S> struct LogarithmParts { Lanes<S> e, f, rest; };
 
 SPLATLEARN_HD Lanes<float> logarithm_rest(Lanes<float> f) {  // Cephes
-    constexpr float c[] = {3.3333331174e-1f, -2.4999993993e-1f, 2.0000714765e-1f, -1.6668057665e-1f, 1.4249322787e-1f,
-                           -1.2420140846e-1f, 1.1676998740e-1f, -1.1514610310e-1f, 7.0376836292e-2f};
+    constexpr float c[] = {3.3333331174e-1f,  -2.4999993993e-1f, 2.0000714765e-1f,  -1.6668057665e-1f, 1.4249322787e-1f,
+                           -1.2420140846e-1f, 1.1676998740e-1f,  -1.1514610310e-1f, 7.0376836292e-2f};
     const Lanes<float> square = f * f;
     return f * square * polynomial(f, c) - 0.5f * square;
 }

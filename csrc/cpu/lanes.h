@@ -23,12 +23,8 @@ template <class S> struct Mask;
 template <> struct Mask<float> { __mmask16 m; };
 template <> struct Mask<double> { __mmask8 m; };
 #define SPLATLEARN_COMPARE(name, code) \
-    SPLATLEARN_HD Mask<float> name(Floats a, Floats b) { \
-        return {_mm512_cmp_ps_mask((__m512)a, (__m512)b, code)}; \
-    } \
-    SPLATLEARN_HD Mask<double> name(Doubles a, Doubles b) { \
-        return {_mm512_cmp_pd_mask((__m512d)a, (__m512d)b, code)}; \
-    }
+    SPLATLEARN_HD Mask<float> name(Floats a, Floats b) { return {_mm512_cmp_ps_mask((__m512)a, (__m512)b, code)}; } \
+    SPLATLEARN_HD Mask<double> name(Doubles a, Doubles b) { return {_mm512_cmp_pd_mask((__m512d)a, (__m512d)b, code)}; }
 SPLATLEARN_COMPARE(is_less, _CMP_LT_OQ)
 SPLATLEARN_COMPARE(is_at_most, _CMP_LE_OQ)
 SPLATLEARN_COMPARE(is_equal, _CMP_EQ_OQ)
@@ -65,9 +61,8 @@ template <class S> SPLATLEARN_HD Mask<S> mask_of_bits(uint32_t b) {
     for (int i = 0; i < kLanes<S>; ++i) out.m[i] = -typename LaneTypes<S>::Integer((b >> i) & 1);
     return out;
 }
-template <class S>
-SPLATLEARN_HD typename LaneTypes<S>::Vector choose(Mask<S> k, typename LaneTypes<S>::Vector yes,
-                                                   typename LaneTypes<S>::Vector no) {
+template <class S> SPLATLEARN_HD typename LaneTypes<S>::Vector choose(Mask<S> k, typename LaneTypes<S>::Vector yes,
+                                                                      typename LaneTypes<S>::Vector no) {
     return k.m ? yes : no;
 }
 #endif

@@ -70,7 +70,8 @@ template <class S, int W> void load_optional(const real *from, int64_t row, int 
 }
 
 // Adds a group's gradients of one camera to its sums over cameras, and those of the camera to `camera_sums`
-// [kCameraGradients][kWide], lane by lane, null: not wanted. A function of its own, so that every caller gets the same bits.
+// [kCameraGradients][kWide], lane by lane, null: not wanted. A function of its own, so that every caller gets the same
+// bits.
 template <class Primitive, class Camera, class S>
 __attribute__((noinline)) void group_backward(const splatlearn_ProjectBackward &grad, const PosedCamera<Camera> &view,
                                               int64_t c, int64_t first, const Group<Primitive, S> &group,

@@ -126,16 +126,15 @@ __attribute__((noinline)) inline void fused_slowly(const float *a, const float *
 SPLATLEARN_HD Floats fused(Floats a, Floats b, Floats c) {
     const __m128 x = (__m128)a, y = (__m128)b, z = (__m128)c;
     const __m128d low = _mm_add_pd(_mm_mul_pd(_mm_cvtps_pd(x), _mm_cvtps_pd(y)), _mm_cvtps_pd(z));
-    const __m128d high = _mm_add_pd(
-        _mm_mul_pd(_mm_cvtps_pd(_mm_movehl_ps(x, x)), _mm_cvtps_pd(_mm_movehl_ps(y, y))),
-        _mm_cvtps_pd(_mm_movehl_ps(z, z)));
+    const __m128d high = _mm_add_pd(_mm_mul_pd(_mm_cvtps_pd(_mm_movehl_ps(x, x)), _mm_cvtps_pd(_mm_movehl_ps(y, y))),
+                                    _mm_cvtps_pd(_mm_movehl_ps(z, z)));
     const __m128 sum = _mm_movelh_ps(_mm_cvtpd_ps(low), _mm_cvtpd_ps(high));
     const __m128i tails = _mm_castps_si128(_mm_shuffle_ps(_mm_castpd_ps(low), _mm_castpd_ps(high), 0x88));
     const __m128i size = _mm_and_si128(_mm_castps_si128(sum), _mm_set1_epi32(0x7fffffff));
-    const __m128i middle = _mm_cmpeq_epi32(_mm_and_si128(tails, _mm_set1_epi32(0x1fffffff)),
-                                           _mm_set1_epi32(0x10000000));
-    const __m128i tiny = _mm_and_si128(_mm_cmpgt_epi32(_mm_set1_epi32(0x00800001), size),
-                                       _mm_cmpgt_epi32(size, _mm_setzero_si128()));
+    const __m128i middle =
+        _mm_cmpeq_epi32(_mm_and_si128(tails, _mm_set1_epi32(0x1fffffff)), _mm_set1_epi32(0x10000000));
+    const __m128i tiny =
+        _mm_and_si128(_mm_cmpgt_epi32(_mm_set1_epi32(0x00800001), size), _mm_cmpgt_epi32(size, _mm_setzero_si128()));
     if (__builtin_expect(_mm_movemask_epi8(_mm_or_si128(middle, tiny)) != 0, 0)) {
         fused_slowly(reinterpret_cast<const float *>(&a), reinterpret_cast<const float *>(&b),
                      reinterpret_cast<float *>(&c));
@@ -167,9 +166,9 @@ SPLATLEARN_HD typename LaneTypes<S>::Vector shuffled(typename LaneTypes<S>::Vect
     return __builtin_shuffle(a, b, typename LaneTypes<S>::Integers{Index::at(i)...});
 #endif
 }
-template <class S, class Index>
-SPLATLEARN_HD typename LaneTypes<S>::Vector shuffled(typename LaneTypes<S>::Vector a, typename LaneTypes<S>::Vector b,
-                                                     Index index) {
+template <class S, class Index> SPLATLEARN_HD typename LaneTypes<S>::Vector shuffled(typename LaneTypes<S>::Vector a,
+                                                                                     typename LaneTypes<S>::Vector b,
+                                                                                     Index index) {
     return shuffled<S>(a, b, index, std::make_integer_sequence<int, kLanes<S>>());
 }
 
