@@ -36,7 +36,7 @@ DECLARATIONS = {
 }
 REQUIRED = ("kernel", "colorSpace")
 HARMONIC = re.compile(rf"{EXTENSION}:SH_DEGREE_(\d+)_COEF_(\d+)")
-MOST_PRIMITIVES = 500
+MOST_PRIMITIVES = 256
 # float32 output per byte of input: 4 where all are bytes, so more means that primitives share them; small files may
 MOST_GROWTH, FREE_BYTES = 4, 64 << 20
 ROWS_AT_ONCE = 1 << 16
