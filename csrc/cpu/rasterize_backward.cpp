@@ -98,9 +98,8 @@ template <class S, class Primitive, int D, bool Abs> struct BackwardTile {
                 for (int x = 0; x < width; ++x) v_background[d] += T[x] * to[x];
             for (int x = 0; !D && x < kTile; ++x) wide_color[d * kTilePixels + in_blocks(x, row)] = to[x];
         }
-        Lanes<S> sizes{};
-        for (int x = 0; x < kTile; x += L) sizes = sizes + load(size + x) + absolute(load(rest + x));
-        const bool in_range = bits(is_in_range(sizes)) == (uint32_t(1) << L) - 1;
+        bool in_range = true;
+        for (int x = 0; x < width; ++x) in_range &= is_in_range(size[x] + absolute(rest[x]));
         for (int x = 0; !in_range && x < width; ++x) {
             if (is_in_range(size[x] + absolute(rest[x]))) continue;
             alone[n_alone++] = uint8_t(row * kTile + x);
