@@ -9,14 +9,14 @@ import pytest
 import torch
 from test_loop import assert_same_run, train
 
-from splatlearn import checkpoint, config, run
+from splatlearn import checkpoint, config, notices, run
 from splatlearn.cli import main
 from splatlearn.errors import SplatlearnError
 from splatlearn.loop import AnyTask, Callback, fit
 from splatlearn.text.batches import IGNORE_INDEX, Windows
 from splatlearn.text.evaluation import bits_per_byte
 from splatlearn.text.optimizer import AdamW
-from splatlearn.text.task import TextTask
+from splatlearn.text.task import TextTask, Unlearned
 from splatlearn.text.throughput import Throughput, flops_per_token
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -300,6 +300,15 @@ def test_a_bad_file_is_one_sentence(tmp_path: Path, content: bytes, capsys: pyte
     told = capsys.readouterr().err.strip()
     assert "bad.txt" in told and "\n" not in told, "the file is not named in one sentence"
     assert not (tmp_path / "run").exists(), "a run that never began left its folder"
+
+
+@pytest.mark.parametrize(("losses", "count"), [((4.61, 4.6), 1), ((4.61, 4.2), 0), ((4.4, 4.61), 0)])
+def test_a_loss_that_stays_at_guessing_is_noticed(losses: tuple[float, float], count: int) -> None:
+    watch = Unlearned(100)
+    for step in range(1, 500):
+        if watch.wants(step):
+            watch.on_step(step, losses[step // 400], None)  # type: ignore[arg-type]
+    assert sum("that of guessing (4.605" in each for each in notices.collected()) == count
 
 
 def test_a_checkpoint_of_something_else_is_refused(text: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import math
 import reprlib
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ from splatlearn.checkpoint import require_tensors, set_generator
 from splatlearn.config import Common, key
 from splatlearn.devices import choose_device
 from splatlearn.errors import SplatlearnError
+from splatlearn.notices import warn
 from splatlearn.processes import join
 from splatlearn.provenance import KEY
 from splatlearn.run import Every, HeldOut
@@ -299,7 +301,7 @@ class TextTask(Task[Batch, Tensor]):
         return f"held out: {super().summarize(figures)}"
 
     def callbacks(self, writer: RunWriter) -> list[Callback]:
-        config, found = self.config, list[Callback]()
+        config, found = self.config, list[Callback]([Unlearned(self.config.model.vocabulary)])
         if config.evaluate_every:
             found.append(HeldOut(writer, config.evaluate_every))
 
@@ -328,6 +330,28 @@ class TextTask(Task[Batch, Tensor]):
             yield
         finally:
             self.model.train(training)
+
+
+class Unlearned(Callback):
+    """Warns where the loss is still that of guessing after a few hundred steps."""
+
+    LOOKS = (300, 400)  # steps; both must be bad
+    LEARNED = 0.02  # nats below the logarithm of the vocabulary
+
+    def __init__(self, vocabulary: int) -> None:
+        self.guessing = math.log(vocabulary)
+        self._losses: list[float] = []
+
+    def wants(self, step: int) -> bool:
+        return step in self.LOOKS
+
+    def on_step(self, step: int, loss: float, task: AnyTask) -> None:
+        self._losses.append(loss)
+        if len(self._losses) == len(self.LOOKS) and min(self._losses) > self.guessing - self.LEARNED:
+            warn(
+                f"After step {step} the loss is {loss:.3f}, that of guessing ({self.guessing:.3f} = log of the "
+                "vocabulary): nothing was learned yet; check the learning rate and the text."
+            )
 
 
 def _vocabulary_told(state: Any) -> str:
