@@ -110,11 +110,15 @@ def words_of(trainer: str, material: Path) -> list[str]:
 def digests(run: Path) -> dict[str, str]:
     """What a finished run holds: a hash by file, without times and what depends on them.
 
+    Of the checkpoints only the last one counts: the one before it may be that of a SIGTERM.
     Temporary files and locks that a killed process has left would be there by name.
     """
     found = {}
+    last = max((path.name for path in run.glob("checkpoints/step_*")), default="")
     for path in sorted(run.rglob("*")):
         name = path.relative_to(run).as_posix()
+        if path.parent.name.startswith("step_") and path.parent.name != last:
+            continue
         if path.is_dir() or name in ("report.html", "versions.json"):
             continue
         content = path.read_bytes()
