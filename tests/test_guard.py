@@ -126,3 +126,12 @@ def test_a_gap_to_the_held_out_images(tmp_path: Path, monkeypatch: pytest.Monkey
     assert ["training images reach 33.0 dB, but the held-out ones 15.0" in each for each in notices.collected()] == [
         True
     ]
+
+
+def test_an_exposure_that_harmonics_hide_is_named() -> None:
+    """The image is learned well by colours that depend on the view; only the correction shows its exposure."""
+    usual = [Look(f"{i}.png", 0.9, 20.0 + 0.1 * i, 19.5 + 0.1 * i, 14.0) for i in range(10)]
+    hidden = Look("dim.png", 0.9, 21.3, 26.0, 23.0)
+    told = suspects([*usual, hidden], 300)
+    assert [names for _, names in told] == [{"dim.png"}] and "--exposure true" in told[0][0]
+    assert not suspects([*usual, hidden._replace(corrected=22.0)], 300)

@@ -1,7 +1,7 @@
 """Watches the first steps of a scene, and its evaluations, for training that is silently wrong: it only warns.
 
-Renders of some training images, reduced to `SIDE` pixels, are compared with the images at a few steps. That takes
-less than 1 % of a run, draws nothing from its generators and changes no bit of it.
+Renders of some training images, reduced to `SIDE` pixels, are compared with the images at a few steps. That draws
+nothing from the run's generators and changes no bit of it. docs/LOG.md has its price and where its thresholds are from.
 """
 
 import math
@@ -31,6 +31,7 @@ FAR_BELOW = 5.0  # dB below the median at which one image is far worse than all 
 DEVIATIONS = 5.0  # ... if it is that many deviations below, too, or ...
 LITTLE = 0.25  # ... gained less than this share of the others' gain over a constant colour
 SAME_COLOURS = 3.0  # dB to the median at which another exposure explains the image
+DIMMED = 4.0  # dB that another exposure would gain, beyond what it gains for the median image
 GAP = 8.0  # dB between training and held-out images
 FEW = 4  # images below which none can be called worse than all others
 NAMES = 3  # that a sentence lists
@@ -157,6 +158,14 @@ def suspects(looks: Sequence[Look], step: int) -> list[tuple[str, set[str]]]:
                 f"is far worse than the other images ({middle:.1f} dB): it {why}."
             )
             sentences.append((sentence, {each.name for each in names}))
+    usual = median(each.corrected - each.psnr for each in looks)
+    dimmed = [each for each in looks if each not in found and each.corrected - each.psnr > usual + DIMMED]
+    if dimmed:
+        sentence = (
+            f"After step {step} {listed([each.name for each in dimmed])} would be {DIMMED:g} dB or more nearer in "
+            "another exposure: train with --exposure true."
+        )
+        sentences.append((sentence, {each.name for each in dimmed}))
     return sentences
 
 
