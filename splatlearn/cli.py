@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from splatlearn.commands.arguments import Parser
-from splatlearn.errors import SplatlearnError
+from splatlearn.errors import SplatlearnError, brief
 from splatlearn.interrupt import Handling, Interrupted, handled, number_of
 from splatlearn.streams import kept
 
@@ -61,7 +61,7 @@ def _status(words: list[str], name: str, handling: Handling) -> int:
     except KeyboardInterrupt as stopped:
         return _ended(f"\n{name}: stopped; the same command begins again", 128 + number_of(stopped))
     except (SplatlearnError, NotImplementedError) as error:
-        return _ended(f"{name}: {error}", 1)
+        return _ended(f"{name}: {brief(error, 600)}", 1)
     except Exception:
         if not handling.received:
             raise

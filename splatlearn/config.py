@@ -16,11 +16,13 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from splatlearn.errors import SplatlearnError
+from splatlearn.errors import SplatlearnError, brief
 from splatlearn.registry import Registry
 from splatlearn.yaml12 import one_line, read_mapping, read_scalar, shown, write_mapping
 
 T = TypeVar("T")
+
+LARGEST = 3.4e38  # below the largest number of float32
 
 
 # ---- declaring a config ----
@@ -129,17 +131,30 @@ class Common:
 def load(cls: type[T], path: Path | None, overrides: Sequence[str] = ()) -> T:
     """Make an instance of the dataclass ``cls``: its defaults, then a YAML file, then ``--key.sub value`` words.
 
+    A float is finite, also as float32, unless the default of its key is infinite. An int fits 64 bits. A text holds
+    no NUL and is valid Unicode, apart from the bytes of a path.
+
     Raises:
-        SplatlearnError: In one sentence, for an unreadable file, an unknown key (with the nearest valid one), a
-            wrong type (with what was expected and what came), an unknown word of a registry, or a missing key.
+        SplatlearnError: In one sentence of at most 300 characters, for an unreadable file, an unknown key (with the
+            nearest valid one), a wrong type or a number out of range (with what was expected and what came), an
+            unknown word of a registry, or a missing key.
     """
+    try:
+        return _loaded(cls, path, overrides)
+    except SplatlearnError as error:
+        raise SplatlearnError(brief(error, 300)) from error
+
+
+def _loaded(cls: type[T], path: Path | None, overrides: Sequence[str]) -> T:
     tree = {} if path is None else read_mapping(path)
     words = _split(overrides)
     given = dict(_flat(tree)) | {word.name: word.text for word in words if word.text is not None}
     leaves = {leaf.name: leaf for leaf in _leaves(cls, given)}
     values: dict[str, Any] = {}
-    _read_tree(leaves, tree, f"{path}", values)
+    _read_tree(leaves, tree, brief(path, 150), values)
     _read_words(leaves, words, values)
+    for name, value in values.items():
+        _check_range(name, value, leaves[name].default)
     return typing.cast(T, _build(cls, values, given))
 
 
@@ -302,7 +317,7 @@ def _split(words: Sequence[str]) -> list[_Word]:
     while left:
         word = left.pop(0)
         if not word.startswith("--"):
-            raise SplatlearnError(f"command line: expected --key value, got {word!r}")
+            raise SplatlearnError(f"command line: expected --key value, got {reprlib.repr(word)}")
         flag, equals, value = word.partition("=")
         text: str | None = value if equals else None
         if not equals and left and not left[0].startswith("--"):
@@ -326,7 +341,7 @@ def _read_tree(
     for part, value in tree.items():
         name = f"{prefix}{part}"
         if name in values:  # as data: {path: ...} and as data.path: ...
-            raise SplatlearnError(f"{source}: key '{name}' is there twice")
+            raise SplatlearnError(f"{source}: key '{brief(name, 80)}' is there twice")
         kind = leaves[name].kind if name in leaves else None
         if kind not in (None, Entries):
             try:
@@ -336,7 +351,7 @@ def _read_tree(
                 raise SplatlearnError(message) from None
         elif kind is None and not any(leaf.startswith(f"{name}.") for leaf in leaves):
             nearest = _nearest(name, leaves)
-            raise SplatlearnError(f"{source}: unknown key '{name}'; the nearest valid one is '{nearest}'")
+            raise SplatlearnError(f"{source}: unknown key '{brief(name, 80)}'; the nearest valid one is '{nearest}'")
         elif isinstance(value, dict):
             _read_tree(leaves, value, source, values, f"{name}.")
         elif value is not None:  # an empty group keeps its defaults
@@ -348,12 +363,16 @@ def _read_words(leaves: Mapping[str, _Leaf], words: Sequence[_Word], values: dic
     for flag, name, text in words:
         if name not in leaves or leaves[name].kind is Entries:
             nearest = _nearest(name, (leaf for leaf in leaves if leaves[leaf].kind is not Entries))
-            raise SplatlearnError(f"command line: unknown key '{flag}'; the nearest valid one is '--{nearest}'")
+            raise SplatlearnError(
+                f"command line: unknown key '{brief(flag, 80)}'; the nearest valid one is '--{nearest}'"
+            )
         kind = leaves[name].kind
         if name == "task" and text != (
             task := values.get(name, leaves[name].default)
         ):  # the other keys are of its class
-            raise SplatlearnError(f"command line: '{flag}' must be {task}, as the config file says, got {text!r}")
+            raise SplatlearnError(
+                f"command line: '{flag}' must be {task}, as the config file says, got {reprlib.repr(text)}"
+            )
         if text is None and kind is not bool:
             raise SplatlearnError(f"command line: '{flag}' must be {_type_name(kind)}, got no value")
         try:
@@ -363,8 +382,29 @@ def _read_words(leaves: Mapping[str, _Leaf], words: Sequence[_Word], values: dic
             raise SplatlearnError(message) from None
 
 
+def _check_range(name: str, value: Any, default: Any) -> None:
+    """Refuse a number that no tensor holds, and a text that no file or path holds."""
+    for item in value if isinstance(value, list) else [value]:
+        if isinstance(item, float) and not abs(item) <= LARGEST and item != default:
+            raise SplatlearnError(f"'{name}' must be a finite number within ±3.4e38, got {item}")
+        if isinstance(item, int) and not -(2**63) <= item < 2**63:
+            raise SplatlearnError(f"'{name}' must be an integer of 64 bits, got {reprlib.repr(item)}")
+        if isinstance(item, str) and ("\0" in item or _is_broken(item)):
+            raise SplatlearnError(f"'{name}' must be valid text without NUL, got {reprlib.repr(item)}")
+
+
+def _is_broken(text: str) -> bool:
+    """Whether a text holds half of a character, other than the bytes that Python puts into a path."""
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
 def _nearest(name: str, leaves: Iterable[str]) -> str:
     """The most similar key; one whose group was forgotten is nearly as similar as a slip of the pen."""
+    name = name[:100]  # the comparison takes the square of the length
 
     def similarity(candidate: str) -> float:
         ends = difflib.SequenceMatcher(None, name.split(".")[-1], candidate.split(".")[-1]).ratio()

@@ -8,7 +8,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from splatlearn.errors import SplatlearnError
+from splatlearn.errors import SplatlearnError, brief
 
 
 class Registry:
@@ -52,9 +52,11 @@ class Registry:
             target = found[0].partition("[")[0].strip() if found else ""
         module, _, name = target.partition(":")
         if not all(part.isidentifier() for part in f"{module}.{name}".split(".")):
-            label = f"'{key}'" if key else self.kind
-            raise SplatlearnError(f"{label} must be {self.expected()}, got {word!r}{self._nearest(word)}")
-        return self._imported(f"{self.kind} {word!r}", module, name)
+            label = f"'{brief(key, 80)}'" if key else self.kind
+            raise SplatlearnError(
+                f"{label} must be {self.expected()}, got {brief(repr(word), 80)}{self._nearest(word)}"
+            )
+        return self._imported(f"{self.kind} {brief(repr(word), 80)}", module, name)
 
     def expected(self) -> str:
         """The valid words, for an error message or a help text."""
@@ -67,7 +69,7 @@ class Registry:
         return found
 
     def _nearest(self, word: str) -> str:
-        near = difflib.get_close_matches(word, self.words(), 1)
+        near = difflib.get_close_matches(word[:100], self.words(), 1)
         return f"; the nearest one is {near[0]!r}" if near else ""
 
     def _imported(self, label: str, module: str, name: str) -> Any:
@@ -81,18 +83,19 @@ class Registry:
                 raise SplatlearnError(
                     f"{label} cannot be imported: {module} needs the module {error.name!r}"
                 ) from error
+            missing = brief(repr(error.name), 80)
             raise SplatlearnError(
-                f"{label} must be in an installed package or in the current folder, got no module {error.name!r}"
+                f"{label} must be in an installed package or in the current folder, got no module {missing}"
             ) from error
         except Exception as error:
-            reason = " ".join(str(error).split())
+            reason = brief(error)
             raise SplatlearnError(
                 f"{label} cannot be imported: {type(error).__name__} in {_place(error)}: {reason}"
             ) from error
         for part in name.split("."):
             if not hasattr(found, part):
                 where = getattr(sys.modules[module], "__file__", None) or module
-                raise SplatlearnError(f"{label} must be defined in {where}, got no {name!r} there")
+                raise SplatlearnError(f"{label} must be defined in {where}, got no {brief(repr(name), 80)} there")
             found = getattr(found, part)
         return found
 

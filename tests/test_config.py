@@ -70,7 +70,7 @@ GOOD = [
     ("rate", "2", 2.0),
     ("rate", ".5", 0.5),
     ("rate", "-1.5E+3", -1500.0),
-    ("rate", ".inf", float("inf")),
+    ("rate", "3.4e38", 3.4e38),
     ("steps", "7_000", 7000),
     ("limit", "null", None),
     ("limit", "3", 3),
@@ -147,6 +147,7 @@ BAD_FILES = [
     ("steps: abc", "'steps' must be int, got str 'abc'"),
     ("steps: null", "'steps' must be int, got null"),
     ("rate: .nan", "'rate' must be float, got str '.nan'"),
+    ("rate: .inf", "'rate' must be a finite number within ±3.4e38, got inf"),
     ("rate: [1]", "'rate' must be float, got list [1]"),
     ("limit: x", "'limit' must be int|float|null, got str 'x'"),
     ("init: sfm", "'init' must be points|random, got str 'sfm'"),
@@ -240,7 +241,7 @@ def test_dump_loads_back_equal(tmp_path: Path, text: str) -> None:
     original = Example(
         out=text,
         rate=1e-7 / 3,
-        limit=float("inf"),
+        limit=1e300 / 1e270,
         data=Data(text, [0.1 + 0.2, -0.0]),
         deep=Deep(names=[text]),
     )
