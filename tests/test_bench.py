@@ -203,8 +203,11 @@ def test_a_synthetic_scene_is_written_as_a_colmap_folder(tmp_path: Path) -> None
     scene = ColmapScene(ColmapScene.Config(path=str(inputs.write_colmap(given, tmp_path / "data")), holdout="none"))
     camera, photo = given.views[0].camera, given.views[0].image
     assert len(scene.train) == 1 and torch.equal(scene.photo(scene.train[0]), photo), "another photograph"
-    assert abs(scene.train[0].world_to_camera - camera.world_to_camera).max() < 1e-9, "another pose"
-    assert abs(scene.points - given.gaussians.means.detach().numpy()).max() < 1e-5, "other points"
+    read = scene.frame.capture_camera(scene.train[0])
+    assert abs(read.world_to_camera - camera.world_to_camera).max() < 1e-9, "another pose"
+    assert abs(scene.frame.capture_points(scene.points) - given.gaussians.means.detach().numpy()).max() < 1e-5, (
+        "other points"
+    )
 
 
 # ---- peers ----

@@ -265,7 +265,7 @@ def test_blind_cameras_see_nothing(focal: float, backend: str) -> None:
     options = Options(scene.width, scene.height, 0.3, 0.01, 1e10, 0.0, 2, False, 1 / 255)
     centers = torch.linalg.inv(scene.viewmats)[:, :3, 3].contiguous()
     tensors = [scene.means, scene.quats, scene.scales, scene.opacities, scene.viewmats, Ks, sh0, shN, centers]
-    *values, radii, _ = _Project.apply(*(moved(tensor, CARD[backend]) for tensor in tensors), options)
+    *values, radii, _ = _Project.apply(*(moved(tensor, CARD[backend]) for tensor in tensors), None, options)
     assert (radii[0] > 0).any(), "the camera that can see sees nothing either"
     for value in [*values, radii]:
         assert not value[1].any(), "a camera without a focal length sees something"

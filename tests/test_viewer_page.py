@@ -103,17 +103,21 @@ def test_the_page_shows_the_rasterizers_pixels(page: ViewerPage, viewer: Viewer)
         assert difference(seen, flipped) > 1.5 * difference(seen, wanted), "this scene would not show a wrong frame"
 
 
-def test_what_the_browser_draws_lies_on_what_we_draw(page: ViewerPage, viewer: Viewer) -> None:
+def test_what_the_browser_draws_lies_on_what_we_draw(page: ViewerPage, viewer: Viewer, task: SceneTask) -> None:
     """A ball of viser's own must be where the rasterizer's camera sees its place: both know one frame."""
     view = without_cameras(view_in(viewer))
     until_shown(page, view, "the first picture")
     camera = window(view)
-    places = [np.array([0.5, 0.2, -0.3]), np.array([-0.3, 0.4, 0.4])]
+    assert task.scene is not None
+    frame = task.scene.frame
+    places = frame.normalised_points([[0.5, 0.2, -0.3], [-0.3, 0.4, 0.4]])
     for place in places:
         point = camera.world_to_camera @ [*place, 1]
         x, y = (camera.K @ point[:3])[:2] / point[2]
         before = page.canvas().astype(int)
-        ball = viewer.server.scene.add_icosphere("/ball", 0.06, color=(255, 0, 255), position=tuple(place))
+        ball = viewer.server.scene.add_icosphere(
+            "/ball", 0.06 / frame.scale, color=(255, 0, 255), position=tuple(place)
+        )
 
         def lies_there(x: float = x, y: float = y, before: np.ndarray = before) -> bool:
             found = np.argwhere(np.abs(page.canvas() - before)[GREETING:, :-PANEL].sum(axis=2) > 90)

@@ -11,7 +11,7 @@ namespace {
 
 constexpr int kThreads = 128;
 // Blocks per multiprocessor: without the number the compiler spills in some kernels that use few registers.
-template <class S> constexpr int kBlocks = sizeof(S) == 4 ? 9 : 5;
+template <class S> constexpr int kBlocks = sizeof(S) == 4 ? 9 : 4;
 
 // Returns whether the colour is in range.
 template <class S, int Degree> SPLATLEARN_DEVICE bool color_forward(const splatlearn_ProjectInputs &in, int64_t c,
