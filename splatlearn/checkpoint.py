@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from splatlearn.errors import SplatlearnError
+from splatlearn.errors import SplatlearnError, brief
 from splatlearn.files import remove_folder, replacing_folder
 
 TENSORS = "tensors.safetensors"
@@ -316,7 +316,7 @@ def _parsed(content: bytes) -> dict[str, Any]:
 
 def _short(value: Any) -> str:
     """A value for an error message."""
-    return " ".join(str(value).split())[:80] if isinstance(value, Exception) else reprlib.repr(value)
+    return brief(value if isinstance(value, Exception) else reprlib.repr(value), 80)
 
 
 def _damaged(file: Path, reason: str) -> SplatlearnError:
