@@ -28,3 +28,10 @@ def test_hostile_files_end_in_a_sentence(name: str, tallies: dict[str, Tally]) -
         print(f"{found.count} x {found.end}; files {[f'{name} {len(c):,} B' for name, c in found.case.items()]}")
     assert not tally.failures, f"{name}: {', '.join(found.end for found in tally.failures.values())}"
     assert tally.cases >= 10 and tally.refused > 0, f"{name} attacks nothing: {tally}"
+
+
+def test_every_kept_case_is_replayed() -> None:
+    """A folder of the corpus is that of a format, and each folder in it holds the files of a case."""
+    kept = {folder.name: harness.corpus(folder.name) for folder in harness.CORPUS.iterdir()}
+    assert kept and kept.keys() <= set(harness.names()), "a folder of the corpus belongs to no format"
+    assert all(cases and all(cases.values()) for cases in kept.values()), "a case of the corpus has no files"

@@ -89,7 +89,7 @@ class Exposures:
             raise SplatlearnError("'exposure' cannot be switched on in a run that began without it")
         if tensors["exposure"].shape != self.affine.shape:
             raise SplatlearnError(
-                f"the checkpoint holds exposures of {len(tensors['exposure'])} training images, "
+                f"the checkpoint holds exposures of {tensors['exposure'].shape[:1].numel()} training images, "
                 f"but there are {len(self.rows)} now"
             )
         on_host = {name: tensor.cpu() for name, tensor in tensors.items() if name.startswith("exposure")}
