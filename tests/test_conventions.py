@@ -66,7 +66,7 @@ WRITTEN: dict[str, tuple[Callable[[np.ndarray, np.ndarray], Pose], str]] = {
 def test_other_conventions_are_named(tmp_path: Path, name: str, observed: bool) -> None:
     written, sentence = WRITTEN[name]
     root = room(tmp_path / "scene", written, observed)
-    refused(root, f"sparse/0 {sentence}.*check_poses false takes them as they are")
+    refused(root, f"sparse/0 {sentence}.*--data.check_poses false takes them as they are")
     assert len(load(root, check_poses=False).train) == 7, "and there is a way to go on"
 
 

@@ -3,11 +3,11 @@
 import contextlib
 import io
 import socket
-import sys
 import warnings
 from typing import TYPE_CHECKING, Any
 
 from splatlearn.errors import SplatlearnError
+from splatlearn.notices import warn
 from splatlearn.viewer.visitors import checked_handshakes, is_loopback
 
 if TYPE_CHECKING:
@@ -80,10 +80,9 @@ def check(host: str, port: int) -> None:
 def warn_if_open(host: str) -> None:
     """Print a warning on stderr if others can reach the page."""
     if not is_loopback(host):
-        print(
-            f"warning: whoever can reach {host} on the network can see and control this page; "
-            "without --host it is for this machine alone (from afar, `ssh -L 8080:127.0.0.1:8080` reaches it)",
-            file=sys.stderr,
+        warn(
+            f"whoever can reach {host} on the network can see and control this page; without --host it is for this "
+            "machine alone (from afar, `ssh -L 8080:127.0.0.1:8080` reaches it)."
         )
 
 

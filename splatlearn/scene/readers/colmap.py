@@ -161,7 +161,7 @@ class ColmapScene:
                 "z forward, quaternions wxyz: convert them"
             )
             if found.certain:
-                raise SplatlearnError(f"{sentence} (check_poses false takes them as they are).")
+                raise SplatlearnError(f"{sentence} (--data.check_poses false takes them as they are).")
             warn(f"{sentence}, if that is so.")
 
     def _leave_out_lost_points(self) -> None:
