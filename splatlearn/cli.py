@@ -3,7 +3,9 @@
 import argparse
 import atexit
 import difflib
+import errno
 import os
+import re
 import reprlib
 import sys
 from collections.abc import Sequence
@@ -29,6 +31,8 @@ COMMANDS = {
     "bench": "time every stage of a training step",
     "doctor": "what is installed here, what works, and how to mend what does not",
 }
+
+NO_MEMORY = re.compile(r"not enough memory|can't allocate memory|calculation overflowed|[Oo]ut of memory")  # of PyTorch
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,12 +65,28 @@ def _status(words: list[str], name: str, handling: Handling) -> int:
     except KeyboardInterrupt as stopped:
         return _ended(f"\n{name}: stopped; the same command begins again", 128 + number_of(stopped))
     except (SplatlearnError, NotImplementedError) as error:
-        return _ended(f"{name}: {brief(error, 600)}", 1)
-    except Exception:
+        return _ended(f"{name}: {_sentence(error)}", 1)
+    except Exception as error:
         if not handling.received:
+            if reason := _reason(error):
+                return _ended(f"{name}: {reason}", 1)
             raise
         # Code of others has made another error of the signal.
         return _ended(f"\n{name}: stopped; the same command begins again", 128 + handling.received)
+
+
+def _sentence(error: object) -> str:
+    """A message as one printable line, in which what no name of a file can be is cut."""
+    return brief(re.sub(r"\S{201,}", lambda found: f"{found[0][:60]}…{found[0][-20:]}", str(error)), 600)
+
+
+def _reason(error: Exception) -> str:
+    """What a user can correct about an error of Python or PyTorch, or ""."""
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return f"the name of a file or folder is too long: {_sentence(error.filename)}"
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and NO_MEMORY.search(str(error))):
+        return f"there is not enough memory for a config or an input of this size ({brief(error) or 'no details'})"
+    return ""
 
 
 def _ended(sentence: str, status: int) -> int:

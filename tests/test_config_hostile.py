@@ -158,6 +158,41 @@ def test_a_sentence_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFi
     assert message.count("\n") == 1 and message[:-1].isprintable() and len(message) < 700
 
 
+def sentence(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """What the command line says last about words that it refuses."""
+    began = time.perf_counter()
+    assert cli.main(words) == 1
+    message = capsys.readouterr().err.splitlines()[-1].rpartition("\r")[2]
+    assert time.perf_counter() - began < 2 and message.isprintable() and len(message) <= 400, message
+    return message
+
+
+@pytest.mark.parametrize("name", ["eval", "convert", "export", "render", "compare", "view", "sample", "reconstruct"])
+def test_a_long_path_is_one_sentence(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    two = {"convert": ["a.ply"], "export": ["a.ply"], "compare": ["b"], "reconstruct": ["out"]}
+    for path in ("x" * 300, "x" * 100_000, "x/" * 50_000):
+        assert sentence(capsys, name, path, *two.get(name, []))
+
+
+def test_a_long_word_of_a_config_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    line, scene, text = (str(config.shipped(f"{name}.yaml")) for name in ("line", "scene", "text"))
+    for words in ([line, "--data.csv"], [line, "--device"], [line, "--out"], [scene, "--data.path"],
+                  [text, "--data.path"]):  # fmt: skip
+        assert "…" in sentence(capsys, "train", *words, "x" * 100_000), words
+
+
+def test_sizes_that_no_memory_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.txt").write_text("forward, loss, backward, update, repeat. " * 100)
+    line, text = (str(config.shipped(f"{name}.yaml")) for name in ("line", "text"))
+    assert "at most 100,000,000" in sentence(capsys, "train", line, "--data.count", str(2**62))
+    learn = ["train", text, "--data.path", f"{tmp_path}/a.txt", "--data.cache", f"{tmp_path}/cache", "--device", "cpu"]
+    learn += ["--out", f"{tmp_path}/run", "--model.heads", "1", "--model.context", "8"]
+    for words in (["--model.layers", str(2**62)], ["--model.encoder_layers", "1001"]):
+        assert "at most 1000" in sentence(capsys, *learn, *words)
+    for width in (2**40, 2**62):
+        assert "not enough memory" in sentence(capsys, *learn, "--model.width", str(width))
+
+
 def test_memory_of_a_bomb(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(BOMB)
     code = (

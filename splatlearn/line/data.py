@@ -11,6 +11,8 @@ from torch import Tensor
 from splatlearn.config import key
 from splatlearn.errors import SplatlearnError
 
+MOST_POINTS = 100_000_000
+
 
 class NoisyLine:
     """Points on a noisy line, y = slope · x + intercept + Gaussian noise, or those of a CSV file.
@@ -41,6 +43,8 @@ class NoisyLine:
         def __post_init__(self) -> None:
             if self.count < 2:
                 raise SplatlearnError(f"'data.count' must be at least 2 to determine a line, got {self.count}")
+            if self.count > MOST_POINTS:
+                raise SplatlearnError(f"'data.count' must be at most {MOST_POINTS:,}, got {self.count}")
             if not self.low < self.high:
                 raise SplatlearnError(f"'data.low' must be below 'data.high', got {self.low} and {self.high}")
             if self.noise < 0:

@@ -25,6 +25,8 @@ from splatlearn.text.linear import Linear
 from splatlearn.text.positions import rotations
 from splatlearn.text.weights import current_names
 
+MOST_LAYERS = 1000
+
 
 class Transformer(torch.nn.Module):
     """A decoder, or an encoder and a decoder where ``config.encoder_layers`` is above 0.
@@ -66,6 +68,9 @@ class Transformer(torch.nn.Module):
             for name in ("vocabulary", "encoder_layers", "feed_forward"):
                 if getattr(self, name) < 0:
                     raise SplatlearnError(f"'model.{name}' must be at least 0, got {getattr(self, name)}")
+            for name in ("layers", "encoder_layers"):
+                if getattr(self, name) > MOST_LAYERS:
+                    raise SplatlearnError(f"'model.{name}' must be at most {MOST_LAYERS}, got {getattr(self, name)}")
             if self.width % self.heads:
                 raise SplatlearnError(f"'model.heads' must divide the width {self.width}, got {self.heads}")
             if self.position == "rotary" and self.width // self.heads % 2:
