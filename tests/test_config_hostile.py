@@ -119,6 +119,13 @@ def test_no_float_of_a_task_is_infinite(cls: type) -> None:
             assert f"'{leaf.name}' must be a finite number" in message, message
 
 
+def test_no_rate_of_a_scene_is_negative() -> None:
+    names = [leaf.name for leaf in config._leaves(SceneTask.Config, {}) if leaf.name.startswith("rates.")]
+    assert len(names) > 5
+    for name in names:
+        assert f"'{name}' must be at least 0" in refused([f"--{name}=-1"], cls=SceneTask.Config)
+
+
 def test_a_path_of_any_bytes_is_accepted() -> None:
     assert config.load(LineTask.Config, None, ["--out", "a\udcff"]).out == "a\udcff"
 

@@ -89,6 +89,9 @@ class Recipe(Common):
             raise SplatlearnError(f"'timelapse' must be from 0 to 10000 pictures, got {self.timelapse}")
         if self.sh_every < 1:
             raise SplatlearnError(f"'sh_every' must be at least 1, got {self.sh_every}")
+        for name, rate in vars(self.rates).items():
+            if rate < 0:
+                raise SplatlearnError(f"'rates.{name}' must be at least 0, got {rate}")
         if self.lambda_dssim is not None:
             self.losses["photometric"] = replace(self.losses["photometric"], lambda_dssim=self.lambda_dssim)
             self.lambda_dssim = None
