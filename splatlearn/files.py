@@ -52,7 +52,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary.path
         temporary.sync()
         os.replace(temporary.path, target)
-        _sync_folder(target.parent)
+        _confirm(target)
     except OSError as error:
         raise _not_written(path, error) from error
     finally:
@@ -125,7 +125,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
                 _sync_file(Path(folder) / name)
             _sync_folder(Path(folder))
         _take_place(temporary.path, target)
-        _sync_folder(target.parent)
+        _confirm(target)
     except OSError as error:
         raise _not_written(path, error) from error
     finally:
@@ -159,7 +159,11 @@ def _take_place(temporary: Path, target: Path) -> None:
             raise OSError(number, os.strerror(number))
     old = temporary.with_name(f"{temporary.name.removesuffix('.tmp')}.old")
     os.rename(target, old)
-    os.rename(temporary, target)
+    try:
+        os.rename(temporary, target)
+    except OSError:
+        os.rename(old, target)
+        raise
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -331,6 +335,16 @@ def _sync_folder(path: Path) -> None:
     except OSError as error:
         if error.errno not in _NO_FOLDER_SYNC:
             raise
+
+
+def _confirm(target: Path) -> None:
+    """Wait until a rename is on the disk; where that fails the new content is there, but a crash may take it back."""
+    try:
+        _sync_folder(target.parent)
+    except OSError as error:
+        raise SplatlearnError(
+            f"{target} is written, but the disk does not confirm it ({error.strerror}): a crash may undo it."
+        ) from error
 
 
 def _not_written(path: Path, error: OSError) -> SplatlearnError:

@@ -1,5 +1,6 @@
 """Files that are written whole or not at all: links, permissions, strangers' files, kills, several files together."""
 
+import errno
 import itertools
 import os
 import signal
@@ -286,3 +287,49 @@ def test_a_run_of_a_stranger_cannot_reach_out_of_its_folder(tmp_path: Path) -> N
     assert (pictures / "me" / "a.png").read_text() == "mine", "a file outside of the run was overwritten or deleted"
     assert (run / "report.html").read_text() == "<p>" and not (run / "report.html").is_symlink()
     drop_link(run / "absent")
+
+
+def _failing_last_sync(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    real = files._sync_folder
+
+    def sync(path: Path) -> None:
+        if path == folder:
+            raise OSError(errno.EIO, "Input/output error")
+        real(path)
+
+    monkeypatch.setattr(files, "_sync_folder", sync)
+
+
+def test_a_rename_that_is_not_confirmed_is_not_called_untouched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "folder").mkdir()
+    _failing_last_sync(monkeypatch, tmp_path)
+    with pytest.raises(SplatlearnError, match="file is written, but the disk does not confirm it"):
+        with files.replacing(tmp_path / "file") as path:
+            path.write_text("new")
+    with pytest.raises(SplatlearnError, match="folder is written, but the disk does not confirm it"):
+        with files.replacing_folder(tmp_path / "folder") as path:
+            (path / "inner").write_text("new")
+    assert (tmp_path / "file").read_text() == "new" and (tmp_path / "folder/inner").exists()
+
+
+def test_a_folder_that_cannot_be_replaced_keeps_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where two folders cannot exchange their names, the second of two renames may fail."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/old").write_text("old")
+    monkeypatch.setattr(files.ctypes, "CDLL", lambda *_, **__: object())
+    real = os.rename
+
+    def rename(source: Path, target: Path) -> None:
+        if str(source).endswith(".tmp"):
+            raise OSError(errno.EIO, "Input/output error")
+        real(source, target)
+
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(SplatlearnError, match="what was there before is untouched"):
+        with files.replacing_folder(tmp_path / "folder") as path:
+            (path / "new").write_text("new")
+    assert [file.name for file in (tmp_path / "folder").iterdir()] == ["old"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
