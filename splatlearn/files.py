@@ -85,11 +85,21 @@ def replace_with_part(path: Path, part: Path, write: Callable[[Path, str], objec
     """
     _checked_target(path)  # before the part is written
     between = part.with_name(f"{part.stem}.part-{secrets.token_hex(8)}{part.suffix}")
-    for name in [between, part] if part.exists() else [part]:
-        with replacing(name) as temporary:
-            temporary.write_bytes(data)
-        with replacing(path) as temporary:
-            write(temporary, name.name)
+    names = [between, part] if part.exists() else [part]
+    written = False
+    try:
+        for name in names:
+            with replacing(name) as temporary:
+                temporary.write_bytes(data)
+            with replacing(path) as temporary:
+                write(temporary, name.name)
+            written = True
+    except SplatlearnError as error:
+        if written:
+            raise SplatlearnError(f"{path} is written and names {between.name}, because {error}") from error
+        with suppress(OSError):
+            names[0].unlink(missing_ok=True)
+        raise
     pattern = re.compile(rf"{re.escape(part.stem)}\.part-[0-9a-f]{{16}}{re.escape(part.suffix)}")
     for other in list(part.parent.iterdir()):  # of this call, or of one that was killed
         if pattern.fullmatch(other.name):
