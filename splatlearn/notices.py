@@ -37,7 +37,7 @@ class Recording:
         if sentence in self._sentences:
             return
         self._sentences.append(sentence)
-        if self._file is not None and _is_first():
+        if self._file is not None and is_first():
             with suppress(OSError), self._file.open("a", encoding="utf-8") as file:  # it was printed
                 file.write(json.dumps({"warning": sentence}) + "\n")
 
@@ -57,7 +57,7 @@ def warn(sentence: str) -> None:
         if sentence in _collected:
             return
         _collected[sentence] = None
-        if _is_first() and sys.stderr is not None:
+        if is_first() and sys.stderr is not None:
             with suppress(OSError, ValueError):  # a closed stderr must not cost a run
                 tqdm.write(f"splatlearn: warning: {sentence}", file=sys.stderr)
 
@@ -99,6 +99,6 @@ def _sentence(line: str) -> str:
     return sentence if isinstance(sentence, str) else ""
 
 
-def _is_first() -> bool:
+def is_first() -> bool:
     """Whether this is the first of the processes that learn together, or the only one."""
     return os.environ.get("RANK", "0") == "0"

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from splatlearn.errors import SplatlearnError
+from splatlearn.errors import SplatlearnError, listed
 from splatlearn.notices import warn
 from splatlearn.task import AnyTask
 
@@ -65,16 +65,16 @@ def differences(old: Fingerprints, new: Fingerprints) -> str:
     A kind that only one side has is not compared. A name that came or went is listed for its first kind only.
     """
     found: list[str] = []
-    listed: set[str] = set()
+    mentioned: set[str] = set()
     for kind in (kind for kind in new if kind in old):
         before, now = old[kind], new[kind]
         changed = [name for name in now if name in before and now[name] != before[name]]
         if changed:
             found.append(_phrase("changed", kind, changed))
         for word, names in (("missing", before.keys() - now.keys()), ("new", now.keys() - before.keys())):
-            if names - listed:
-                found.append(_phrase(word, kind, sorted(names - listed)))
-            listed |= names
+            if names - mentioned:
+                found.append(_phrase(word, kind, sorted(names - mentioned)))
+            mentioned |= names
     return "; ".join(found)
 
 
@@ -104,6 +104,5 @@ def fingerprint(content: bytes) -> str:
 def _phrase(word: str, kind: str, names: Sequence[str]) -> str:
     if names == [""]:
         return f"{word} {kind}"
-    more = len(names) - MOST_NAMES
-    listed = ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
-    return f"{word} {kind} of {listed}" if word == "changed" else f"{word} {kind} {listed}"
+    some = listed(names, MOST_NAMES)
+    return f"{word} {kind} of {some}" if word == "changed" else f"{word} {kind} {some}"

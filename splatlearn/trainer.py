@@ -1,6 +1,5 @@
 """Runs: a task is trained, resumed and evaluated in its run folder, with its metrics, checkpoints and report."""
 
-import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -36,7 +35,7 @@ def train(cls: type[AnyTask], config: Any, observers: Observers | None = None) -
         Interrupted: Ctrl-C, SIGTERM or SIGHUP; a training was saved.
     """
     folder = Path(config.out)
-    first = _is_first()  # of several processes the first makes the folder, perhaps by now
+    first = notices.is_first()  # of several processes the first makes the folder, perhaps by now
     with _stoppable("the same command begins again", folder), notices.recording() as warnings:
         with runs.locked(folder, "splatlearn train") if first else nullcontext():
             if first:
@@ -64,7 +63,7 @@ def resume(
     """
     path = runs.config_of(folder)
     with _stoppable("the same command begins again", folder), notices.recording() as warnings:
-        with runs.locked(folder, "splatlearn train") if _is_first() else nullcontext():
+        with runs.locked(folder, "splatlearn train") if notices.is_first() else nullcontext():
             task, step = runs.open_run(folder, overrides, unsaved=True, allow_changed_data=allow_changed_data)
             callbacks = _callbacks(task, folder, observers)
             if overrides and task.writes:
@@ -75,10 +74,6 @@ def resume(
                 where = "going on after" if step else f"{folder} has no checkpoint yet: beginning at"
                 print(f"{where} step {step} of {task.config.steps}")
             return _fit(task, folder, step, callbacks)
-
-
-def _is_first() -> bool:
-    return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager

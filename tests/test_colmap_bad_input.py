@@ -169,19 +169,19 @@ class TestPhotographs:
         self.damage(root)
         refused(
             root,
-            r"2 of 3 photographs cannot be used: .*b\.png cannot be decoded: .*; .*c\.png is missing \(skip",
+            r"2 of 3 photographs in .* cannot be used: .*b\.png cannot be decoded: .*; .*c\.png is missing \(skip",
         )
 
     def test_skip_missing_goes_on(self, root: Path) -> None:
         self.damage(root)
         scene = load(root, skip_missing=True, holdout="none")
-        assert re.search(r"2 of 3 photographs cannot be used: .*b\.png.*c\.png.*going on without", *collected())
+        assert re.search(r"2 of 3 photographs in .* cannot be used: .*b\.png.*c\.png.*going on without", *collected())
         assert [camera.name for camera in scene.train] == ["a.png"]
 
     def test_nothing_left(self, root: Path) -> None:
         for path in (root / "images").iterdir():
             path.write_bytes(b"")
-        refused(root, "3 of 3 photographs cannot be used: .*so that none is left", skip_missing=True)
+        refused(root, "3 of 3 photographs in .* cannot be used: .*so that none is left", skip_missing=True)
 
     def test_cut_jpeg(self, tmp_path: Path) -> None:
         root = write_scene(
@@ -191,12 +191,12 @@ class TestPhotographs:
         whole = path.read_bytes()
         for size in (len(whole) - 300, len(whole) // 2, 700):  # the header is whole, so that it opens
             path.write_bytes(whole[:size])
-            refused(root, r"1 of 2 photographs cannot be used: .*b\.jpg cannot be decoded")
+            refused(root, r"1 of 2 photographs in .* cannot be used: .*b\.jpg cannot be decoded")
 
     def test_folder_in_place_of_a_photograph(self, root: Path) -> None:
         (root / "images" / "b.png").unlink()
         (root / "images" / "b.png").mkdir()
-        refused(root, r"1 of 3 photographs cannot be used: .*b\.png is a folder")
+        refused(root, r"1 of 3 photographs in .* cannot be used: .*b\.png is a folder")
 
     @pytest.mark.parametrize("size", [(30, 40), (40, 20), (20, 30), (43, 30)])
     def test_wrong_size(self, root: Path, size: tuple[int, int]) -> None:

@@ -158,7 +158,7 @@ class TestFolder:
         root = write_scene(tmp_path / "scene")
         (root / "masks").mkdir()
         (root / "masks" / "b.png.png").write_bytes(b"no picture")
-        refused(root, r"1 of 3 photographs cannot be used: .*b\.png\.png is no image", masks="masks")
+        refused(root, r"1 of 3 photographs in .* cannot be used: .*b\.png\.png is no image", masks="masks")
 
 
 class TestTraining:

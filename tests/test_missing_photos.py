@@ -31,6 +31,19 @@ def failures(names: list[str]) -> dict[str, Exception]:
     return {name: SplatlearnError(f"{name} is missing.") for name in names}
 
 
+def test_the_hint_is_within_what_the_command_line_prints(tmp_path: Path) -> None:
+    """Five unreadable photographs with long reasons come before it."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.JPG").touch()
+    bad = [f"bad_{index}.jpg" for index in range(9)]
+    for name in bad:
+        (tmp_path / "images" / name).touch()
+    failed = {name: SplatlearnError(f"{tmp_path / 'images' / name} " + "cannot be read " * 30 + ".") for name in bad}
+    sentence = why_unusable(failed | failures(["a.jpg"]), 10, tmp_path / "images", tmp_path)
+    assert "and 6 more" in sentence and "a.jpg is missing; it is there in upper or lower case" in sentence
+    assert len(sentence) - len(str(tmp_path)) < 560
+
+
 def test_two_thousand_are_five_names_and_a_count(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     names = [f"IMG_{index:04d}.JPG" for index in range(2000)]
@@ -39,8 +52,8 @@ def test_two_thousand_are_five_names_and_a_count(tmp_path: Path) -> None:
     begin = time.monotonic()
     sentence = why_unusable(failures(names), 2000, tmp_path / "images", tmp_path)
     assert time.monotonic() - begin < 2
-    assert sentence.startswith("2,000 of 2,000 photographs cannot be used: ")
-    assert sentence.count("is missing") == 5 and "and 1,995 more are missing" in sentence
+    assert sentence.startswith(f"2,000 of 2,000 photographs in {tmp_path / 'images'} cannot be used: IMG_0000.JPG, ")
+    assert "and 1,995 more are missing" in sentence and sentence.count(".jpg") <= 7 and len(sentence) < 400
     assert "all of them are there in upper or lower case ('IMG_0000.JPG' as 'img_0000.jpg'): rename" in sentence
 
 

@@ -1,10 +1,10 @@
 """The viewer of a run: what it shows beside the Gaussians, and the callback of `splatlearn train --viewer`."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 from splatlearn.errors import SplatlearnError
+from splatlearn.notices import is_first
 from splatlearn.scene.training.task import SceneTask
 from splatlearn.viewer.server import check, warn_if_open
 from splatlearn.viewer.surroundings import Surroundings
@@ -27,7 +27,7 @@ def surroundings(settings: Any, scene: Any, folder: Path) -> Surroundings:
 
 def check_address(host: str, port: int) -> None:
     """Raise SplatlearnError unless a viewer can listen there; of several processes only the first one checks."""
-    if os.environ.get("RANK", "0") == "0":
+    if is_first():
         check(host, port)
         warn_if_open(host)
 

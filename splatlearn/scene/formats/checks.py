@@ -8,7 +8,7 @@ import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -37,20 +37,6 @@ def open_binary(path: Path) -> BinaryIO:
         os.close(descriptor)
         raise SplatlearnError(f"{path} could not be read (it is not a regular file).")
     return open(descriptor, "rb")
-
-
-def shown(value: Any, limit: int = 40) -> str:
-    """Quote a value of a file for a message: on one line, at most about `limit` characters long."""
-    if isinstance(value, int) and abs(value) >= 1 << 64:
-        return "an integer beyond 64 bits"
-    text = repr(value[: limit + 1] if isinstance(value, str) else value)
-    return text if len(text) <= limit + 2 else text[: limit - 1] + "…" + text[0] * (text[0] in "'\"")
-
-
-def listed(names: list[str], limit: int = 5) -> str:
-    """Join names of a file for a message: the first few, and how many more there are."""
-    first = ", ".join(shown(name, 32)[1:-1] for name in names[:limit])
-    return first + (f" and {len(names) - limit:,} more" if len(names) > limit else "")
 
 
 def file_size(file: BinaryIO) -> int:

@@ -17,8 +17,8 @@ from urllib.parse import unquote
 
 import numpy as np
 
-from splatlearn.errors import SplatlearnError
-from splatlearn.scene.formats.checks import file_size, open_binary, shown
+from splatlearn.errors import SplatlearnError, shown
+from splatlearn.scene.formats.checks import file_size, open_binary
 from splatlearn.scene.formats.gltf import (
     BINARY_CHUNK,
     BYTE,

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from splatlearn.errors import SplatlearnError
+from splatlearn.errors import SplatlearnError, listed, shown
 from splatlearn.notices import warn
-from splatlearn.scene.formats.checks import KEYS, Arrays, listed, log_scale, logit, normalized_quats, shown, to_tensors
+from splatlearn.scene.formats.checks import KEYS, Arrays, log_scale, logit, normalized_quats, to_tensors
 from splatlearn.scene.formats.gltf import COLOR_SPACE, EXTENSION, KERNEL, MAX_DEGREE
 from splatlearn.scene.formats.gltf_file import Accessor, GltfFile
 from splatlearn.scene.formats.gltf_nodes import VISIBILITY, check_node, placed_meshes

@@ -15,7 +15,7 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
-from splatlearn.errors import SplatlearnError
+from splatlearn.errors import SplatlearnError, listed, shown
 from splatlearn.files import replacing
 from splatlearn.notices import warn
 from splatlearn.scene.formats.checks import (
@@ -23,10 +23,8 @@ from splatlearn.scene.formats.checks import (
     SMALLEST_LOG_SCALE,
     Tensors,
     checked_arrays,
-    listed,
     logit,
     open_binary,
-    shown,
     sigmoid,
     to_tensors,
 )

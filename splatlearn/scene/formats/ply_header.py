@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from splatlearn.errors import SplatlearnError
+from splatlearn.errors import SplatlearnError, shown
 from splatlearn.notices import warn
-from splatlearn.scene.formats.checks import shown
 from splatlearn.scene.frame import Frame
 
 HEADER_LIMIT = 1 << 16  # bytes: one of degree 4 has 2 KiB; without a limit a missing end reads a whole disk

@@ -12,11 +12,10 @@ import numpy as np
 import torch
 
 from splatlearn.config import key
-from splatlearn.errors import SplatlearnError
+from splatlearn.errors import SplatlearnError, listed
 from splatlearn.notices import warn
 from splatlearn.scene.cameras import Camera, radius_of, scene_extent
 from splatlearn.scene.conventions import other_convention
-from splatlearn.scene.formats.checks import listed
 from splatlearn.scene.frame import Frame, frame_of_cameras
 from splatlearn.scene.geometry import DISTANT, outlying_cameras, outlying_points
 from splatlearn.scene.photos.decode import image_size

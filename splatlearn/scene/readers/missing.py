@@ -1,4 +1,4 @@
-"""What to say of photographs that a model names and that cannot be used: five names, a count, and where they may be."""
+"""What to say of photographs that a model names and that cannot be used: names, a count, and where they may be."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
+from splatlearn.errors import brief, listed
 from splatlearn.scene.photos.suffixes import is_image
 
 SHOWN = 5
+REASONS, LONGEST = 3, 100  # reasons, and characters of one, so that the sentence is printed to its end
 MOST_FILES = 1_000_000  # of a folder that are compared with the names
 
 
@@ -21,19 +23,25 @@ def why_unusable(failed: Mapping[str, Exception], count: int, folder: Path, root
         folder: of the photographs. root: of the capture.
     """
     missing = [name for name in sorted(failed) if not os.path.lexists(folder / name)]
-    others = [str(failed[name]).rstrip(".") for name in sorted(failed.keys() - set(missing))]
+    others = [name for name in sorted(failed) if name not in set(missing)]
     parts = []
     if others:
-        more = f"; and {len(others) - SHOWN:,} more" if len(others) > SHOWN else ""
-        parts.append("; ".join(others[:SHOWN]) + more)
+        reasons = [_reason(failed[name], folder, root) for name in others[:REASONS]]
+        more = f"; and {len(others) - REASONS:,} more" if len(others) > REASONS else ""
+        parts.append("; ".join(reasons) + more)
     if missing:
-        names = [f"{folder / name} is missing" for name in missing[:SHOWN]]
-        more = f"; and {len(missing) - SHOWN:,} more are missing" if len(missing) > SHOWN else ""
-        parts.append("; ".join(names) + more)
-        hint = _hint(missing, folder, root)
-        if hint:
+        parts.append(f"{listed(missing, SHOWN)} {'is' if len(missing) == 1 else 'are'} missing")
+        if hint := _hint(missing, folder, root):
             parts.append(hint)
-    return f"{len(failed):,} of {count:,} photographs cannot be used: {'; '.join(parts)}"
+    return f"{len(failed):,} of {count:,} photographs in {folder} cannot be used: {'; '.join(parts)}"
+
+
+def _reason(error: Exception, folder: Path, root: Path) -> str:
+    """The sentence of one photograph, its path within the folder or the capture."""
+    sentence = str(error).rstrip(".")
+    for place in (folder, root):
+        sentence = sentence.replace(f"{place}{os.sep}", "")
+    return brief(sentence, LONGEST)
 
 
 def _hint(missing: Sequence[str], folder: Path, root: Path) -> str:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from splatlearn.errors import listed
 from splatlearn.notices import warn
 from splatlearn.scene import metrics
 from splatlearn.scene.cameras import Camera
@@ -34,7 +35,6 @@ SAME_COLOURS = 3.0  # dB to the median at which another exposure explains the im
 DIMMED = 4.0  # dB that another exposure would gain, beyond what it gains for the median image
 GAP = 8.0  # dB between training and held-out images
 FEW = 4  # images below which none can be called worse than all others
-NAMES = 3  # that a sentence lists
 SAMPLES = 32  # pixels a side of the samples that duplicates are found by
 DUPLICATE, PLAIN = 2.0, 4.0  # levels of 255: mean difference of duplicates; deviation of a picture of one colour
 
@@ -184,12 +184,6 @@ def _far_below(looks: Sequence[Look]) -> list[Look]:
 def _is_exposure(each: Look, looks: Sequence[Look]) -> bool:
     usual = median(other.corrected for other in looks)
     return each.corrected >= usual - SAME_COLOURS and each.corrected - each.constant >= SAME_COLOURS
-
-
-def listed(names: Sequence[str]) -> str:
-    """The first names and a count of the others."""
-    more = len(names) - NAMES
-    return ", ".join(names[:NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 @torch.no_grad()
