@@ -9,20 +9,18 @@ import dataclasses
 import difflib
 import os
 import reprlib
-import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
+from splatlearn.config_values import check_range, convert, convert_word, type_name
 from splatlearn.errors import SplatlearnError, brief
 from splatlearn.registry import Registry
-from splatlearn.yaml12 import one_line, read_mapping, read_scalar, shown, write_mapping
+from splatlearn.yaml12 import one_line, read_mapping, shown, write_mapping
 
 T = TypeVar("T")
-
-LARGEST = 3.4e38  # below the largest number of float32
 
 
 # ---- declaring a config ----
@@ -154,7 +152,7 @@ def _loaded(cls: type[T], path: Path | None, overrides: Sequence[str]) -> T:
     _read_tree(leaves, tree, brief(path, 150), values)
     _read_words(leaves, words, values)
     for name, value in values.items():
-        _check_range(name, value, leaves[name].default)
+        check_range(name, value, leaves[name].default)
     return typing.cast(T, _build(cls, values, given))
 
 
@@ -180,7 +178,7 @@ def help_text(cls: type, given: Any = None) -> str:
     lines = []
     for name, kind, help, default in _leaves(cls, {}, base=given):
         note = "required" if default is MISSING else f"default: {one_line(default)}"
-        lines.append(f"  {f'--{name} {_type_name(kind)}':<38} {f'{help} ({note})' if help else note}")
+        lines.append(f"  {f'--{name} {type_name(kind)}':<38} {f'{help} ({note})' if help else note}")
     return "\n".join(lines)
 
 
@@ -284,7 +282,7 @@ def _build(cls: type, values: dict[str, Any], given: Mapping[str, Any], base: An
             if field.metadata.get("path") and isinstance(text, str) and text != "~":  # that is null in YAML
                 arguments[field.name] = os.path.expanduser(text)
         else:
-            raise SplatlearnError(f"the config needs a value for '{name}' ({_type_name(kind)}), got none")
+            raise SplatlearnError(f"the config needs a value for '{name}' ({type_name(kind)}), got none")
     return cls(**arguments)
 
 
@@ -345,9 +343,9 @@ def _read_tree(
         kind = leaves[name].kind if name in leaves else None
         if kind not in (None, Entries):
             try:
-                values[name] = _convert(kind, value)
+                values[name] = convert(kind, value)
             except TypeError:
-                message = f"{source}: '{name}' must be {_type_name(kind)}, got {shown(value)}"
+                message = f"{source}: '{name}' must be {type_name(kind)}, got {shown(value)}"
                 raise SplatlearnError(message) from None
         elif kind is None and not any(leaf.startswith(f"{name}.") for leaf in leaves):
             nearest = _nearest(name, leaves)
@@ -374,32 +372,12 @@ def _read_words(leaves: Mapping[str, _Leaf], words: Sequence[_Word], values: dic
                 f"command line: '{flag}' must be {task}, as the config file says, got {reprlib.repr(text)}"
             )
         if text is None and kind is not bool:
-            raise SplatlearnError(f"command line: '{flag}' must be {_type_name(kind)}, got no value")
+            raise SplatlearnError(f"command line: '{flag}' must be {type_name(kind)}, got no value")
         try:
-            values[name] = True if text is None else _convert_word(kind, text)
+            values[name] = True if text is None else convert_word(kind, text)
         except TypeError:
-            message = f"command line: '{flag}' must be {_type_name(kind)}, got {reprlib.repr(text)}"
+            message = f"command line: '{flag}' must be {type_name(kind)}, got {reprlib.repr(text)}"
             raise SplatlearnError(message) from None
-
-
-def _check_range(name: str, value: Any, default: Any) -> None:
-    """Refuse a number that no tensor holds, and a text that no file or path holds."""
-    for item in value if isinstance(value, list) else [value]:
-        if isinstance(item, float) and not abs(item) <= LARGEST and item != default:
-            raise SplatlearnError(f"'{name}' must be a finite number within ±3.4e38, got {item}")
-        if isinstance(item, int) and not -(2**63) <= item < 2**63:
-            raise SplatlearnError(f"'{name}' must be an integer of 64 bits, got {reprlib.repr(item)}")
-        if isinstance(item, str) and ("\0" in item or _is_broken(item)):
-            raise SplatlearnError(f"'{name}' must be valid text without NUL, got {reprlib.repr(item)}")
-
-
-def _is_broken(text: str) -> bool:
-    """Whether a text holds half of a character, other than the bytes that Python puts into a path."""
-    try:
-        os.fsencode(text)
-    except UnicodeEncodeError:
-        return True
-    return False
 
 
 def _nearest(name: str, leaves: Iterable[str]) -> str:
@@ -411,46 +389,3 @@ def _nearest(name: str, leaves: Iterable[str]) -> str:
         return max(difflib.SequenceMatcher(None, name, candidate).ratio(), 0.9 * ends)
 
     return max(leaves, key=similarity)
-
-
-def _convert(kind: Any, value: Any) -> Any:
-    """``value`` as the type ``kind``, the only change being int to float; raises TypeError."""
-    origin, options = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
-        for option in options:
-            try:
-                return _convert(option, value)
-            except TypeError:
-                continue
-    elif origin is Literal:
-        if any(type(option) is type(value) and option == value for option in options):
-            return value
-    elif origin is list:
-        if isinstance(value, list):
-            return [_convert(options[0], item) for item in value]
-    elif kind is float and type(value) is int and abs(value) < 2**1023:
-        return float(value)
-    elif type(value) is kind:  # not isinstance: a bool is no int
-        return value
-    raise TypeError
-
-
-def _convert_word(kind: Any, text: str) -> Any:
-    """A command line word as ``kind``: as YAML would read it, else the text itself; raises TypeError."""
-    try:
-        return _convert(kind, read_scalar(text))
-    except TypeError:
-        return _convert(kind, text)
-
-
-def _type_name(kind: Any) -> str:
-    origin, options = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
-        return "|".join(_type_name(option) for option in options)
-    if origin is Literal:
-        return "|".join(map(str, options))
-    if origin is list:
-        return f"list[{_type_name(options[0])}]"
-    if kind is Entries:
-        return "groups"
-    return "null" if kind is type(None) else str(kind.__name__)

@@ -27,10 +27,10 @@ from splatlearn.scene.photos.undistort import Undistortion, undistortions
 from splatlearn.scene.readers.colmap_files import Model, RegisteredImage, read_model
 from splatlearn.scene.readers.colmap_fingerprints import fingerprints
 from splatlearn.scene.readers.folders import LAYOUT, find_folders, warn_of_unposed
+from splatlearn.scene.readers.holdout import check_holdout, held_out_images
 from splatlearn.scene.readers.missing import why_unusable
 from splatlearn.scene.readers.odd_cameras import warn_of_odd_cameras
 
-DEFAULT_HOLDOUT = 8
 ROUNDED = 1e-5  # of a scene's size: a step of its coordinates that shows in the images
 
 
@@ -116,7 +116,9 @@ class ColmapScene:
             failed[self._names[name]] = error
         self._report_failed(failed, len(model.images))
         names = [image.name for image in model.images if image.name not in failed]
-        held_out = self._held_out(names, model)
+        places = [self.model_folder, self.path / "sparse" / "0", self.path / "sparse"]
+        registered = {image.name for image in model.images}
+        held_out = held_out_images(config.holdout, names, registered, places, self.image_folder)
         self.train = [camera for name in names if name not in held_out for camera in cameras[name]]
         self.test = [camera for name in names if name in held_out for camera in cameras[name]]
         if not self.train:
@@ -251,37 +253,6 @@ class ColmapScene:
             raise SplatlearnError(f"{sentence}, so that none is left.")
         warn(f"{sentence}; going on without them.")
 
-    def _held_out(self, names: list[str], model: Model) -> set[str]:
-        kind, _, value = self.config.holdout.partition(":")
-        places = [self.model_folder, self.path / "sparse" / "0", self.path / "sparse"]
-        file = next((file for place in places if (file := place / "test.txt").is_file()), places[0] / "test.txt")
-        if kind == "none":
-            return set()
-        if kind == "file" or (kind == "auto" and file.is_file()):
-            return self._held_out_by_file(file, names, model)
-        if kind == "fraction":
-            count = max(1, round(float(value) * len(names)))
-            return {names[int((index + 0.5) * len(names) / count)] for index in range(count)}
-        return set(names[:: int(value or DEFAULT_HOLDOUT)])
-
-    def _held_out_by_file(self, file: Path, names: list[str], model: Model) -> set[str]:
-        try:
-            lines = file.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise SplatlearnError(
-                f"holdout {self.config.holdout!r} needs {file}, one name a line, but cannot read it: {error}."
-            ) from None
-        wanted = {line.strip() for line in lines if line.strip()}
-        registered = {image.name for image in model.images}
-        unknown = sorted(wanted - registered)
-        without_pose = [name for name in unknown if (self.image_folder / name).is_file()]
-        if len(without_pose) < len(unknown):
-            missing = ", ".join(name for name in unknown if name not in without_pose)
-            raise SplatlearnError(f"{file} names photographs that the model does not hold: {missing}.")
-        if without_pose:
-            warn(f"{file} names photographs that have no pose and stay out: {', '.join(without_pose)}.")
-        return wanted.intersection(names)
-
 
 def _read(folder: Path, root: Path, require_points: bool) -> Model:
     """Read the model; where it is damaged and not the only one, say how to take another."""
@@ -298,20 +269,7 @@ def _read(folder: Path, root: Path, require_points: bool) -> Model:
 def _check_config(config: ColmapScene.Config) -> None:
     if not config.path:
         raise SplatlearnError(f"path is not set: {LAYOUT}.")
-    kind, colon, value = config.holdout.partition(":")
-    usable = kind in ("auto", "file", "none") and not colon
-    if kind == "every":
-        usable = value.isdecimal() and int(value) >= 1
-    elif kind == "fraction":
-        try:
-            usable = 0 < float(value) < 1
-        except ValueError:
-            usable = False
-    if not usable:
-        raise SplatlearnError(
-            "holdout must be auto, every:N with a whole N, fraction:F with F between 0 and 1, file or none, "
-            f"but is {config.holdout!r}."
-        )
+    check_holdout(config.holdout)
     if config.downscale < 1:
         raise SplatlearnError(f"downscale must be a whole number of at least 1, but is {config.downscale}.")
     if not (config.memory_gib >= 0 and math.isfinite(config.memory_gib)):
