@@ -12,6 +12,7 @@ import argparse
 import builtins
 import errno
 import io
+import mmap
 import os
 import random
 import resource
@@ -20,13 +21,27 @@ import signal
 import tempfile
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from small_runs import TRAINERS, child, command, complaint, differences, digests, imports, make_material, wait, words_of
+from small_runs import (
+    TRAINERS,
+    child,
+    command,
+    complaint,
+    differences,
+    digests,
+    imports,
+    make_material,
+    print_table,
+    wait,
+    words_of,
+)
 
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
 EXPORTS = ("out.ply", "out.spz", "out.splat", "out.glb", "out.gltf", "out.html")
+COUNTED = mmap.mmap(-1, 8)  # shared with the processes that are forked from this one
 COLUMNS = ("faults", "by a call", "by a size", "refused", "went on", "faults found")
 
 
@@ -71,7 +86,10 @@ class Disk:
 
 
 def disturbed(work: Callable[[], int], kind: str, at: int, error: int) -> Callable[[], int]:
-    """The work on a disk that fails: at call number `at`, or where a file would have more than `at` bytes."""
+    """The work on a disk that fails: at call number `at`, or where a file would have more than `at` bytes.
+
+    The kind "count" fails nowhere and stores the number of calls in `COUNTED`.
+    """
 
     def run() -> int:
         disk = Disk(at if kind == "by a call" else 0, error)
@@ -81,9 +99,7 @@ def disturbed(work: Callable[[], int], kind: str, at: int, error: int) -> Callab
             resource.setrlimit(resource.RLIMIT_FSIZE, (at, at))
         status = work()
         if kind == "count":
-            Path("/dev/shm" if os.path.isdir("/dev/shm") else "/tmp", f"calls_{os.getpid()}").write_text(
-                str(disk.calls)
-            )
+            COUNTED[:] = disk.calls.to_bytes(len(COUNTED), "little")
         return status
 
     return run
@@ -91,13 +107,9 @@ def disturbed(work: Callable[[], int], kind: str, at: int, error: int) -> Callab
 
 def count_calls(work: Callable[[], int], here: Path, log: Path) -> int:
     """The number of calls that an undisturbed command makes."""
-    process = child(disturbed(work, "count", 0, 0), here, log)
-    if wait(process) != 0:
+    if wait(child(disturbed(work, "count", 0, 0), here, log)) != 0:
         raise SystemExit(log.read_text())
-    counted = Path("/dev/shm" if os.path.isdir("/dev/shm") else "/tmp", f"calls_{process}")
-    calls = int(counted.read_text())
-    counted.unlink()
-    return calls
+    return int.from_bytes(COUNTED[:], "little")
 
 
 def choose(draw: random.Random, number: int, calls: int, largest: int) -> tuple[str, int, int]:
@@ -181,25 +193,17 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     imports()
-    found = 0
-    print("| work | " + " | ".join(COLUMNS) + " |\n" + "|---" * (len(COLUMNS) + 1) + "|", flush=True)
     with tempfile.TemporaryDirectory(prefix="full_disk_") as name:
         folder, material = Path(name), Path(name) / "material"
         make_material(material)
-        tables = {
-            trainer: lambda trainer=trainer: trainings(
-                trainer, options.faults, options.seed, folder / trainer, material
-            )
+        works = {
+            trainer: partial(trainings, trainer, options.faults, options.seed, folder / trainer, material)
             for trainer in options.trainers
         }
         if "scene" in options.trainers:
             run = folder / "scene" / "whole" / "run"
-            tables["exports"] = lambda: exports(options.faults, options.seed, folder / "exports", run)
-        for work, table in tables.items():
-            counts = table()
-            print(f"| {work} | " + " | ".join(str(counts[column]) for column in COLUMNS) + " |", flush=True)
-            found += counts["faults found"]
-    return 1 if found else 0
+            works["exports"] = partial(exports, options.faults, options.seed, folder / "exports", run)
+        return 1 if print_table(works, COLUMNS) else 0
 
 
 if __name__ == "__main__":

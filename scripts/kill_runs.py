@@ -14,6 +14,7 @@ import signal
 import tempfile
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 from small_runs import (
@@ -25,12 +26,14 @@ from small_runs import (
     digests,
     imports,
     make_material,
+    print_table,
     wait,
     words_of,
 )
 
 MOST = 4  # kills of one run
 TERM_SHARE = 0.25
+COLUMNS = ("runs", "kills", "SIGKILL", "SIGTERM", "before a checkpoint", "in training", "after the last step", "faults")
 
 
 def campaign(trainer: str, kills: int, seed: int, folder: Path, material: Path) -> Counter[str]:
@@ -87,26 +90,14 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     imports()
-    faults = 0
-    columns = (
-        "runs",
-        "kills",
-        "SIGKILL",
-        "SIGTERM",
-        "before a checkpoint",
-        "in training",
-        "after the last step",
-        "faults",
-    )
-    print("| trainer | " + " | ".join(columns) + " |\n" + "|---" * (len(columns) + 1) + "|", flush=True)
     with tempfile.TemporaryDirectory(prefix="kill_runs_") as name:
-        make_material(Path(name) / "material")
-        for trainer in options.trainers:
-            folder = Path(name) / trainer
-            counts = campaign(trainer, options.kills, options.seed, folder, Path(name) / "material")
-            print(f"| {trainer} | " + " | ".join(str(counts[column]) for column in columns) + " |", flush=True)
-            faults += counts["faults"]
-    return 1 if faults else 0
+        folder, material = Path(name), Path(name) / "material"
+        make_material(material)
+        works = {
+            trainer: partial(campaign, trainer, options.kills, options.seed, folder / trainer, material)
+            for trainer in options.trainers
+        }
+        return 1 if print_table(works, COLUMNS) else 0
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before PyTorch: a fork takes no threads along
@@ -139,3 +140,14 @@ def complaint(log: Path) -> str:
     """What is wrong with the output of a command that was to end in one sentence, or ""."""
     text = log.read_text(errors="replace")
     return "a traceback" if "Traceback" in text or "Exception ignored" in text else ""
+
+
+def print_table(works: Mapping[str, Callable[[], Counter[str]]], columns: Sequence[str]) -> int:
+    """Run campaigns in turn and print a row of counts for each; return the sum of the last column, the faults."""
+    print("| work | " + " | ".join(columns) + " |\n" + "|---" * (len(columns) + 1) + "|", flush=True)
+    faults = 0
+    for name, work in works.items():
+        counts = work()
+        print(f"| {name} | " + " | ".join(str(counts[column]) for column in columns) + " |", flush=True)
+        faults += counts[columns[-1]]
+    return faults
