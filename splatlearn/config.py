@@ -109,7 +109,9 @@ class Common:
     device: str = key("auto", "auto, cpu, cuda or cuda:N")
     log_every: int = key(10, "steps between lines of metrics.jsonl")
     checkpoint_every: int = key(1000, "steps between checkpoints")
-    reproducible: bool = key(False, "the bits that all processors share, even where they are slow: x86-64-v2")
+    reproducible: bool = key(
+        False, "the same bits on more machines, slower: a scene's on x86-64-v2, a text's on any number of threads"
+    )
     tensorboard: bool = key(False, "also write the metrics for TensorBoard, into RUN/tensorboard")
 
     def __post_init__(self) -> None:

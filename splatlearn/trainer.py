@@ -36,7 +36,7 @@ def train(cls: type[AnyTask], config: Any, observers: Observers | None = None) -
     """
     folder = Path(config.out)
     first = notices.is_first()  # of several processes the first makes the folder, perhaps by now
-    with _stoppable("the same command begins again", folder), notices.recording() as warnings:
+    with _stoppable(folder), notices.recording() as warnings:
         with runs.locked(folder, "splatlearn train") if first else nullcontext():
             if first:
                 runs.refuse_occupied(folder)
@@ -62,7 +62,7 @@ def resume(
     Overrides of its config are saved in it.
     """
     path = runs.config_of(folder)
-    with _stoppable("the same command begins again", folder), notices.recording() as warnings:
+    with _stoppable(folder), notices.recording() as warnings:
         with runs.locked(folder, "splatlearn train") if notices.is_first() else nullcontext():
             task, step = runs.open_run(folder, overrides, unsaved=True, allow_changed_data=allow_changed_data)
             callbacks = _callbacks(task, folder, observers)
@@ -77,13 +77,13 @@ def resume(
 
 
 @contextmanager
-def _stoppable(advice: str, folder: Path) -> Iterator[None]:
+def _stoppable(folder: Path) -> Iterator[None]:
     """Turn a signal outside of the loop into `Interrupted`, which says how to go on."""
     try:
         yield
     except KeyboardInterrupt as stopped:
-        if (folder / runs.CONFIG).is_file():
-            advice = f"go on with: {runs.resume_command(folder)}"
+        begun = (folder / runs.CONFIG).is_file()
+        advice = f"go on with: {runs.resume_command(folder)}" if begun else "the same command begins again"
         raise loop.Interrupted(0, f"stopped; {advice}", number_of(stopped)) from None
 
 
@@ -114,10 +114,6 @@ def _callbacks(task: AnyTask, folder: Path, observers: Observers | None) -> list
 
 
 def _fit(task: AnyTask, folder: Path, start: int, callbacks: Sequence[Callback]) -> dict[str, Any]:
-    if task.config.reproducible:
-        from splatlearn.ops import native
-
-        native.set_reproducible(True)
     if not task.writes:  # of several processes that learn together, the first prints and writes everything
         loop.fit(task, task.config.steps, start=start, progress=False)
         return {}

@@ -59,11 +59,6 @@ def load_splats(source: Path, drop: bool = False) -> Splats:
     return Splats(frame.capture_tensors(splats.tensors), splats.antialiased)
 
 
-def frame_of_run(run: Path) -> Frame:
-    """The frame in which a run's scene is learned."""
-    return _of_run(run)[1]
-
-
 def _of_run(run: Path) -> tuple[Splats, Frame]:
     """The Gaussians of a run as they are learned, and their frame."""
     path = scene_config(run)

@@ -63,7 +63,6 @@ class TextTask(Task[Batch, Tensor]):
         precision: Literal["auto", "float32", "bfloat16"] = key(
             "auto", "of products; auto is bfloat16 on CUDA cards that have it"
         )
-        reproducible: bool = key(False, "the same bits for any number of threads: compute on one thread of the CPU")
         compile: bool = key(False, "let torch.compile make one program of the model")
         evaluate_every: int = key(500, "steps between evaluations on what is held out; 0: only at the end")
         evaluate_tokens: int = key(1_000_000, "held-out tokens that an evaluation reads at most")

@@ -14,6 +14,7 @@ from splatlearn.checkpoint import set_generator
 from splatlearn.devices import choose_device
 from splatlearn.errors import SplatlearnError
 from splatlearn.notices import warn
+from splatlearn.ops import native
 from splatlearn.ops.recording import CudaRecorder
 from splatlearn.registry import LOSSES, READERS, STRATEGIES
 from splatlearn.scene import evaluate as evaluation
@@ -89,6 +90,10 @@ class SceneTask(Task[View, Rendering]):
     def __init__(self, config: Recipe) -> None:
         self.config = config
         self.device = choose_device(config.device)
+        if config.reproducible:
+            if self.device.type != "cpu":
+                raise SplatlearnError(f"'reproducible' needs the device cpu to learn a scene, got {self.device}")
+            native.set_reproducible(True)
         self.generator = torch.Generator().manual_seed(config.seed)
         if not config.data.path:
             raise SplatlearnError("'data.path' is not set: name a COLMAP folder with --data.path FOLDER")
